@@ -1,0 +1,30 @@
+"""Writing files so that nothing that was already computed is lost."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from amc.errors import AmcError
+
+
+def write_atomically(path: Path, text: str | bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new one, never half of it.
+
+    Raises:
+        AmcError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise AmcError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,129 @@
+"""MACs and parameters as exact functions of integer channel counts.
+
+One multiply-accumulate is one MAC (half a FLOP). Counted: convolutions, linear layers and matrix
+products; not normalisation, activation, pooling or bias. Every count of a tensor's dimension is
+affine in the kept channels, so the cost of a layer is a product of two affine functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from amc.graph.labels import IntArray
+
+if TYPE_CHECKING:
+    from amc.graph.groups import ChannelGraph
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Costs of a network as functions of k [T], the kept channels of its T decisions.
+
+    MACs of layer l are ``scale[l] (in0[l] + in_k[l] k) (out0[l] + out_k[l] k)``.
+
+    Attributes:
+        scale, in0, out0: [L] kernel size x positions; channels that never change.
+        in_k, out_k: [L, T] slices of the weight per channel of each decision.
+        batch: samples that ``scale`` counts.
+        other: MACs per sample that do not depend on k.
+        tensor_*: the same for parameters, [P] and [P, T] (two dimensions at most depend on k).
+    """
+
+    scale: IntArray
+    in0: IntArray
+    in_k: IntArray
+    out0: IntArray
+    out_k: IntArray
+    batch: int
+    other: int
+    tensor_scale: IntArray
+    tensor_a0: IntArray
+    tensor_a: IntArray
+    tensor_b0: IntArray
+    tensor_b: IntArray
+    other_params: int
+
+    @classmethod
+    def of(cls, graph: ChannelGraph) -> CostModel:
+        """The cost model of a graph."""
+        slices: dict[tuple[str, int], IntArray] = {}
+        for t, group in enumerate(graph.decisions):
+            for member in group.members:
+                row = slices.setdefault(
+                    (member.tensor, member.dim), np.zeros(len(graph.decisions), dtype=np.int64)
+                )
+                row[t] += member.index.shape[1]
+        sizes = np.array([g.size for g in graph.decisions], dtype=np.int64)
+        none = np.zeros(len(sizes), dtype=np.int64)
+
+        def affine(tensor: str, dim: int) -> tuple[int, IntArray]:
+            row = slices.get((tensor, dim), none)
+            return int(graph.shapes[tensor][dim] - row @ sizes), row
+
+        layers = [
+            (
+                layer.positions * int(np.prod(graph.shapes[layer.weight][2:], dtype=np.int64)),
+                *affine(layer.weight, layer.in_dim),
+                *affine(layer.weight, layer.out_dim),
+            )
+            for layer in graph.layers
+        ]
+        tensors = []
+        for name in sorted({t for t, _ in slices} & graph.parameters):
+            shape = graph.shapes[name]
+            dims = [d for d in range(len(shape)) if (name, d) in slices]
+            first, second = (dims + [d for d in range(len(shape)) if d not in dims] + [-1, -1])[:2]
+            rest = [n for d, n in enumerate(shape) if d not in (first, second)]
+            one = (1, none)
+            tensors.append(
+                (
+                    int(np.prod(rest, dtype=np.int64)),
+                    *affine(name, first),
+                    *(affine(name, second) if second >= 0 else one),
+                )
+            )
+        touched = sum(int(np.prod(graph.shapes[n])) for n in {t for t, _ in slices} & graph.parameters)
+        return cls(
+            *_columns(layers, len(sizes)), graph.batch, graph.other_macs,
+            *_columns(tensors, len(sizes)), graph.total_params - touched,
+        )  # fmt: skip
+
+    def layer_macs(self, counts: IntArray) -> IntArray:
+        """MACs per sample of every layer, [L] for counts [T]."""
+        inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
+        macs: IntArray = self.scale * inputs * outputs // self.batch
+        return macs
+
+    def macs(self, counts: IntArray) -> int:
+        """MACs per sample of the network for kept channels [T]."""
+        inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
+        return int((self.scale * inputs * outputs).sum()) // self.batch + self.other
+
+    def params(self, counts: IntArray) -> int:
+        """Parameters of the network for kept channels [T]."""
+        a, b = self.tensor_a0 + self.tensor_a @ counts, self.tensor_b0 + self.tensor_b @ counts
+        return int((self.tensor_scale * a * b).sum()) + self.other_params
+
+
+def _columns(
+    rows: list[tuple[int, int, IntArray, int, IntArray]], decisions: int
+) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+    """(scale, a0, a, b0, b) rows as arrays."""
+
+    def stack(values: list[int]) -> IntArray:
+        return np.array(values, dtype=np.int64)
+
+    def matrix(values: list[IntArray]) -> npt.NDArray[np.int64]:
+        return np.array(values, dtype=np.int64).reshape(len(values), decisions)
+
+    return (
+        stack([r[0] for r in rows]),
+        stack([r[1] for r in rows]),
+        matrix([r[2] for r in rows]),
+        stack([r[3] for r in rows]),
+        matrix([r[4] for r in rows]),
+    )

@@ -1,0 +1,202 @@
+"""Channel groups: which slices of which tensors must be removed together, and the graph of them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from amc.errors import AmcError
+from amc.graph.cost import CostModel
+from amc.graph.labels import IntArray
+from amc.plan import Cut, GroupKeep, Plan, Strategy
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor that belongs to a group.
+
+    Attributes:
+        tensor: dotted name of a parameter or buffer.
+        dim: its dimension.
+        index: [size, m] slices along ``dim`` that go with each channel of the group; m > 1 after
+            a flatten (height x width features a channel) or in a grouped convolution.
+    """
+
+    tensor: str
+    dim: int
+    index: IntArray
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can only be removed together: one decision.
+
+    Attributes:
+        name: the first layer that produces these channels.
+        size: number of channels (units of the decision).
+        members: every tensor dimension that shrinks with them.
+        writers: layers whose output channels these are, in execution order.
+        readers: layers that read them and can be reconstructed, in execution order.
+        reason: why the group must stay whole; empty when it can be pruned.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    reason: str = ""
+
+    @property
+    def prunable(self) -> bool:
+        """Whether channels of this group may be removed."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer, all of its executions taken together.
+
+    Attributes:
+        name: dotted module name (or the parameter's name for a functional layer).
+        weight, bias: dotted names of its tensors.
+        kind: conv2d, depthwise, linear, conv_transpose2d ...
+        in_dim, out_dim: dimensions of the weight that hold input and output channels.
+        in_channels, out_channels: of the original network.
+        macs: multiply-accumulates per sample in the original network.
+        positions: how often the weight is applied per batch (for the cost model).
+        height, width, stride, kernel: of its first execution.
+        groups: of the convolution.
+        out_group: name of the group of its output channels.
+    """
+
+    name: str
+    weight: str
+    bias: str | None
+    kind: str
+    in_dim: int
+    out_dim: int
+    in_channels: int
+    out_channels: int
+    macs: int
+    positions: int
+    height: int
+    width: int
+    stride: int
+    kernel: int
+    groups: int
+    out_group: str
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """What can be removed from a network, and what it costs.
+
+    Attributes:
+        layers: in execution order.
+        groups: in the order of their first reader; frozen ones included.
+        shapes: shape of every parameter and buffer that some group touches or that costs MACs.
+        batch: samples in the example inputs; ``macs`` are per sample.
+        other_macs: multiply-accumulates per sample outside of the layers (attention products).
+        total_params: parameters of the network.
+    """
+
+    layers: tuple[Layer, ...]
+    groups: tuple[ChannelGroup, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: frozenset[str]
+    batch: int
+    other_macs: int
+    total_params: int
+
+    @cached_property
+    def decisions(self) -> tuple[ChannelGroup, ...]:
+        """The groups that can be pruned, in the order in which the agent walks them."""
+        return tuple(group for group in self.groups if group.prunable)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Channels per prunable group."""
+        return {group.name: group.size for group in self.decisions}
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """MACs and parameters as functions of the kept channels of `decisions`."""
+        return CostModel.of(self)
+
+    def layer(self, name: str) -> Layer:
+        """The layer of that name.
+
+        Raises:
+            AmcError: there is none.
+        """
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise AmcError(f"unknown layer {name!r}; layers are {', '.join(x.name for x in self.layers)}")
+
+    def counts(self, strategy: Strategy) -> IntArray:
+        """Kept channels per decision, [T]; groups that are not named keep all."""
+        return np.array([strategy.get(g.name, g.size) for g in self.decisions], dtype=np.int64)
+
+    def macs(self, plan: Plan | None = None) -> int:
+        """Multiply-accumulates per sample of convolutions, linear layers and matrix products."""
+        return self.cost.macs(self.counts(plan.strategy if plan else {}))
+
+    def params(self, plan: Plan | None = None) -> int:
+        """Parameters of the network after the plan."""
+        return self.cost.params(self.counts(plan.strategy if plan else {}))
+
+    def plan(self, keep: Mapping[str, Sequence[int] | IntArray]) -> Plan:
+        """The plan that keeps these channels (indices within each group).
+
+        Raises:
+            AmcError: an unknown or frozen group, no channel left, or an index out of range.
+        """
+        groups: dict[str, GroupKeep] = {}
+        kept_rows: dict[tuple[str, int], list[tuple[ChannelGroup, IntArray]]] = {}
+        known = {group.name: group for group in self.groups}
+        for name, indices in keep.items():
+            group = known.get(name)
+            if group is None:
+                raise AmcError(f"unknown group {name!r}; groups are {', '.join(self.sizes)}")
+            kept = np.unique(np.asarray(indices, dtype=np.int64))
+            if not len(kept) or kept[0] < 0 or kept[-1] >= group.size:
+                raise AmcError(f"{name}: kept channels must be 1 to {group.size} indices in 0..{group.size - 1}")
+            if len(kept) == group.size:
+                continue
+            if not group.prunable:
+                raise AmcError(f"{name}: cannot be pruned: {group.reason}")
+            groups[name] = GroupKeep(group.size, tuple(kept.tolist()))
+            for member in group.members:
+                kept_rows.setdefault((member.tensor, member.dim), []).append((group, kept))
+        cuts = tuple(self._cut(t, d, rows) for (t, d), rows in sorted(kept_rows.items(), key=lambda x: x[0]))
+        return Plan(groups, cuts)
+
+    def _cut(self, tensor: str, dim: int, rows: Iterable[tuple[ChannelGroup, IntArray]]) -> Cut:
+        stay = np.ones(self.shapes[tensor][dim], dtype=bool)
+        for group, kept in rows:
+            for member in group.members:
+                if (member.tensor, member.dim) == (tensor, dim):
+                    stay[member.index] = False
+                    stay[member.index[kept]] = True
+        return Cut(tensor, dim, len(stay), tuple(np.flatnonzero(stay).tolist()))
+
+    def freeze(self, reasons: Mapping[str, str]) -> "ChannelGraph":
+        """The same graph with further groups that must stay whole."""
+        groups = tuple(
+            replace(g, reason=reasons[g.name]) if g.name in reasons and g.prunable else g
+            for g in self.groups
+        )
+        return replace(self, groups=groups)
+
+    def __str__(self) -> str:
+        """A table: one line per group."""
+        width = max([len(g.name) for g in self.groups] + [5])
+        lines = [f"{'group':<{width}}  channels  layers that read it"]
+        for group in self.groups:
+            tail = ", ".join(group.readers) if group.prunable else f"frozen: {group.reason}"
+            lines.append(f"{group.name:<{width}}  {group.size:>8}  {tail}")
+        lines.append(f"{self.macs():,} MACs per sample, {self.total_params:,} parameters")
+        return "\n".join(lines)

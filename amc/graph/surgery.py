@@ -1,0 +1,135 @@
+"""Cutting: the only place that changes the shape of tensors.
+
+`shrink` removes channels for real; `mask` keeps the shapes and writes zeros, the reference that
+every cut is proven against.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from amc.errors import AmcError
+from amc.plan import Cut, Plan
+
+
+def shrink(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of the model without the channels that the plan removes.
+
+    Names, dtypes, devices, hooks, `requires_grad` and training flags stay; the class is the same.
+
+    Raises:
+        AmcError: the plan was made for another network; the message names the first difference.
+    """
+    smaller = copy.deepcopy(model)
+    source = tensors(model)
+    for tensor, cuts in _by_tensor(plan, source):
+        place(smaller, tensor, cut(source[tensor].detach(), cuts))
+    return smaller
+
+
+def mask(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of the model, of the old size, whose removed channels are zero wherever they are used.
+
+    Raises:
+        AmcError: the plan was made for another network.
+    """
+    masked = copy.deepcopy(model)
+    state = tensors(masked)
+    with torch.no_grad():
+        for tensor, cuts in _by_tensor(plan, state):
+            for one in cuts:
+                gone = sorted(set(range(one.size)) - set(one.keep))
+                where = torch.tensor(gone, device=state[tensor].device)
+                state[tensor].index_fill_(one.dim, where, 0)
+    return masked
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by dotted name; tied ones under each of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def cut(tensor: Tensor, cuts: list[Cut]) -> Tensor:
+    """The slices of a tensor that stay."""
+    for one in cuts:
+        tensor = tensor.index_select(one.dim, torch.tensor(one.keep, device=tensor.device))
+    return tensor
+
+
+def place(model: nn.Module, name: str, value: Tensor) -> None:
+    """Puts a tensor of a new shape under its name (and the names tied to it); in place.
+
+    Attributes that code may read (`in_channels`, `num_features` ...) follow.
+    """
+    old = tensors(model)[name]
+    if isinstance(old, nn.Parameter):
+        new: Tensor = nn.Parameter(value, requires_grad=old.requires_grad)
+    else:
+        new = value
+    for module in model.modules():
+        for store in (module._parameters, module._buffers):
+            for key, held in store.items():
+                if held is old:
+                    store[key] = new
+                    follow(module)
+
+
+def follow(module: nn.Module) -> None:
+    """Makes the attributes of a module agree with the shapes of its tensors."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        into, out = (1, 0) if not module.transposed else (0, 1)
+        shape = module.weight.shape
+        if module.groups == module.in_channels > 1 and not module.transposed:  # depthwise
+            multiplier = module.out_channels // module.in_channels
+            module.groups = module.in_channels = shape[0] // multiplier
+            module.out_channels = shape[0]
+        elif module.transposed:
+            module.in_channels, module.out_channels = shape[into], shape[out] * module.groups
+        else:
+            module.in_channels, module.out_channels = shape[into] * module.groups, shape[out]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        sized = next((t for t in (module.weight, module.running_mean) if t is not None), None)
+        if sized is not None:
+            module.num_features = sized.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.numel()
+
+
+def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model with these tensors, whatever their sizes; names must be the same.
+
+    Raises:
+        AmcError: names differ.
+    """
+    loaded = copy.deepcopy(model)
+    own = loaded.state_dict()
+    for name in own.keys() ^ state.keys():
+        side = "the file" if name in state else "the network"
+        raise AmcError(f"weights of another network: {name!r} is only in {side}")
+    for name, value in state.items():
+        place(loaded, name, value.to(device=own[name].device, dtype=own[name].dtype))
+    return loaded
+
+
+def _by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, list[Cut]]]:
+    """The cuts of each tensor, checked against the tensors of the network."""
+    for tensor, group in groupby(plan.cuts, key=lambda c: c.tensor):
+        cuts = list(group)
+        held = state.get(tensor)
+        if held is None:
+            raise AmcError(f"the plan is for another network: there is no tensor {tensor!r} here")
+        for one in cuts:
+            if one.dim >= held.ndim or held.shape[one.dim] != one.size:
+                raise AmcError(
+                    f"the plan is for another network: {tensor} has shape {tuple(held.shape)}, "
+                    f"the plan expects {one.size} slices along dimension {one.dim}"
+                )
+        yield tensor, cuts

@@ -1,0 +1,130 @@
+"""Strategy = how many channels each group keeps; Plan = which ones. Their files.
+
+A plan names every tensor that changes and the slices that stay, so that applying it needs neither
+the traced graph nor the data: `amc.shrink(model, plan)` is slicing and nothing else.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amc.errors import AmcError
+from amc.files import write_atomically
+
+PLAN_FORMAT = "amc-plan/1"
+STRATEGY_FORMAT = "amc-strategy/1"
+
+Strategy = Mapping[str, int]
+"""Kept channels per group name; a group that is not named keeps all of its channels."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The slices of one tensor that stay, along one dimension."""
+
+    tensor: str  # dotted name of a parameter or buffer
+    dim: int
+    size: int  # slices before the cut
+    keep: tuple[int, ...]  # increasing
+
+
+@dataclass(frozen=True)
+class GroupKeep:
+    """The channels of one group that stay."""
+
+    size: int
+    keep: tuple[int, ...]  # increasing
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels stay: by group, as decided, and by tensor, as cut.
+
+    Attributes:
+        groups: group name -> kept channels, for the groups that lose some.
+        cuts: every (tensor, dimension) that shrinks.
+    """
+
+    groups: Mapping[str, GroupKeep]
+    cuts: tuple[Cut, ...]
+
+    @property
+    def strategy(self) -> dict[str, int]:
+        """Kept channels per group that loses some."""
+        return {name: len(group.keep) for name, group in self.groups.items()}
+
+
+def save_plan(path: Path, plan: Plan, about: Mapping[str, Any] | None = None) -> None:
+    """Writes the plan as JSON, atomically; ``about`` is kept with it for the reader."""
+    body = {
+        "groups": {name: asdict(group) for name, group in plan.groups.items()},
+        "cuts": [asdict(cut) for cut in plan.cuts],
+    }
+    document = {"format": PLAN_FORMAT, "about": dict(about or {}), "sha256": _digest(body), **body}
+    write_atomically(path, json.dumps(document, indent=1) + "\n")
+
+
+def load_plan(path: Path) -> Plan:
+    """Reads a plan.
+
+    Raises:
+        AmcError: the file is missing, is not a plan, or was changed.
+    """
+    document = read_json(path)
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != PLAN_FORMAT:
+        raise AmcError(f"{path}: expected a file of format {PLAN_FORMAT!r}, got {found!r}")
+    body = {key: document.get(key) for key in ("groups", "cuts")}
+    if document.get("sha256") != _digest(body):
+        raise AmcError(f"{path}: content and checksum differ; the file was changed or cut short")
+    try:
+        groups = {
+            name: GroupKeep(int(g["size"]), tuple(int(i) for i in g["keep"]))
+            for name, g in document["groups"].items()
+        }
+        cuts = tuple(
+            Cut(str(c["tensor"]), int(c["dim"]), int(c["size"]), tuple(int(i) for i in c["keep"]))
+            for c in document["cuts"]
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AmcError(f"{path}: not a valid plan ({error!r})") from None
+    for cut in cuts:
+        ordered = all(a < b for a, b in zip(cut.keep, cut.keep[1:], strict=False))
+        if not (cut.keep and ordered and 0 <= cut.keep[0] and cut.keep[-1] < cut.size):
+            raise AmcError(
+                f"{path}: {cut.tensor}, dimension {cut.dim}: kept indices must increase "
+                f"within 0..{cut.size - 1}"
+            )
+    return Plan(groups, cuts)
+
+
+def save_strategy(
+    path: Path, strategy: Strategy, sizes: Mapping[str, int], about: Mapping[str, Any]
+) -> None:
+    """Writes the kept channels of every group as JSON, atomically; `--mode list` reads it back."""
+    layers = {
+        name: {"channels": strategy.get(name, size), "of": size} for name, size in sizes.items()
+    }
+    document = {"format": STRATEGY_FORMAT, "about": dict(about), "layers": layers}
+    write_atomically(path, json.dumps(document, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        AmcError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise AmcError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise AmcError(f"{path}: not a JSON file ({error})") from None
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
