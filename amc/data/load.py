@@ -1,0 +1,82 @@
+"""The data sets by the names a user gives them."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from amc.data.cifar import load_cifar
+from amc.data.custom import load_custom
+from amc.data.digits import load_digits
+from amc.data.folder import load_folder
+from amc.data.glyphs import load_glyphs
+from amc.data.loader import Batching, Data
+from amc.errors import AmcError
+
+FORMS = (
+    "digits",
+    "glyphs",
+    "cifar10:/path",
+    "cifar100:/path",
+    "imagefolder:/path[?size=pixels]",
+    "package.module:function",
+    "path/to/file.py:function",
+)
+_KINDS = ("digits", "glyphs", "cifar10", "cifar100", "imagefolder")
+
+
+def load_data(
+    spec: str,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    eval_batch_size: int = 256,
+    image_size: int = 224,
+    workers: int = 0,
+) -> Data:
+    """Load the data set that `spec` names.
+
+    Args:
+        spec: One of `FORMS`.
+        seed: Orders and augments the training stream. What is in which split never depends on it.
+        batch_size: Images per batch of the training stream.
+        eval_batch_size: Images per batch of the other three.
+        image_size: Height and width in pixels of an image folder's images, if `spec` has none.
+        workers: Processes that decode an image folder's files; 0 decodes in this process.
+
+    A function of the user's own chooses its batches itself; for it, all but `spec` is ignored.
+
+    Raises:
+        AmcError: No such form, or what it names cannot be used; the message says what can.
+    """
+    batching = Batching(seed, batch_size, eval_batch_size)
+    kind, colon, rest = spec.partition(":")
+    if spec == "digits":
+        return load_digits(batching)
+    if spec == "glyphs":
+        return load_glyphs(batching)
+    if kind in ("cifar10", "cifar100") and rest:
+        return load_cifar(kind, Path(rest).expanduser(), batching)
+    if kind == "imagefolder" and rest:
+        path, side = _image_folder(rest, image_size)
+        return load_folder(path, batching, side=side, workers=workers)
+    if kind not in _KINDS and colon and rest.rpartition(":")[2].isidentifier():
+        return load_custom(spec)
+    near = get_close_matches(kind, _KINDS, n=1)
+    form = next((form for form in FORMS if near and form.partition(":")[0] == near[0]), None)
+    hint = f"; did you mean {form}?" if form else ""
+    raise AmcError(f"data {spec!r}: unknown, expected one of {', '.join(FORMS)}{hint}")
+
+
+def _image_folder(rest: str, side: int) -> tuple[Path, int]:
+    """The path and the image size of `/path` or `/path?size=64`."""
+    path, question, query = rest.partition("?")
+    if question:
+        match = re.fullmatch(r"size=(\d{1,5})", query)
+        if match is None:
+            raise AmcError(f"imagefolder:{rest}: {query!r} given, expected size=pixels")
+        side = int(match[1])
+    if side < 1:
+        raise AmcError(f"imagefolder:{rest}: image size {side} given, must be at least 1")
+    return Path(path).expanduser(), side

@@ -1,0 +1,73 @@
+"""Functions of the user's own, named on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from amc.errors import AmcError
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """Import the function that `spec` names; this runs the module it is in.
+
+    Args:
+        spec: `package.module:function`, for what Python can import, or `path/to/file.py:function`.
+
+    Raises:
+        AmcError: No such module, file or function, or the import itself failed.
+    """
+    source, _, name = spec.rpartition(":")
+    if not source or not name.isidentifier():
+        raise AmcError(
+            f"{spec}: not the name of a function, "
+            "expected package.module:function or path/to/file.py:function"
+        )
+    try:
+        module = _run_file(source) if source.endswith(".py") else importlib.import_module(source)
+    except AmcError:
+        raise
+    except (Exception, SystemExit) as error:  # a script without a main guard may well exit
+        raise AmcError(f"{spec}: importing {source} failed with {one_line(error)}") from error
+
+    function = getattr(module, name, None)
+    if not callable(function):
+        problem = "has no function" if function is None else "has, but not as a function,"
+        near = get_close_matches(name, [key for key in vars(module) if key[0] != "_"], n=1)
+        hint = f"; did you mean {near[0]}?" if near and function is None else ""
+        raise AmcError(f"{spec}: {source} {problem} {name}{hint}")
+    return function  # type: ignore[no-any-return]
+
+
+def one_line(error: BaseException) -> str:
+    """The type and the text of somebody else's exception, without its line breaks."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _run_file(source: str) -> ModuleType:
+    """Import a file by its path, once: a second function of it comes from the same module."""
+    path = Path(source).expanduser().resolve()
+    if not path.is_file():
+        raise AmcError(f"{source}: no such file, expected a Python file")
+    # The whole path is the name, so that no file can take the place of a module called the same.
+    name = str(path)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise AmcError(f"{source}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs: dataclasses look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
