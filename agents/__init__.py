@@ -1,0 +1,24 @@
+"""Reinforcement-learning agents that walk a network and choose a ratio at every decision.
+
+Independent of the rest of the project: any Gymnasium environment will do whose actions lie in
+[0, 1], whose reward comes at the end of an episode and whose `info["executed_action"]` tells what
+was really done.
+"""
+
+from agents.ddpg import AmcDDPG
+from agents.episodic import EpisodicAlgorithm, OnEpisode
+from agents.exploration import Exploration, sample_truncated_normal
+from agents.policy_file import Policy, load_policy, save_policy
+from agents.replay import EpisodeReplay
+
+__all__ = [
+    "AmcDDPG",
+    "EpisodeReplay",
+    "EpisodicAlgorithm",
+    "Exploration",
+    "OnEpisode",
+    "Policy",
+    "load_policy",
+    "sample_truncated_normal",
+    "save_policy",
+]
