@@ -1,0 +1,36 @@
+"""Automatic channel pruning of PyTorch networks.
+
+    import amc
+
+    graph = amc.trace(model, (images,))          # what can be removed, and what it costs
+    plan = amc.random_plan(graph, 0.5, seed=0)   # which channels stay
+    smaller = amc.shrink(model, plan)            # a new, smaller module
+    smaller = amc.load_pruned(model, "runs/x")   # the network that a run left behind
+
+The whole job is ``python -m amc.train``.
+"""
+
+from amc.allocate import random_plan
+from amc.budget import Budget
+from amc.errors import AmcError, InfeasibleBudgetError, UnsupportedModelError
+from amc.graph import ChannelGraph, ChannelGroup, mask, shrink, trace
+from amc.plan import Plan, Strategy, load_plan, save_plan
+from amc.run_folder import load_pruned
+
+__all__ = [
+    "AmcError",
+    "Budget",
+    "ChannelGraph",
+    "ChannelGroup",
+    "InfeasibleBudgetError",
+    "Plan",
+    "Strategy",
+    "UnsupportedModelError",
+    "load_plan",
+    "load_pruned",
+    "mask",
+    "random_plan",
+    "save_plan",
+    "shrink",
+    "trace",
+]

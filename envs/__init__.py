@@ -1,0 +1,10 @@
+"""Reinforcement-learning environments for channel pruning, on the gymnasium interface."""
+
+import gymnasium
+
+from envs.channel_pruning import ChannelPruningEnv
+from envs.rewards import REWARDS, Outcome, Reward
+
+__all__ = ["REWARDS", "ChannelPruningEnv", "Outcome", "Reward"]
+
+gymnasium.register(id="amc/ChannelPruning-v0", entry_point="envs:ChannelPruningEnv")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from amc.errors import AmcError
+from amc.files import write_atomically
 
 Bytes = NDArray[np.uint8]
 
@@ -41,8 +43,10 @@ def cached_arrays(
     with suppress(Exception):
         return _read(path, shapes)
     arrays = make()
-    with suppress(OSError):  # a full or read-only disk costs time on the next run, nothing else
-        _write(path, arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    with suppress(AmcError):  # a full or read-only disk costs time on the next run, nothing else
+        write_atomically(path, buffer.getvalue())
     return arrays
 
 
@@ -54,17 +58,3 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bytes]
     if found != dict(shapes):
         raise ValueError(f"{path}: holds {found}, expected {dict(shapes)}")
     return arrays
-
-
-def _write(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write the arrays so that another process finds no file or the whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A neighbour, because os.replace is atomic only within one file system.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -1,0 +1,7 @@
+"""The channel graph of a network: what can be removed together, what it costs, and the cut."""
+
+from amc.graph.groups import ChannelGraph, ChannelGroup, Layer
+from amc.graph.surgery import mask, shrink
+from amc.graph.trace import trace
+
+__all__ = ["ChannelGraph", "ChannelGroup", "Layer", "mask", "shrink", "trace"]

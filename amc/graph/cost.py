@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from amc.graph.labels import IntArray
+from amc.graph.labels import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from amc.graph.groups import ChannelGraph
@@ -25,6 +24,8 @@ class CostModel:
 
     MACs of layer l are ``scale[l] (in0[l] + in_k[l] k) (out0[l] + out_k[l] k)``.
 
+    Integers are held as float64, exact up to 2**53, because only floats multiply fast.
+
     Attributes:
         scale, in0, out0: [L] kernel size x positions; channels that never change.
         in_k, out_k: [L, T] slices of the weight per channel of each decision.
@@ -33,18 +34,18 @@ class CostModel:
         tensor_*: the same for parameters, [P] and [P, T] (two dimensions at most depend on k).
     """
 
-    scale: IntArray
-    in0: IntArray
-    in_k: IntArray
-    out0: IntArray
-    out_k: IntArray
+    scale: FloatArray
+    in0: FloatArray
+    in_k: FloatArray
+    out0: FloatArray
+    out_k: FloatArray
     batch: int
     other: int
-    tensor_scale: IntArray
-    tensor_a0: IntArray
-    tensor_a: IntArray
-    tensor_b0: IntArray
-    tensor_b: IntArray
+    tensor_scale: FloatArray
+    tensor_a0: FloatArray
+    tensor_a: FloatArray
+    tensor_b0: FloatArray
+    tensor_b: FloatArray
     other_params: int
 
     @classmethod
@@ -86,22 +87,36 @@ class CostModel:
                     *(affine(name, second) if second >= 0 else one),
                 )
             )
-        touched = sum(int(np.prod(graph.shapes[n])) for n in {t for t, _ in slices} & graph.parameters)
+        touched = sum(
+            int(np.prod(graph.shapes[n])) for n in {t for t, _ in slices} & graph.parameters
+        )
         return cls(
             *_columns(layers, len(sizes)), graph.batch, graph.other_macs,
             *_columns(tensors, len(sizes)), graph.total_params - touched,
         )  # fmt: skip
 
+    def layer_channels(self, counts: IntArray) -> tuple[IntArray, IntArray]:
+        """Slices of every weight along its input and its output dimension, [L] each."""
+        inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
+        return inputs.astype(np.int64), outputs.astype(np.int64)
+
+    def macs_of(self, counts: IntArray) -> IntArray:
+        """MACs per sample for many strategies, [R, T] -> [R]."""
+        k = counts.T.astype(np.float64)
+        inputs, outputs = self.in0[:, None] + self.in_k @ k, self.out0[:, None] + self.out_k @ k
+        macs: IntArray = (self.scale @ (inputs * outputs)).astype(np.int64)
+        return macs // self.batch + self.other
+
     def layer_macs(self, counts: IntArray) -> IntArray:
         """MACs per sample of every layer, [L] for counts [T]."""
         inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
-        macs: IntArray = self.scale * inputs * outputs // self.batch
+        macs: IntArray = (self.scale * inputs * outputs).astype(np.int64) // self.batch
         return macs
 
     def macs(self, counts: IntArray) -> int:
         """MACs per sample of the network for kept channels [T]."""
         inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
-        return int((self.scale * inputs * outputs).sum()) // self.batch + self.other
+        return int(np.dot(self.scale * inputs, outputs)) // self.batch + self.other
 
     def params(self, counts: IntArray) -> int:
         """Parameters of the network for kept channels [T]."""
@@ -111,19 +126,14 @@ class CostModel:
 
 def _columns(
     rows: list[tuple[int, int, IntArray, int, IntArray]], decisions: int
-) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
     """(scale, a0, a, b0, b) rows as arrays."""
-
-    def stack(values: list[int]) -> IntArray:
-        return np.array(values, dtype=np.int64)
-
-    def matrix(values: list[IntArray]) -> npt.NDArray[np.int64]:
-        return np.array(values, dtype=np.int64).reshape(len(values), decisions)
-
+    scale, a0, a, b0, b = zip(*rows, strict=True) if rows else ((),) * 5
+    shape = (len(rows), decisions)
     return (
-        stack([r[0] for r in rows]),
-        stack([r[1] for r in rows]),
-        matrix([r[2] for r in rows]),
-        stack([r[3] for r in rows]),
-        matrix([r[4] for r in rows]),
+        np.array(scale, dtype=np.float64),
+        np.array(a0, dtype=np.float64),
+        np.array(a, dtype=np.float64).reshape(shape),
+        np.array(b0, dtype=np.float64),
+        np.array(b, dtype=np.float64).reshape(shape),
     )

@@ -66,6 +66,7 @@ class Layer:
         in_channels, out_channels: of the original network.
         macs: multiply-accumulates per sample in the original network.
         positions: how often the weight is applied per batch (for the cost model).
+        calls: how often the layer is executed in a forward pass.
         height, width, stride, kernel: of its first execution.
         groups: of the convolution.
         out_group: name of the group of its output channels.
@@ -81,6 +82,7 @@ class Layer:
     out_channels: int
     macs: int
     positions: int
+    calls: int
     height: int
     width: int
     stride: int
@@ -134,7 +136,9 @@ class ChannelGraph:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise AmcError(f"unknown layer {name!r}; layers are {', '.join(x.name for x in self.layers)}")
+        raise AmcError(
+            f"unknown layer {name!r}; layers are {', '.join(x.name for x in self.layers)}"
+        )
 
     def counts(self, strategy: Strategy) -> IntArray:
         """Kept channels per decision, [T]; groups that are not named keep all."""
@@ -163,7 +167,9 @@ class ChannelGraph:
                 raise AmcError(f"unknown group {name!r}; groups are {', '.join(self.sizes)}")
             kept = np.unique(np.asarray(indices, dtype=np.int64))
             if not len(kept) or kept[0] < 0 or kept[-1] >= group.size:
-                raise AmcError(f"{name}: kept channels must be 1 to {group.size} indices in 0..{group.size - 1}")
+                raise AmcError(
+                    f"{name}: kept channels must be 1 to {group.size} indices in 0..{group.size - 1}"
+                )
             if len(kept) == group.size:
                 continue
             if not group.prunable:
@@ -171,7 +177,9 @@ class ChannelGraph:
             groups[name] = GroupKeep(group.size, tuple(kept.tolist()))
             for member in group.members:
                 kept_rows.setdefault((member.tensor, member.dim), []).append((group, kept))
-        cuts = tuple(self._cut(t, d, rows) for (t, d), rows in sorted(kept_rows.items(), key=lambda x: x[0]))
+        cuts = tuple(
+            self._cut(t, d, rows) for (t, d), rows in sorted(kept_rows.items(), key=lambda x: x[0])
+        )
         return Plan(groups, cuts)
 
     def _cut(self, tensor: str, dim: int, rows: Iterable[tuple[ChannelGroup, IntArray]]) -> Cut:

@@ -16,6 +16,7 @@ from torch import Tensor
 CONSTANT = -1
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 class LabelSpace:
@@ -140,7 +141,9 @@ def uniform(labels: Tensor) -> Tensor:
     """The same labels with every dimension along which they do not vary as a stride-0 view."""
     small = labels
     for d in range(labels.ndim):
-        if small.shape[d] > 1 and (small.stride(d) == 0 or bool((small == small.narrow(d, 0, 1)).all())):
+        if small.shape[d] > 1 and (
+            small.stride(d) == 0 or bool((small == small.narrow(d, 0, 1)).all())
+        ):
             small = small.narrow(d, 0, 1)
     return small.expand(labels.shape)
 

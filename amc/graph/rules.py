@@ -73,7 +73,9 @@ class Interpreter:
         self.entries: dict[str, Tensor] = {}
         self.opaque: dict[str, str] = {}
 
-    def run(self, target: Any, args: tuple[Value, ...], kwargs: dict[str, Value], out: Any) -> Value:
+    def run(
+        self, target: Any, args: tuple[Value, ...], kwargs: dict[str, Value], out: Any
+    ) -> Value:
         """Labels of the operator's result; ``out`` holds its (fake) value.
 
         Raises:
@@ -169,7 +171,11 @@ def _convolution(
     run: Interpreter, target: Any, args: tuple[Value, ...], kwargs: dict[str, Value], out: Tensor
 ) -> Tensor:
     given = _arguments(target, args, kwargs)
-    weight, x, groups = _layer_weight(run, given["weight"]), run.tensor(given["input"]), int(given["groups"])
+    weight, x, groups = (
+        _layer_weight(run, given["weight"]),
+        run.tensor(given["input"]),
+        int(given["groups"]),
+    )
     transposed = "transpose" in target.overloadpacket.__name__
     axis = x.ndim - (len(weight.shape) - 1)  # channels of the input; 1, or 0 without a batch
     inputs = run.space.along(x, axis)
@@ -343,9 +349,7 @@ def _spatial(
     """Pooling and resampling: every channel by itself; trailing dimensions change size."""
     x = run.tensor(args[0])
     results = out if isinstance(out, list | tuple) else [out]
-    changed = next(
-        (d for d in range(x.ndim) if x.shape[d] != results[0].shape[d]), x.ndim
-    )
+    changed = next((d for d in range(x.ndim) if x.shape[d] != results[0].shape[d]), x.ndim)
     changed = min(changed, 2 if x.ndim > 2 else x.ndim)
     if any(d >= changed for d in run.space.varying(x)):
         raise Unknown("channels are laid out in space")

@@ -5,7 +5,7 @@ every cut is proven against.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import torch
@@ -24,9 +24,9 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
         AmcError: the plan was made for another network; the message names the first difference.
     """
     smaller = copy.deepcopy(model)
-    source = tensors(model)
-    for tensor, cuts in _by_tensor(plan, source):
-        place(smaller, tensor, cut(source[tensor].detach(), cuts))
+    where, source = owners(smaller), tensors(model)
+    for tensor, cuts in by_tensor(plan, source):
+        place(where[tensor], cut(source[tensor].detach(), cuts))
     return smaller
 
 
@@ -39,7 +39,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     masked = copy.deepcopy(model)
     state = tensors(masked)
     with torch.no_grad():
-        for tensor, cuts in _by_tensor(plan, state):
+        for tensor, cuts in by_tensor(plan, state):
             for one in cuts:
                 gone = sorted(set(range(one.size)) - set(one.keep))
                 where = torch.tensor(gone, device=state[tensor].device)
@@ -55,29 +55,39 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def cut(tensor: Tensor, cuts: list[Cut]) -> Tensor:
+def cut(tensor: Tensor, cuts: Sequence[Cut]) -> Tensor:
     """The slices of a tensor that stay."""
     for one in cuts:
         tensor = tensor.index_select(one.dim, torch.tensor(one.keep, device=tensor.device))
     return tensor
 
 
-def place(model: nn.Module, name: str, value: Tensor) -> None:
-    """Puts a tensor of a new shape under its name (and the names tied to it); in place.
+Owners = Mapping[str, Sequence[tuple[nn.Module, str]]]
+"""Where each tensor hangs: (module, attribute) pairs, several when it is tied."""
+
+
+def owners(model: nn.Module) -> Owners:
+    """Every parameter and buffer of the model by dotted name, with all places that hold it."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for key, held in (*module._parameters.items(), *module._buffers.items()):
+            if held is not None:
+                places.setdefault(id(held), []).append((module, key))
+    return {name: places[id(held)] for name, held in tensors(model).items()}
+
+
+def place(where: Sequence[tuple[nn.Module, str]], value: Tensor) -> None:
+    """Puts a tensor of any shape in place of the one held there; in place.
 
     Attributes that code may read (`in_channels`, `num_features` ...) follow.
     """
-    old = tensors(model)[name]
-    if isinstance(old, nn.Parameter):
-        new: Tensor = nn.Parameter(value, requires_grad=old.requires_grad)
-    else:
-        new = value
-    for module in model.modules():
-        for store in (module._parameters, module._buffers):
-            for key, held in store.items():
-                if held is old:
-                    store[key] = new
-                    follow(module)
+    module, key = where[0]
+    old = module._parameters.get(key)
+    if old is not None:
+        value = nn.Parameter(value, requires_grad=old.requires_grad)
+    for module, key in where:
+        (module._buffers if old is None else module._parameters)[key] = value  # type: ignore[assignment]
+        follow(module)
 
 
 def follow(module: nn.Module) -> None:
@@ -110,16 +120,16 @@ def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         AmcError: names differ.
     """
     loaded = copy.deepcopy(model)
-    own = loaded.state_dict()
+    own, where = loaded.state_dict(), owners(loaded)
     for name in own.keys() ^ state.keys():
         side = "the file" if name in state else "the network"
         raise AmcError(f"weights of another network: {name!r} is only in {side}")
     for name, value in state.items():
-        place(loaded, name, value.to(device=own[name].device, dtype=own[name].dtype))
+        place(where[name], value.to(device=own[name].device, dtype=own[name].dtype))
     return loaded
 
 
-def _by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, list[Cut]]]:
+def by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, list[Cut]]]:
     """The cuts of each tensor, checked against the tensors of the network."""
     for tensor, group in groupby(plan.cuts, key=lambda c: c.tensor):
         cuts = list(group)

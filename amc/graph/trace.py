@@ -240,6 +240,7 @@ def _layers(
             in_channels=shape[call.in_dim] * (1 if transposed else call.groups),
             out_channels=shape[call.out_dim] * (call.groups if transposed else 1),
             macs=positions * shape.numel() // batch, positions=positions,
+            calls=1 + (before.calls if before else 0),
             height=call.height, width=call.width, stride=call.stride, kernel=call.kernel,
             groups=call.groups, out_group=out_group.get((call.weight, call.out_dim), ""),
         )  # fmt: skip
@@ -261,7 +262,9 @@ def _prove(graph: ChannelGraph, model: nn.Module, example_inputs: tuple[Any, ...
     frozen = graph.freeze(failed)
     if not frozen.decisions or _holds(frozen, model, example_inputs, frozen.decisions):
         return frozen
-    return frozen.freeze({g.name: "only some cuts together can be executed" for g in frozen.decisions})
+    return frozen.freeze(
+        {g.name: "only some cuts together can be executed" for g in frozen.decisions}
+    )
 
 
 def _holds(
@@ -271,7 +274,9 @@ def _holds(
     groups: tuple[ChannelGroup, ...],
 ) -> bool:
     rng = np.random.default_rng(0)
-    keep = {g.name: rng.permutation(g.size)[: max(1, g.size - max(1, g.size // 3))] for g in groups}
+    keep = {
+        g.name: rng.permutation(g.size)[: max(1, g.size - max(1, g.size // 3))] for g in groups
+    }
     plan = graph.plan(keep)
     with torch.no_grad():
         expected = tree_flatten(mask(model, plan)(*example_inputs))[0]

@@ -1,0 +1,1 @@
+"""Getting accuracy back after a cut: batch norm, fine-tuning, distillation."""

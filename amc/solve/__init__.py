@@ -1,0 +1,1 @@
+"""Linear algebra on sufficient statistics: Lasso path, least squares."""

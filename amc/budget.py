@@ -1,0 +1,224 @@
+"""The exact two-sided budget: which channel counts a group may still take.
+
+MACs are a monotone function of integer channel counts on the coupled, rounded network. At every
+step the allowed counts are those from which the walk can still end inside
+``[(1 - tolerance) target, target]``: bisection with all later groups at their smallest (upper end)
+and largest (lower end). Actions are read relative to what is left: 0.5 is the common ratio that
+spends the rest of the budget evenly.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from amc.errors import AmcError, InfeasibleBudgetError
+from amc.graph.groups import ChannelGraph
+from amc.graph.labels import FloatArray, IntArray
+from amc.plan import Strategy
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a strategy may cost.
+
+    Attributes:
+        graph: the channel graph.
+        preserve_ratio: MACs kept, in (0, 1]; never exceeded.
+        tolerance: how far below the target a strategy may end, relative to it; 1 for no limit.
+        multiple: allowed counts are multiples of this, and the full size.
+        min_ratio: no group goes below this part of its channels.
+
+    Raises:
+        AmcError: an argument is out of range.
+        InfeasibleBudgetError: even the smallest counts cost more than the target.
+    """
+
+    graph: ChannelGraph
+    preserve_ratio: float
+    tolerance: float = 0.02
+    multiple: int = 1
+    min_ratio: float = 0.1
+
+    def __post_init__(self) -> None:
+        ratio = self.preserve_ratio
+        if not (math.isfinite(ratio) and 0 < ratio <= 1):
+            raise AmcError(f"--preserve-ratio must be in (0, 1], got {ratio:g}")
+        if self.multiple < 1:
+            raise AmcError(f"--channel-multiple must be 1 or more, got {self.multiple}")
+        if not self.graph.decisions:
+            reasons = "; ".join(sorted({g.reason for g in self.graph.groups}))
+            raise InfeasibleBudgetError(f"nothing in this network can be pruned: {reasons}")
+        least = self.graph.cost.macs(np.array([o[0] for o in self.options]))
+        if least > self.target:
+            nearest = math.ceil(1e4 * least / self.original) / 1e4
+            raise InfeasibleBudgetError(
+                f"--preserve-ratio {ratio:g} is below what is reachable: the nearest feasible value "
+                f"is {nearest:g} (every group at {self.min_ratio:g} of its channels or more)"
+            )
+
+    @cached_property
+    def original(self) -> int:
+        """MACs per sample of the whole network."""
+        return self.graph.macs()
+
+    @cached_property
+    def target(self) -> int:
+        """MACs per sample that may not be exceeded."""
+        return math.floor(self.preserve_ratio * self.original)
+
+    @cached_property
+    def floor(self) -> int:
+        """MACs per sample that a strategy should not fall below."""
+        return math.ceil((1 - self.tolerance) * self.target)
+
+    @cached_property
+    def options(self) -> tuple[IntArray, ...]:
+        """Allowed counts of every decision, increasing."""
+        return tuple(
+            allowed_counts(g.size, self.multiple, self.min_ratio) for g in self.graph.decisions
+        )
+
+    @cached_property
+    def _least(self) -> IntArray:
+        return np.array([o[0] for o in self.options])
+
+    @cached_property
+    def _most(self) -> IntArray:
+        return np.array([o[-1] for o in self.options])
+
+    def range(self, decided: Sequence[int]) -> tuple[int, int]:
+        """Positions in `options` of the fewest and most channels that the next group may take."""
+        options = self.options[len(decided)]
+        most = _last(
+            len(options),
+            lambda i: self._cost(decided, int(options[i]), self._least) <= self.target,
+        )
+        fewest = _first(
+            len(options), lambda i: self._cost(decided, int(options[i]), self._most) >= self.floor
+        )
+        return min(fewest, most), most
+
+    def _cost(self, decided: Sequence[int], count: int, rest: IntArray) -> int:
+        counts = rest.copy()
+        counts[: len(decided)] = decided
+        counts[len(decided)] = count
+        return self.graph.cost.macs(counts)
+
+    def even(self, decided: Sequence[int]) -> int:
+        """Position in `options` of the next group when all that are left take a common ratio.
+
+        The largest ratio whose rounded counts stay within the target; what rounding leaves over
+        is spent by the groups that follow.
+        """
+        t = len(decided)
+        fewest, most = self.range(decided)
+        count = self.rounded(np.array([self.even_ratio(decided)]))[0, t]
+        return min(max(int(np.searchsorted(self.options[t], count)), fewest), most)
+
+    def even_ratio(self, decided: Sequence[int] = ()) -> float:
+        """The largest common ratio for the groups that are left that stays within the target."""
+        low, high = 0.0, 1.0
+        for _ in range(3):  # 32 candidates at a time: exact to 1 / 32768
+            ratios = np.linspace(low, high, 33)
+            counts = self.rounded(ratios)
+            counts[:, : len(decided)] = decided
+            fits = np.flatnonzero(self.graph.cost.macs_of(counts) <= self.target)
+            last = int(fits[-1]) if len(fits) else 0
+            low, high = float(ratios[last]), float(ratios[min(last + 1, 32)])
+        return low
+
+    def rounded(self, ratios: FloatArray) -> IntArray:
+        """The allowed counts nearest to these parts of every group, [R] -> [R, T]."""
+        wished = ratios[:, None] * self._most
+        nearest = np.rint(wished / self.multiple) * self.multiple
+        nearest = np.clip(nearest, self._least, self._most // self.multiple * self.multiple)
+        whole = np.abs(self._most - wished) < np.abs(nearest - wished)
+        return np.where(whole | (nearest < self._least), self._most, nearest).astype(np.int64)
+
+    def execute(self, decided: Sequence[int], action: float) -> tuple[int, float]:
+        """Reads an action in [0, 1] as an allowed count.
+
+        0 is the fewest channels from which the target can still be used up, 1 the most that leave
+        every later group its smallest count, 0.5 an even share; linear in between.
+
+        Returns:
+            (kept channels, the action that stands for exactly this count).
+        """
+        options = self.options[len(decided)]
+        fewest, most = self.range(decided)
+        knots = options[[fewest, self.even(decided), most]].astype(float)
+        wished = float(np.interp(action, (0.0, 0.5, 1.0), knots))
+        position = fewest + int(np.abs(options[fewest : most + 1] - wished).argmin())
+        count = int(options[position])
+        return count, _inverse(count, knots, action)
+
+    def complete(self, counts: Sequence[int]) -> IntArray:
+        """Widens groups step by step until the strategy is within the tolerance or maximal.
+
+        Only needed when the steps of the last groups are coarser than the tolerance.
+        """
+        widened = np.array(counts, dtype=np.int64)
+        while self.graph.cost.macs(widened) < self.floor:
+            best, cost = None, -1
+            for t, options in enumerate(self.options):
+                larger = options[options > widened[t]]
+                if not len(larger):
+                    continue
+                trial = widened.copy()
+                trial[t] = larger[0]
+                if cost < (macs := self.graph.cost.macs(trial)) <= self.target:
+                    best, cost = trial, macs
+            if best is None:
+                break
+            widened = best
+        return widened
+
+    def strategy(self, counts: Sequence[int] | IntArray) -> dict[str, int]:
+        """Counts of every decision by group name."""
+        return {g.name: int(k) for g, k in zip(self.graph.decisions, counts, strict=True)}
+
+    def allows(self, strategy: Strategy) -> bool:
+        """Whether a strategy stays within the target."""
+        return self.graph.cost.macs(self.graph.counts(strategy)) <= self.target
+
+
+def allowed_counts(size: int, multiple: int, min_ratio: float) -> IntArray:
+    """Multiples of ``multiple`` that are at least that part of ``size``, and ``size`` itself."""
+    least = max(1, math.ceil(min_ratio * size - 1e-9))
+    multiples = np.arange(multiple, size + 1, multiple, dtype=np.int64)
+    return np.unique(np.append(multiples[multiples >= least], size))
+
+
+def _inverse(count: int, knots: FloatArray, action: float) -> float:
+    """The action that means ``count``; the given one where several do."""
+    low, even, high = knots
+    if low == high:
+        return action
+    if count < even:
+        return float(0.5 * (count - low) / (even - low))
+    if count > even:
+        return float(0.5 + 0.5 * (count - even) / (high - even))
+    if low == even:
+        return min(action, 0.5)
+    return max(action, 0.5) if even == high else 0.5
+
+
+def _last(size: int, holds: Callable[[int], bool]) -> int:
+    """The last i in 0..size-1 for which a decreasing predicate holds; 0 when none does."""
+    low, high = 0, size - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _first(size: int, holds: Callable[[int], bool]) -> int:
+    """The first i in 0..size-1 for which an increasing predicate holds; size-1 when none does."""
+    low, high = 0, size - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,150 @@
+"""Every setting of a run: at once the command line, ``config.json`` and the documentation."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from amc.errors import AmcError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune, report."""
+
+    preserve_ratio: float = 0.5
+    """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
+    mode: Literal["auto", "uniform", "list"] = "auto"
+    """auto: DDPG searches; uniform: one ratio for all; list: read it from --strategy."""
+
+    model: str = "resnet20"
+    """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
+    path/to/file.py:function."""
+    width: float = 1.0
+    """Factor on every number of channels of a bundled network."""
+    data: str = "digits"
+    """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function."""
+    checkpoint: Path | None = None
+    """Weights: a state dict (torch.save) or safetensors. Without: bundled networks are trained."""
+
+    channel_ratio: float | None = None
+    """For --mode uniform: part of the channels that every group keeps; the MACs follow."""
+    strategy: Path | None = None
+    """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, or comma-separated
+    ratios in layer order."""
+
+    selector: Literal["lasso", "l1", "l2", "random"] = "lasso"
+    """Which channels of a group stay."""
+    channel_multiple: int = 1
+    """Kept channels are multiples of this (4, 8, 16: what the hardware likes)."""
+    min_ratio: float = 0.1
+    """No group keeps less than this part of its channels."""
+    calibration_batches: int = 60
+    """Batches of 32 training images for statistics and batch-norm adaptation."""
+    points_per_layer: int = 10
+    """Output positions per layer and batch that become rows of the regression; 0: all."""
+
+    episodes: int = 200
+    """Strategies that the search tries."""
+    warmup_episodes: int = 50
+    """The first of them: uniform once, then random, before the agent learns."""
+    reward: str = "loss"
+    """loss (minus the cross-entropy), accuracy, accuracy_flops, accuracy_params, or
+    module:function of an envs.Outcome."""
+    reward_images: int = 1000
+    """Validation images per episode at most."""
+
+    finetune_epochs: int = 8
+    """Passes over the training data after the cut; 0: none."""
+    learning_rate: float = 0.05
+    """Of fine-tuning, at its highest."""
+    distill: bool = True
+    """Fine-tuning also learns from the original network."""
+    temperature: float = 4.0
+    """Of distillation."""
+    distill_weight: float = 4.0
+    """Of distillation against the labels; no factor temperature squared."""
+    group_size: int = 0
+    """Cut this many groups, fine-tune, go on with the next; 0: all at once."""
+    bn_adapt: bool = True
+    """Re-estimate batch-norm statistics after the cut."""
+    batch_size: int = 64
+    """Of training."""
+
+    run_dir: Path | None = None
+    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>."""
+    seed: int = 0
+    """The same seed on the same machine gives the same result, bit for bit."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    quiet: bool = False
+    """Print errors only."""
+
+    def __post_init__(self) -> None:
+        _within("--preserve-ratio", self.preserve_ratio, 0, 1)
+        _within("--min-ratio", self.min_ratio, 0, 1)
+        if self.channel_ratio is not None:
+            _within("--channel-ratio", self.channel_ratio, 0, 1)
+            if self.mode != "uniform":
+                raise AmcError(f"--channel-ratio belongs to --mode uniform, not {self.mode}")
+        if (self.mode == "list") != (self.strategy is not None):
+            raise AmcError("--mode list and --strategy FILE belong together")
+        for name, least in (
+            ("episodes", 1),
+            ("warmup_episodes", 0),
+            ("calibration_batches", 1),
+            ("points_per_layer", 0),
+            ("reward_images", 1),
+            ("finetune_epochs", 0),
+            ("group_size", 0),
+            ("batch_size", 1),
+            ("channel_multiple", 1),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                flag = "--" + name.replace("_", "-")
+                raise AmcError(f"{flag} must be {least} or more, got {getattr(self, name)}")
+        for name in ("learning_rate", "temperature", "distill_weight"):
+            _within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
+
+
+def _within(flag: str, value: float, low: float, high: float) -> None:
+    if not low < value <= high or value == float("inf"):  # NaN fails the comparison
+        raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {value:g}")
+
+
+def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """The configuration on the command line.
+
+    Raises:
+        AmcError: an unknown flag or an impossible value, in one line.
+        SystemExit: after ``--help``.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(TrainConfig, prog="python -m amc.train", args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise AmcError(_condensed(complaint.getvalue())) from None
+    finally:
+        if not complaint.getvalue().startswith("╭"):
+            sys.stderr.write(complaint.getvalue())
+
+
+def _condensed(box: str) -> str:
+    """The first paragraph of tyro's framed message as one line."""
+    lines = [re.sub(r"^\s*[│|]\s?|\s*[│|]\s*$", "", line) for line in box.splitlines()[1:]]
+    paragraph = []
+    for line in lines:
+        if set(line.strip()) <= set("─-╰╯"):
+            break
+        paragraph.append(line.strip())
+    return " ".join(paragraph) + " (--help lists all flags)"

@@ -1,0 +1,56 @@
+"""How good a network is on labelled images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amc.solve.stats import evaluating
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result of one validation pass.
+
+    Attributes:
+        accuracy: correct top-1 predictions, 0 to 1.
+        loss: mean cross-entropy, natural logarithm.
+        images: how many were seen.
+    """
+
+    accuracy: float
+    loss: float
+    images: int
+
+
+def head(
+    batches: Iterable[tuple[Tensor, Tensor]], images: int, size: int
+) -> list[tuple[Tensor, Tensor]]:
+    """The first ``images`` images in batches of ``size``, kept in memory."""
+    parts, found = [], 0
+    for inputs, labels in batches:
+        parts.append((inputs[: images - found], labels[: images - found]))
+        found += len(parts[-1][1])
+        if found >= images:
+            break
+    if not parts:
+        return []
+    every, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    return list(zip(every.split(size), labels.split(size), strict=True))
+
+
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """Accuracy and cross-entropy in eval mode; the model's modes are restored."""
+    device = next(model.parameters()).device
+    correct = torch.zeros((), dtype=torch.long, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    images = 0
+    with torch.inference_mode(), evaluating(model):
+        for inputs, labels in batches:
+            logits, labels = model(inputs.to(device)), labels.to(device)
+            correct += (logits.argmax(dim=1) == labels).sum()
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            images += len(labels)
+    return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images)

@@ -1,0 +1,59 @@
+"""What TensorBoard shows of a run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from amc.config import TrainConfig
+from amc.recover.finetune import Step
+from amc.report import Report
+from amc.search import Episode
+
+
+class Journal:
+    """Event files in the run folder: the search per episode, fine-tuning per step and epoch."""
+
+    def __init__(self, folder: Path, sizes: Mapping[str, int], original_macs: int) -> None:
+        self._writer = SummaryWriter(str(folder))
+        self._sizes, self._original = sizes, original_macs
+        self._episodes = self._step = 0
+
+    def episode(self, episode: Episode, losses: Mapping[str, Any]) -> None:
+        """One strategy that was tried, and the agent's losses after it."""
+        scalars = {
+            "search/reward": episode.reward,
+            "search/best_reward": episode.best,
+            "search/accuracy": episode.outcome.score.accuracy,
+            "search/loss": episode.outcome.score.loss,
+            "search/macs_ratio": episode.outcome.macs / self._original,
+            **{f"agent/{k.split('/')[-1]}": v for k, v in losses.items() if "loss" in k},
+            **{f"ratio/{n}": k / self._sizes[n] for n, k in episode.strategy.items()},
+        }
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, self._episodes)
+        self._episodes += 1
+
+    def finetune_step(self, step: Step) -> None:
+        """One step of fine-tuning."""
+        self._step += 1
+        self._writer.add_scalar("finetune/loss", step.loss, self._step)
+        self._writer.add_scalar("finetune/learning_rate", step.learning_rate, self._step)
+
+    def finetune_epoch(self, accuracy: float) -> None:
+        """Validation accuracy after an epoch of fine-tuning."""
+        self._writer.add_scalar("finetune/val_accuracy", accuracy, self._step)
+
+    def finish(self, config: TrainConfig, report: Report) -> None:
+        """The settings and what came of them, and the end of the file."""
+        simple = (bool, int, float, str)
+        settings = {k: v if isinstance(v, simple) else str(v) for k, v in asdict(config).items()}
+        results = {
+            "hparam/accuracy": report.accuracy["recovered"],
+            "hparam/accuracy_before_finetuning": report.accuracy["pruned"],
+            "hparam/macs_ratio": report.macs.ratio,
+        }
+        self._writer.add_hparams(settings, results, run_name=".")
+        self._writer.close()

@@ -1,0 +1,172 @@
+"""The steps of a run, each with its progress bar: calibrate, search, cut, tune."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.budget import Budget
+from amc.compress import Compressor, calibrate, compress
+from amc.config import TrainConfig
+from amc.data import Data
+from amc.errors import AmcError
+from amc.evaluate import Score, evaluate, head
+from amc.graph import ChannelGraph, trace
+from amc.imports import load_function
+from amc.journal import Journal
+from amc.metric import SELECTORS
+from amc.plan import Plan, Strategy
+from amc.recover.batchnorm import adapt_batchnorm
+from amc.recover.distill import cross_entropy, distillation
+from amc.recover.finetune import Recipe, Step, train
+from amc.search import Episode, Found, proxy, search
+from amc.solve.stats import Sampling
+from amc.terminal import Terminal
+from envs import REWARDS, Reward
+
+CALIBRATION_BATCH = 32
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What every step needs: settings, data and somewhere to show progress."""
+
+    config: TrainConfig
+    data: Data
+    device: torch.device
+    terminal: Terminal
+
+    @cached_property
+    def images(self) -> list[tuple[Tensor, Tensor]]:
+        """Training images for statistics and batch norm, held in memory."""
+        wanted = self.config.calibration_batches * CALIBRATION_BATCH
+        found = head(self.data.calibration, wanted, CALIBRATION_BATCH)
+        return [(x.to(self.device), y) for x, y in found]
+
+    @cached_property
+    def validation(self) -> list[tuple[Tensor, Tensor]]:
+        """Validation images that the reward sees, held in memory."""
+        found = head(self.data.val, self.config.reward_images, EVALUATION_BATCH)
+        return [(x.to(self.device), y.to(self.device)) for x, y in found]
+
+    @property
+    def example(self) -> tuple[Tensor]:
+        """Inputs to trace a network with."""
+        return (self.images[0][0][:2],)
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which output positions become rows."""
+        return Sampling(self.config.points_per_layer, self.config.seed)
+
+    def calibrate(self, graph: ChannelGraph, model: nn.Module) -> Compressor:
+        """Statistics of the network, and what applies strategies with them."""
+        with self.terminal.bar("calibrate", len(self.images)) as bar:
+            stats = calibrate(graph, model, self.images, self.sampling, bar.step)
+        selector = SELECTORS[self.config.selector]
+        return Compressor(graph, model, stats, selector, self.config.seed)
+
+    def search(
+        self, budget: Budget, compressor: Compressor, reward: Reward, journal: Journal
+    ) -> Found:
+        """The best strategy within the budget."""
+        config = self.config
+        with self.terminal.bar("search", config.episodes + 1) as bar:
+
+            def show(episode: Episode, losses: Mapping[str, Any]) -> None:
+                journal.episode(episode, losses)
+                bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
+
+            return search(
+                budget,
+                proxy(compressor, self.validation),
+                reward,
+                episodes=config.episodes,
+                warmup_episodes=config.warmup_episodes,
+                seed=config.seed,
+                on_episode=show,
+            )
+
+    def cut(self, compressor: Compressor, plan: Plan) -> nn.Module:
+        """The network under a plan: reconstructed layer by layer, batch norm adapted."""
+        layers = len(compressor.weights(plan))
+        with self.terminal.bar("apply", layers) as bar:
+            small = compress(compressor, plan, self.images, self.sampling, lambda _: bar.step())
+        return adapt_batchnorm(small, self.images) if self.config.bn_adapt else small
+
+    def tune(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        journal: Journal,
+        epochs: int,
+        first_epoch: int = 0,
+    ) -> nn.Module:
+        """A fine-tuned copy of the network; the teacher is the original one."""
+        config, model = self.config, copy.deepcopy(model)
+        if not epochs:
+            return model
+        loss = cross_entropy
+        if config.distill:
+            loss = distillation(copy.deepcopy(teacher), config.temperature, config.distill_weight)
+        torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
+        validated: list[Score] = []
+        with self.terminal.bar("fine-tune", epochs * len(self.data.train)) as bar:
+
+            def show(step: Step) -> None:
+                journal.finetune_step(step)
+                accuracy = f"  val accuracy {validated[-1].accuracy:.2%}" if validated else ""
+                bar.step(f"loss {step.loss:.4f}{accuracy}")
+
+            def validate(epoch: int) -> None:
+                validated.append(evaluate(model, self.validation))
+                journal.finetune_epoch(validated[-1].accuracy)
+
+            recipe = Recipe(epochs, config.learning_rate)
+            return train(model, self.data.train, recipe, loss, show, validate, first_epoch)
+
+    def cut_in_stages(
+        self, graph: ChannelGraph, model: nn.Module, strategy: Strategy, journal: Journal
+    ) -> tuple[nn.Module, Plan]:
+        """Cuts ``group_size`` groups, fine-tunes, goes on from the tuned network.
+
+        Each stage calibrates, selects and reconstructs on the network that the last one left; the
+        epochs of fine-tuning are shared out evenly, what is left over goes to the last stage.
+        """
+        names = [g.name for g in graph.decisions]
+        size = self.config.group_size
+        chunks = [names[i : i + size] for i in range(0, len(names), size)]
+        share, extra = divmod(self.config.finetune_epochs, len(chunks))
+        current, keep, trained = model, dict[str, tuple[int, ...]](), 0
+        for number, chunk in enumerate(chunks):
+            self.terminal.say(f"stage {number + 1} of {len(chunks)}: {', '.join(chunk)}")
+            now = trace(current, self.example)
+            compressor = self.calibrate(now, current)
+            plan = compressor.plan({name: strategy[name] for name in chunk})
+            keep |= {name: group.keep for name, group in plan.groups.items()}
+            current = self.cut(compressor, plan)
+            epochs = share + (extra if number == len(chunks) - 1 else 0)
+            current = self.tune(current, model, journal, epochs, trained)
+            trained += epochs
+        return current, graph.plan(keep)
+
+
+def reward_function(name: str) -> Reward:
+    """A built-in reward or the user's own, ``module:function`` of an `envs.Outcome`.
+
+    Raises:
+        AmcError: there is no such reward.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    if ":" not in name:
+        raise AmcError(
+            f"--reward {name!r} is unknown; allowed: {', '.join(REWARDS)}, module:function"
+        )
+    found: Callable[..., float] = load_function(name)
+    return found

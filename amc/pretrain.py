@@ -1,0 +1,66 @@
+"""A bundled network without a checkpoint: shipped weights, weights trained earlier, or training."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from amc import weights
+from amc.data import Data
+from amc.data.cache import cache_dir
+from amc.errors import AmcError
+from amc.files import write_atomically
+from amc.models import build, load_checkpoint
+from amc.recover.finetune import Recipe, Step, train
+
+RECIPES = {
+    "digits": Recipe(epochs=14, learning_rate=0.1),
+    "glyphs": Recipe(epochs=20, learning_rate=0.1),
+}
+DEFAULT_RECIPE = Recipe(epochs=30, learning_rate=0.1)
+
+
+def pretrained(
+    name: str,
+    width: float,
+    data: Data,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> tuple[nn.Module, str]:
+    """A bundled network with weights for a data set, and where they come from.
+
+    Weights that were trained here are kept in the user's cache, by network, data and recipe. They
+    do not depend on the seed of the run, so that runs with several seeds start from one network.
+
+    Args:
+        name: of the bundled network.
+        width: its width factor.
+        data: to train on, opened with seed 0.
+        on_step: progress of training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(
+            name, num_classes=data.num_classes, in_channels=data.input_shape[0], width=width
+        )
+        variant = name if width == 1 else f"{name}-x{width:g}"
+        shipped = Path(str(files("amc.models") / "weights" / f"{variant}-{data.name}.safetensors"))
+        if shipped.is_file():
+            return load_checkpoint(model, shipped), "shipped with amc-pruning"
+        recipe = RECIPES.get(data.name, DEFAULT_RECIPE)
+        key = json.dumps([variant, data.name, data.input_shape, asdict(recipe)])
+        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        safe = "".join(c if c.isalnum() else "-" for c in data.name)
+        cached = cache_dir() / "weights" / f"{variant}-{safe}-{digest}.safetensors"
+        with contextlib.suppress(AmcError):  # not there, or not readable any more: train
+            return load_checkpoint(model, cached), f"trained earlier, {cached}"
+        train(model, data.train, recipe, on_step=on_step)
+    with contextlib.suppress(AmcError):  # an unwritable cache only costs the next run some time
+        write_atomically(cached, weights.to_bytes(model))
+        return model, f"trained now, kept in {cached}"
+    return model, "trained now"

@@ -1,0 +1,177 @@
+"""The account of a run: what was measured, as JSON and as tables."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from amc.graph.groups import ChannelGraph
+from amc.plan import Strategy
+from amc.solve.stats import evaluating
+
+
+@dataclass(frozen=True)
+class Change:
+    """A channel count or a cost, before and after."""
+
+    original: int
+    pruned: int
+
+    @property
+    def ratio(self) -> float:
+        """The part that is left."""
+        return self.pruned / self.original if self.original else 1.0
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What happened to one layer; MACs per sample."""
+
+    name: str
+    kind: str
+    group: str
+    in_channels: Change
+    out_channels: Change
+    macs: Change
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per batch of one sample, eager PyTorch: median and interquartile range."""
+
+    median: float
+    iqr: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that ``report.json`` holds.
+
+    Attributes:
+        accuracy: test split, 0 to 1: original, pruned (before any fine-tuning), recovered.
+        episodes: tried by the search; 0 when there was none.
+        seconds: calibrate, search, apply, finetune, total.
+    """
+
+    mode: str
+    target: float | None
+    macs: Change
+    params: Change
+    file_bytes: Change
+    latency_ms: Mapping[str, Latency]
+    accuracy: Mapping[str, float]
+    episodes: int
+    seconds: Mapping[str, float]
+    layers: tuple[LayerChange, ...]
+    frozen: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries."""
+
+        def with_ratios(value: Any) -> Any:
+            if isinstance(value, Change):
+                return {**asdict(value), "ratio": round(value.ratio, 6)}
+            if isinstance(value, Mapping):
+                return {k: with_ratios(v) for k, v in value.items()}
+            if isinstance(value, tuple):
+                return [with_ratios(v) for v in value]
+            if isinstance(value, LayerChange | Latency):
+                return with_ratios(vars(value))
+            return round(value, 6) if isinstance(value, float) else value
+
+        found: dict[str, Any] = with_ratios(vars(self))
+        return found
+
+
+def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange, ...]:
+    """Channels and MACs of every layer under a strategy."""
+    full, kept = graph.cost, graph.counts(strategy)
+    before, after = full.layer_macs(graph.counts({})), full.layer_macs(kept)
+    inputs, outputs = full.layer_channels(kept)
+    changes = []
+    for i, layer in enumerate(graph.layers):
+        # a depthwise layer has one input slice a group: its inputs are as many as its outputs
+        depthwise = layer.kind == "depthwise"
+        multiplier = layer.out_channels // layer.in_channels if depthwise else 1
+        scale_in = layer.in_channels // graph.shapes[layer.weight][layer.in_dim]
+        scale_out = layer.out_channels // graph.shapes[layer.weight][layer.out_dim]
+        into = int(outputs[i]) // multiplier if depthwise else int(inputs[i]) * scale_in
+        changes.append(
+            LayerChange(
+                layer.name,
+                layer.kind,
+                layer.out_group,
+                Change(layer.in_channels, into),
+                Change(layer.out_channels, int(outputs[i]) * scale_out),
+                Change(int(before[i]), int(after[i])),
+            )
+        )
+    return tuple(changes)
+
+
+def latency(model: nn.Module, images: Tensor, seconds: float = 0.4) -> Latency:
+    """Measured time of one forward pass in eval mode."""
+    with torch.inference_mode(), evaluating(model):
+        timer = Timer(
+            "model(images)",
+            globals={"model": model, "images": images},
+            num_threads=torch.get_num_threads(),
+        )
+        found = timer.blocked_autorange(min_run_time=seconds)
+    return Latency(1e3 * found.median, 1e3 * found.iqr)
+
+
+def layer_table(layers: tuple[LayerChange, ...]) -> Table:
+    """One row per layer."""
+    table = Table(title="Layers", title_justify="left")
+    for header in ("layer", "group"):
+        table.add_column(header, no_wrap=True)
+    for header in ("inputs", "outputs", "MACs before", "MACs after", "kept"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            layer.group,
+            _arrow(layer.in_channels),
+            _arrow(layer.out_channels),
+            f"{layer.macs.original:,}",
+            f"{layer.macs.pruned:,}",
+            f"{layer.macs.ratio:.0%}",
+        )
+    return table
+
+
+def summary_table(report: Report) -> Table:
+    """The network before and after."""
+    table = Table(title="Summary", title_justify="left")
+    for header in ("", "original", "pruned", ""):
+        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
+    for name, change in (
+        ("MACs", report.macs),
+        ("parameters", report.params),
+        ("file, bytes", report.file_bytes),
+    ):
+        table.add_row(name, f"{change.original:,}", f"{change.pruned:,}", f"{change.ratio:.1%}")
+    before, after = report.latency_ms["original"], report.latency_ms["pruned"]
+    table.add_row(
+        "latency, ms (1 image)",
+        f"{before.median:.2f} ± {before.iqr / 2:.2f}",
+        f"{after.median:.2f} ± {after.iqr / 2:.2f}",
+        f"{after.median / before.median:.1%}",
+    )
+    accuracy = report.accuracy
+    table.add_row(
+        "test accuracy, cut", f"{accuracy['original']:.2%}", f"{accuracy['pruned']:.2%}", ""
+    )
+    table.add_row("test accuracy, recovered", "", f"{accuracy['recovered']:.2%}", "")
+    return table
+
+
+def _arrow(change: Change) -> str:
+    if change.original == change.pruned:
+        return f"{change.original}"
+    return f"{change.original} → {change.pruned}"

@@ -1,0 +1,94 @@
+"""The folder of a run: what is written there, and how the pruned network comes back."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from amc import weights
+from amc.config import TrainConfig
+from amc.errors import AmcError
+from amc.files import write_atomically
+from amc.graph.surgery import load_tensors, shrink
+from amc.plan import load_plan
+
+MARK = "config.json"
+"""The file that makes a folder a run."""
+
+
+def claim(config: TrainConfig) -> Path:
+    """The folder of the run, which exists and can be written.
+
+    Raises:
+        AmcError: it cannot be made or written.
+    """
+    folder = config.run_dir or Path("runs") / _default_name(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AmcError(f"--run-dir {folder}: cannot be written: {error.strerror}") from None
+    return folder
+
+
+def begin(folder: Path, config: TrainConfig, say: Callable[[str], None]) -> None:
+    """Writes the configuration; an earlier run in the folder is moved aside first, and said so."""
+    if (folder / MARK).exists():
+        number = 1
+        while (moved := folder.with_name(f"{folder.name}.{number}")).exists():
+            number += 1
+        try:
+            os.rename(folder, moved)
+            folder.mkdir()
+        except OSError as error:
+            raise AmcError(f"--run-dir {folder}: cannot be moved: {error.strerror}") from None
+        say(f"the earlier run in {folder} is now {moved}")
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+    write_json(folder / MARK, plain)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes readable JSON, atomically."""
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def load_pruned(model: nn.Module, run: Path | str) -> nn.Module:
+    """The network that a run left behind.
+
+    Args:
+        model: an original network of the same class and size, with any weights; not changed.
+        run: the run folder, with ``plan.json`` and ``pruned.safetensors``.
+
+    Returns:
+        A new, smaller module of the same class; its outputs equal those of the run's network.
+
+    Raises:
+        AmcError: missing or changed files, or another network.
+    """
+    folder = Path(run)
+    smaller = shrink(model, load_plan(folder / "plan.json"))
+    path = folder / "pruned.safetensors"
+    state, own = weights.read(path), smaller.state_dict()
+    for name in own:
+        if name in state and own[name].shape != state[name].shape:
+            raise AmcError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, the plan gives "
+                f"{tuple(own[name].shape)}"
+            )
+    return load_tensors(smaller, state)
+
+
+def _default_name(config: TrainConfig) -> str:
+    words = [config.model, config.data, config.mode]
+    if config.mode == "auto" or (config.mode == "uniform" and config.channel_ratio is None):
+        words.append(f"{config.preserve_ratio:g}")
+    elif config.channel_ratio is not None:
+        words.append(f"channels-{config.channel_ratio:g}")
+    safe = "-".join(words)
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in safe)

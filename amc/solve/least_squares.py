@@ -1,0 +1,46 @@
+"""Least squares on sufficient statistics: new weights for a layer that lost inputs.
+
+``min_W ||Y - X_K W||^2 + r ||W - W0||^2`` for the kept columns K (He et al. 2017, equation 3, the
+W-step). The ridge r pulls towards the weights W0 that the layer had, so that dead or duplicate
+channels leave the problem solvable and their weights alone.
+"""
+
+import torch
+from torch import Tensor
+
+from amc.solve.stats import LayerStats
+
+RIDGE = 1e-6
+"""Relative to the mean of the diagonal of X'X."""
+
+
+def solve(stats: LayerStats, keep: Tensor, start: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Weights of the kept columns.
+
+    Args:
+        stats: of the layer, G groups, D columns, N outputs.
+        keep: [D'] kept columns, the same in every group.
+        start: [G, D', N] weights that the layer had.
+        ridge: see `RIDGE`.
+
+    Returns:
+        [G, D', N], float64.
+    """
+    gram = stats.xx[:, keep][:, :, keep]
+    moment = stats.xy[:, keep]
+    scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1) * ridge
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None]
+    eye = torch.eye(len(keep), dtype=gram.dtype, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(gram + scale * eye)
+    if bool(failed.any()):  # numerically indefinite: a hundred times the ridge always suffices
+        factor = torch.linalg.cholesky(gram + 100 * scale * eye)
+        scale = 100 * scale
+    return torch.cholesky_solve(moment + scale * start.to(gram.dtype), factor)
+
+
+def error(stats: LayerStats, keep: Tensor, weights: Tensor) -> float:
+    """``||Y - X_K W||^2`` summed over outputs, from the statistics alone; weights [G, D', N]."""
+    w = weights.to(stats.xx.dtype)
+    gram = stats.xx[:, keep][:, :, keep]
+    cross = (stats.xy[:, keep] * w).sum()
+    return float(stats.yy.sum() - 2 * cross + (w * (gram @ w)).sum())

@@ -1,0 +1,234 @@
+"""``python -m amc.train``: from a network and images to a smaller network, top to bottom."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from agents import save_policy
+from amc import weights
+from amc.allocate import common_ratio, listed, uniform
+from amc.budget import Budget
+from amc.config import TrainConfig, parse
+from amc.data import Data, load_data
+from amc.errors import AmcError
+from amc.evaluate import evaluate
+from amc.files import write_atomically
+from amc.graph import ChannelGraph, trace
+from amc.journal import Journal
+from amc.models import build, is_bundled, load_checkpoint
+from amc.pipeline import Pipeline, reward_function
+from amc.plan import Plan, Strategy, save_plan, save_strategy
+from amc.pretrain import pretrained
+from amc.report import Change, Report, latency, layer_changes, layer_table, summary_table
+from amc.run_folder import begin, claim, write_json
+from amc.terminal import Terminal
+from envs.features import NAMES
+from envs.rewards import UNCONSTRAINED
+
+
+def run(config: TrainConfig) -> Path:
+    """The whole job; returns the run folder.
+
+    Raises:
+        AmcError: something given cannot be used; what was finished before is in the folder.
+    """
+    terminal, clock = Terminal(config.quiet), Clock()
+    torch.manual_seed(config.seed)
+    reward, device = reward_function(config.reward), choose_device(config.device)
+    folder = claim(config)
+
+    # What can be removed, and is the target reachable? Nothing long runs before this is known.
+    data = load_data(config.data, seed=config.seed, batch_size=config.batch_size)
+    pipe = Pipeline(config, data, device, terminal)
+    model = blank(config, data).to(device)
+    graph = trace(model, pipe.example)
+    budget, strategy = allocation(config, graph)
+    begin(folder, config, terminal.say)
+
+    # The network with its weights.
+    model, source = network(config, model, terminal)
+    model = model.to(device).eval()
+    terminal.say(overview(config, data, graph, source))
+    original = evaluate(model, data.test)
+
+    # Statistics of every layer that may lose inputs.
+    with clock("calibrate"):
+        compressor = pipe.calibrate(graph, model)
+
+    # The strategy, how much each group keeps: searched for, unless it was given.
+    journal = Journal(folder, graph.sizes, graph.macs())
+    with clock("search"):
+        if budget is not None:
+            found = pipe.search(budget, compressor, reward, journal)
+            strategy = found.best.strategy
+            save_policy(folder / "policy", found.agent, {"observations": list(NAMES)})
+    save_strategy(folder / "strategy.json", strategy, graph.sizes, {"model": config.model})
+
+    # The plan, which channels; the cut network, reconstructed layer by layer.
+    with clock("apply"):
+        plan = compressor.plan(strategy)
+        pruned = pipe.cut(compressor, plan)
+    save_network(folder, plan, pruned, config)
+    cut = evaluate(pruned, data.test)
+
+    # Accuracy comes back.
+    with clock("finetune"):
+        if config.group_size and config.finetune_epochs:
+            pruned, plan = pipe.cut_in_stages(graph, model, strategy, journal)
+        else:
+            pruned = pipe.tune(pruned, model, journal, config.finetune_epochs)
+    save_network(folder, plan, pruned, config)
+    recovered = evaluate(pruned, data.test)
+
+    # The account.
+    image = pipe.example[0][:1]
+    report = Report(
+        mode=config.mode,
+        target=budget.preserve_ratio if budget else None,
+        macs=Change(graph.macs(), graph.macs(plan)),
+        params=Change(graph.params(), graph.params(plan)),
+        file_bytes=Change(len(weights.to_bytes(model)), len(weights.to_bytes(pruned))),
+        latency_ms={"original": latency(model, image), "pruned": latency(pruned, image)},
+        accuracy={
+            "original": original.accuracy,
+            "pruned": cut.accuracy,
+            "recovered": recovered.accuracy,
+        },
+        episodes=config.episodes if budget else 0,
+        seconds=clock.seconds(),
+        layers=layer_changes(graph, strategy),
+        frozen={g.name: g.reason for g in graph.groups if not g.prunable},
+    )
+    write_json(folder / "report.json", report.as_json())
+    journal.finish(config, report)
+    terminal.table(layer_table(report.layers))
+    terminal.table(summary_table(report))
+    terminal.say(next_commands(config, folder))
+    return folder
+
+
+class Clock:
+    """Wall seconds of each step."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._steps: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        """Times what is inside."""
+        start = time.perf_counter()
+        yield
+        self._steps[step] = time.perf_counter() - start
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by step, and in total."""
+        return {**self._steps, "total": time.perf_counter() - self._start}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        AmcError: it is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise AmcError(f"--device {name!r} cannot be used here: {first}") from None
+    return device
+
+
+def blank(config: TrainConfig, data: Data) -> nn.Module:
+    """The network as its builder returns it."""
+    classes, channels = data.num_classes, data.input_shape[0]
+    return build(config.model, num_classes=classes, in_channels=channels, width=config.width)
+
+
+def network(config: TrainConfig, model: nn.Module, terminal: Terminal) -> tuple[nn.Module, str]:
+    """The network with its weights, and where they come from."""
+    if config.checkpoint is not None:
+        return load_checkpoint(model, config.checkpoint), str(config.checkpoint)
+    if not is_bundled(config.model):
+        return model, "as returned by its function"
+    data = load_data(config.data, seed=0)
+    with terminal.bar("train") as bar:
+        return pretrained(
+            config.model,
+            config.width,
+            data,
+            lambda step: bar.step(f"loss {step.loss:.4f}", step.total),
+        )
+
+
+def allocation(config: TrainConfig, graph: ChannelGraph) -> tuple[Budget | None, Strategy]:
+    """The budget to search in, or the strategy where no search is needed.
+
+    Raises:
+        InfeasibleBudgetError: the target cannot be reached.
+    """
+    if config.mode == "list":
+        assert config.strategy is not None
+        return None, listed(graph, config.strategy)
+    if config.channel_ratio is not None:
+        return None, common_ratio(graph, config.channel_ratio, config.channel_multiple)
+    budget = Budget(
+        graph,
+        config.preserve_ratio,
+        tolerance=1.0 if config.reward in UNCONSTRAINED else 0.02,
+        multiple=config.channel_multiple,
+        min_ratio=config.min_ratio,
+    )
+    return (None, uniform(budget)) if config.mode == "uniform" else (budget, {})
+
+
+def save_network(folder: Path, plan: Plan, model: nn.Module, config: TrainConfig) -> None:
+    """The plan and the weights: all that `amc.load_pruned` needs."""
+    save_plan(folder / "plan.json", plan, {"model": config.model, "width": config.width})
+    write_atomically(folder / "pruned.safetensors", weights.to_bytes(model))
+
+
+def overview(config: TrainConfig, data: Data, graph: ChannelGraph, source: str) -> str:
+    """What the run works on, in three lines."""
+    frozen = sorted({g.reason for g in graph.groups if not g.prunable})
+    shape = "x".join(map(str, data.input_shape))
+    return (
+        f"data     {data.name}: {data.num_classes} classes, images {shape}\n"
+        f"network  {config.model}: {graph.macs():,} MACs, {graph.total_params:,} parameters; "
+        f"weights {source}\n"
+        f"groups   {len(graph.decisions)} can be pruned; left whole: {'; '.join(frozen) or 'none'}"
+    )
+
+
+def next_commands(config: TrainConfig, folder: Path) -> str:
+    """What a person does next."""
+    return (
+        f"\nEverything is in {folder}. Next:\n"
+        f"  watch      tensorboard --logdir {folder}\n"
+        f"  once more  python -m amc.train --model {config.model} --data {config.data} "
+        f"--mode list --strategy {folder / 'strategy.json'}\n"
+        f"  load       amc.load_pruned(original_model, {str(folder)!r})"
+    )
+
+
+def main() -> None:
+    """The command; a mistake of the user's ends it with one line and exit status 2."""
+    try:
+        run(parse())
+    except AmcError as error:
+        sys.exit(f"amc.train: {error}")
+    except KeyboardInterrupt:
+        sys.exit("amc.train: interrupted; what was finished is in the run folder")
+
+
+if __name__ == "__main__":
+    main()

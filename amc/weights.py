@@ -1,0 +1,28 @@
+"""Weights of a network as bytes: safetensors, which hold no code."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from amc.errors import AmcError
+
+
+def to_bytes(model: nn.Module) -> bytes:
+    """The network's state dict as a safetensors file; tied tensors are written once per name."""
+    return save({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        AmcError: the file is missing or corrupt.
+    """
+    if not path.is_file():
+        raise AmcError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AmcError(f"{path}: corrupt or unreadable: {error}") from None
