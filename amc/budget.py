@@ -55,8 +55,8 @@ class Budget:
         if least > self.target:
             nearest = math.ceil(1e4 * least / self.original) / 1e4
             raise InfeasibleBudgetError(
-                f"--preserve-ratio {ratio:g} is below what is reachable: the nearest feasible value "
-                f"is {nearest:g} (every group at {self.min_ratio:g} of its channels or more)"
+                f"--preserve-ratio {ratio:g} is below what is reachable: the nearest feasible "
+                f"value is {nearest:g} (every group at {self.min_ratio:g} of its channels or more)"
             )
 
     @cached_property

@@ -16,7 +16,7 @@ from amc.errors import AmcError
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune, report."""
+    """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune."""
 
     preserve_ratio: float = 0.5
     """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""

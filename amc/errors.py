@@ -2,7 +2,7 @@
 
 
 class AmcError(ValueError):
-    """Something given by the user cannot be used; the message says where, what, and what is allowed."""
+    """Something given cannot be used; the message says where, what, and what is allowed."""
 
 
 class UnsupportedModelError(AmcError):

@@ -38,7 +38,7 @@ def head(
     if not parts:
         return []
     every, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    return list(zip(every.split(size), labels.split(size), strict=True))
+    return [(every[i : i + size], labels[i : i + size]) for i in range(0, len(labels), size)]
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:

@@ -21,7 +21,7 @@ from amc.journal import Journal
 from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
 from amc.recover.batchnorm import adapt_batchnorm
-from amc.recover.distill import cross_entropy, distillation
+from amc.recover.distill import Loss, cross_entropy, distillation
 from amc.recover.finetune import Recipe, Step, train
 from amc.search import Episode, Found, proxy, search
 from amc.solve.stats import Sampling
@@ -111,7 +111,7 @@ class Pipeline:
         config, model = self.config, copy.deepcopy(model)
         if not epochs:
             return model
-        loss = cross_entropy
+        loss: Loss = cross_entropy
         if config.distill:
             loss = distillation(copy.deepcopy(teacher), config.temperature, config.distill_weight)
         torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any

@@ -6,6 +6,7 @@ the traced graph nor the data: `amc.shrink(model, plan)` is slicing and nothing 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ def save_plan(path: Path, plan: Plan, about: Mapping[str, Any] | None = None) ->
         "cuts": [asdict(cut) for cut in plan.cuts],
     }
     document = {"format": PLAN_FORMAT, "about": dict(about or {}), "sha256": _digest(body), **body}
-    write_atomically(path, json.dumps(document, indent=1) + "\n")
+    text = json.dumps(document, indent=1)
+    text = re.sub(r"(?<=[\d\[,])\s+(?=[\d\]])", "", text)  # one line per list of indices
+    write_atomically(path, text + "\n")
 
 
 def load_plan(path: Path) -> Plan:

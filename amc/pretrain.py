@@ -1,4 +1,4 @@
-"""A bundled network without a checkpoint: shipped weights, weights trained earlier, or training."""
+"""Bundled networks without a checkpoint: shipped weights, earlier ones, or training."""
 
 import contextlib
 import hashlib

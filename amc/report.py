@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
@@ -127,10 +128,10 @@ def latency(model: nn.Module, images: Tensor, seconds: float = 0.4) -> Latency:
 
 def layer_table(layers: tuple[LayerChange, ...]) -> Table:
     """One row per layer."""
-    table = Table(title="Layers", title_justify="left")
+    table = Table(title="Layers", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for header in ("layer", "group"):
         table.add_column(header, no_wrap=True)
-    for header in ("inputs", "outputs", "MACs before", "MACs after", "kept"):
+    for header in ("inputs", "outputs", "MACs", "kept"):
         table.add_column(header, justify="right", no_wrap=True)
     for layer in layers:
         table.add_row(
@@ -138,8 +139,7 @@ def layer_table(layers: tuple[LayerChange, ...]) -> Table:
             layer.group,
             _arrow(layer.in_channels),
             _arrow(layer.out_channels),
-            f"{layer.macs.original:,}",
-            f"{layer.macs.pruned:,}",
+            f"{_short(layer.macs.original)} → {_short(layer.macs.pruned)}",
             f"{layer.macs.ratio:.0%}",
         )
     return table
@@ -147,7 +147,7 @@ def layer_table(layers: tuple[LayerChange, ...]) -> Table:
 
 def summary_table(report: Report) -> Table:
     """The network before and after."""
-    table = Table(title="Summary", title_justify="left")
+    table = Table(title="Summary", title_justify="left", box=box.SIMPLE)
     for header in ("", "original", "pruned", ""):
         table.add_column(header, justify="left" if not header else "right", no_wrap=True)
     for name, change in (
@@ -169,6 +169,14 @@ def summary_table(report: Report) -> Table:
     )
     table.add_row("test accuracy, recovered", "", f"{accuracy['recovered']:.2%}", "")
     return table
+
+
+def _short(number: int) -> str:
+    """Three digits and a unit, so that a row fits 80 columns."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
 
 
 def _arrow(change: Change) -> str:

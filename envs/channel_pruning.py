@@ -1,7 +1,7 @@
 """The environment: one step per channel group, the reward at the end of the walk."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
@@ -54,7 +54,7 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
     * ``reward``: outcome -> number.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - gymnasium declares it so
 
     def __init__(
         self,

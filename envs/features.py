@@ -1,6 +1,7 @@
 """What the agent sees: the 11 numbers of AMC (He et al. 2018, section 3.1), each in [0, 1]."""
 
 import numpy as np
+import numpy.typing as npt
 
 from amc.graph.groups import ChannelGraph
 from amc.graph.labels import FloatArray, IntArray
@@ -44,7 +45,7 @@ class Features:
             )
         self._static = _scaled(np.array(facts, dtype=np.float64))
 
-    def at(self, decided: IntArray) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def at(self, decided: IntArray) -> npt.NDArray[np.float32]:
         """The observation before decision t = len(decided), [11] float32.
 
         After the last decision: the last layer again, with nothing left to decide.
@@ -59,7 +60,8 @@ class Features:
             left / self._original,
             decided[-1] / self._full[len(decided) - 1] if len(decided) else 1.0,
         )
-        return np.clip(np.append(self._static[t], walk), 0, 1).astype(np.float32)
+        seen: FloatArray = np.clip(np.append(self._static[t], walk), 0, 1)
+        return seen.astype(np.float32)
 
 
 def _scaled(columns: FloatArray) -> FloatArray:

@@ -14,10 +14,10 @@ from amc.plan import read_json
 def listed(graph: ChannelGraph, path: Path) -> dict[str, int]:
     """Reads kept output channels per layer.
 
-    Two forms: JSON ``{layer: value}`` (a run's ``strategy.json`` as well), where layers that are not
-    named keep all; or comma-separated ratios, one per decision or one per layer (depthwise layers
-    left out), in execution order. A value is a ratio in (0, 1], or in JSON an integer number of
-    channels greater than 1 or ``{"channels": n}``.
+    Two forms: JSON ``{layer: value}`` (a run's ``strategy.json`` as well), where layers that are
+    not named keep all; or comma-separated ratios, one per decision or one per layer (depthwise
+    layers left out), in execution order. A value is a ratio in (0, 1], or in JSON an integer
+    number of channels greater than 1 or ``{"channels": n}``.
 
     Raises:
         AmcError: missing file, unknown layer, wrong length, impossible value, coupled layers that
@@ -44,8 +44,8 @@ def listed(graph: ChannelGraph, path: Path) -> dict[str, int]:
             continue
         if strategy.setdefault(group.name, count) != count:
             raise AmcError(
-                f"{path}: {name} and {said[group.name]} share their channels and must keep the same "
-                f"number, got {count} and {strategy[group.name]}"
+                f"{path}: {name} and {said[group.name]} share their channels and must keep the "
+                f"same number, got {count} and {strategy[group.name]}"
             )
         said[group.name] = name
     return {**graph.sizes, **strategy}
@@ -93,6 +93,7 @@ def _channels(path: Path, name: str, value: Any, group: ChannelGroup) -> int:
         return value
     if not 0 < value <= 1:
         raise AmcError(
-            f"{path}: {name}: expected a ratio in (0, 1] or 2 to {group.size} channels, got {value!r}"
+            f"{path}: {name}: expected a ratio in (0, 1] or 2 to {group.size} channels, "
+            f"got {value!r}"
         )
     return max(1, round(value * group.size))

@@ -1,4 +1,4 @@
-"""Channel groups: which slices of which tensors must be removed together, and the graph of them."""
+"""Channel groups: which slices of which tensors must go together, and the graph of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -168,7 +168,7 @@ class ChannelGraph:
             kept = np.unique(np.asarray(indices, dtype=np.int64))
             if not len(kept) or kept[0] < 0 or kept[-1] >= group.size:
                 raise AmcError(
-                    f"{name}: kept channels must be 1 to {group.size} indices in 0..{group.size - 1}"
+                    f"{name}: expected 1 to {group.size} channels in 0..{group.size - 1} to keep"
                 )
             if len(kept) == group.size:
                 continue

@@ -67,7 +67,7 @@ class LabelSpace:
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """Element-wise operator: joins what meets in one entry; returns the result's labels."""
-        shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+        shape = np.broadcast_shapes(*(t.shape for t in tensors))
         expanded = [t.expand(shape) for t in tensors]
         index = tuple(
             slice(0, 1) if all(t.stride(d) == 0 for t in expanded) else slice(None)

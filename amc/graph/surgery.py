@@ -31,7 +31,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of the model, of the old size, whose removed channels are zero wherever they are used.
+    """A copy of the model, of the old size, with zeros for all weights of removed channels.
 
     Raises:
         AmcError: the plan was made for another network.

@@ -6,7 +6,6 @@ executing a cut: the shrunk network must equal the masked one, otherwise groups 
 """
 
 import copy
-import operator
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc.errors import UnsupportedModelError
 from amc.graph.groups import ChannelGraph, ChannelGroup, Layer, Member
+from amc.graph.interpreter import Labeller, LayerCall, Op, Source, Unknown, Value
 from amc.graph.labels import CONSTANT, IntArray
-from amc.graph.rules import Interpreter, LayerCall, Source, Unknown, Value
+from amc.graph.rules import execute
 from amc.graph.surgery import mask, shrink, tensors
 
 TOLERANCE = 1e-4
@@ -39,7 +39,7 @@ def trace(model: nn.Module, example_inputs: tuple[Any, ...]) -> ChannelGraph:
         The graph; groups that must stay whole carry the reason.
 
     Raises:
-        UnsupportedModelError: the network cannot be exported; the message says which line stops it.
+        UnsupportedModelError: the network cannot be exported; the message says what stops it.
     """
     model = copy.deepcopy(model).eval()
     program = _export(model, example_inputs)
@@ -71,9 +71,9 @@ def _batch(example_inputs: tuple[Any, ...]) -> int:
     return int(leaves[0].shape[0]) if leaves else 1
 
 
-def _run(program: Any) -> Interpreter:
+def _run(program: Any) -> Labeller:
     """Executes the exported graph on labels."""
-    run = Interpreter()
+    run = Labeller()
     signature = program.graph_signature
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     values: dict[str, Value] = {}
@@ -92,23 +92,16 @@ def _run(program: Any) -> Interpreter:
             run.give_up(operands(node.args), "network output")
         elif node.op == "call_function":
             args, kwargs = operands(tuple(node.args)), operands(dict(node.kwargs))
+            op = Op(node.target, args, kwargs, out)
             try:
-                if node.target is operator.getitem:
-                    values[node.name] = args[0][args[1]]
-                else:
-                    values[node.name] = run.run(node.target, args, kwargs, out)
+                values[node.name] = execute(run, op)
             except Unknown as reason:
-                why = f"{_name(node)}: {reason}{_line(node)}"
+                why = f"{op.name} {reason}{_line(node)}"
                 run.give_up([args, kwargs], why)
                 values[node.name] = run.fixed(out, why)
         else:  # get_attr: a sub-graph of a higher-order operator
             values[node.name] = None
     return run
-
-
-def _name(node: Any) -> str:
-    packet = getattr(node.target, "overloadpacket", None)
-    return packet.__name__ if packet is not None else str(node.target)
 
 
 def _line(node: Any) -> str:
@@ -121,7 +114,7 @@ def _line(node: Any) -> str:
     return f" ({file[6:-1].rsplit('/', 1)[-1]}:{line.split()[-1]})"
 
 
-def _collect(run: Interpreter, model: nn.Module, batch: int, total_macs: int) -> ChannelGraph:
+def _collect(run: Labeller, model: nn.Module, batch: int, total_macs: int) -> ChannelGraph:
     """Classes of labels with the same members become groups."""
     _settle_entries(run)
     state = tensors(model)
@@ -152,7 +145,7 @@ def _collect(run: Interpreter, model: nn.Module, batch: int, total_macs: int) ->
     )
 
 
-def _settle_entries(run: Interpreter) -> None:
+def _settle_entries(run: Labeller) -> None:
     """Parameters used as activations: find the one dimension along which their channels lie."""
     space = run.space
     for name, labels in run.entries.items():
@@ -166,8 +159,8 @@ def _settle_entries(run: Interpreter) -> None:
             space.freeze([labels], run.opaque[tensor])
 
 
-def _classes(run: Interpreter) -> dict[int, dict[tuple[str, int], list[int]]]:
-    """root -> {(tensor, dim): slices of that tensor in this class}."""
+def _classes(run: Labeller) -> dict[int, dict[tuple[str, int], list[int]]]:
+    """Per root: (tensor, dim) -> slices of that tensor in this class."""
     classes: dict[int, dict[tuple[str, int], list[int]]] = {}
     for key, labels in run.space.bound.items():
         for position, root in enumerate(run.space.roots(labels).tolist()):
@@ -195,7 +188,7 @@ def _group(
         [classes[r][key] for r in roots], dtype=np.int64
     )
     members = tuple(Member(tensor, dim, index((tensor, dim))) for tensor, dim in keys)
-    wide = [c for c in calls if not c.depthwise]
+    wide = [c for c in calls if c.kind != "depthwise"]
     writers = tuple(dict.fromkeys(names[c.weight] for c in wide if (c.weight, c.out_dim) in keys))
     readers = tuple(dict.fromkeys(names[c.weight] for c in wide if (c.weight, c.in_dim) in keys))
     if not reason and len(roots) < 2:

@@ -48,7 +48,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, width: float = 1.0) 
         near = difflib.get_close_matches(spec, BUNDLED, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise AmcError(
-            f"--model {spec!r} is unknown; allowed: {', '.join(BUNDLED)}, package.module:function, "
+            f"--model {spec!r} is unknown; allowed: {', '.join(BUNDLED)}, module:function, "
             f"path/to/file.py:function{hint}"
         )
     if not 0 < width <= 16:

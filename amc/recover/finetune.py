@@ -1,4 +1,4 @@
-"""Training: stochastic gradient descent with a cosine schedule, for fine-tuning and from scratch."""
+"""Training by SGD with a cosine schedule: fine-tuning, and networks from scratch."""
 
 import math
 from collections.abc import Callable
@@ -57,7 +57,8 @@ def train(
         stream: training batches, shuffled anew for every epoch.
         recipe: see `Recipe`.
         loss: what is minimised.
-        on_step, on_epoch: called after each (epochs count from 1).
+        on_step: called after each step.
+        on_epoch: called after each epoch with its number, from 1.
         first_epoch: number of the first epoch for the order of the stream, so that consecutive
             calls see different orders.
 
@@ -81,14 +82,14 @@ def train(
                 group["lr"] = rate
             value = loss(model, images.to(device), labels.to(device))
             optimiser.zero_grad(set_to_none=True)
-            value.backward()
+            torch.autograd.backward(value)
             optimiser.step()
             step += 1
             reached = float(value.detach())
             if not math.isfinite(reached):
                 raise AmcError(
-                    f"training: the loss is {reached} in epoch {epoch + 1}, step {step} of {total}; "
-                    f"a smaller learning rate than {recipe.learning_rate:g} may help"
+                    f"training: the loss is {reached} in step {step} of {total}; a smaller "
+                    f"learning rate than {recipe.learning_rate:g} may help"
                 )
             on_step(Step(epoch + 1, step, total, reached, rate))
         on_epoch(epoch + 1)

@@ -13,7 +13,7 @@ def as_columns(weight: Tensor, layer: Layer) -> Tensor:
 
 
 def as_weight(columns: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `as_columns`, [G, D', N] -> [O, I', *kernel]; kernel and dtype as ``like``."""
+    """The inverse of `as_columns`, [G, D', N] -> [O, I', *kernel]; kernel, dtype of ``like``."""
     kernel = like.shape[2:]
     weight = columns.mT.reshape(-1, columns.shape[1] // kernel.numel(), *kernel)
     return weight.to(like)

@@ -1,0 +1,161 @@
+"""Running operators on labels instead of numbers: the state, and what a rule is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from amc.graph.labels import LabelSpace
+
+Value: TypeAlias = Any  # a label tensor, a Source, a number, None, or a tuple / list of these
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parameter or buffer of the model that has not been used as an activation (yet)."""
+
+    name: str
+    shape: torch.Size
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One execution of a convolution or linear layer.
+
+    Attributes:
+        weight, bias: dotted names of its tensors.
+        kind: conv2d, depthwise, linear, conv_transpose2d ...
+        in_dim, out_dim: the dimensions of the weight that hold input and output channels.
+        positions: how often the whole weight is applied, over the batch; MACs = positions x numel.
+        groups: groups of the convolution; 1 for a linear layer.
+        height, width: spatial size of the input, for the state of the environment.
+        stride, kernel: along the first spatial dimension.
+    """
+
+    weight: str
+    bias: str | None
+    kind: str
+    in_dim: int
+    out_dim: int
+    positions: int
+    groups: int = 1
+    height: int = 1
+    width: int = 1
+    stride: int = 1
+    kernel: int = 1
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator of the exported graph, its operands already labels.
+
+    Attributes:
+        target: the ATen operator.
+        args, kwargs: operands as written.
+        out: the (fake) value of its result, for shapes.
+    """
+
+    target: Any
+    args: tuple[Value, ...]
+    kwargs: dict[str, Value]
+    out: Any
+
+    @property
+    def name(self) -> str:
+        """Name of the operator without its overload."""
+        packet = getattr(self.target, "overloadpacket", None)
+        return str(packet.__name__ if packet is not None else self.target)
+
+    @cached_property
+    def given(self) -> dict[str, Value]:
+        """Operands by their name in the operator's schema, defaults filled in."""
+        named: dict[str, Value] = {}
+        for position, argument in enumerate(self.target._schema.arguments):
+            if position < len(self.args):
+                named[argument.name] = self.args[position]
+            elif argument.name in self.kwargs:
+                named[argument.name] = self.kwargs[argument.name]
+            elif argument.has_default_value():
+                named[argument.name] = argument.default_value
+        return named
+
+    @property
+    def outs(self) -> tuple[Any, ...]:
+        """The results, also when there is one only."""
+        return tuple(self.out) if isinstance(self.out, list | tuple) else (self.out,)
+
+    def packed(self, labels: tuple[Tensor, ...]) -> Value:
+        """Labels of `outs` in the form of the result."""
+        return labels if isinstance(self.out, list | tuple) else labels[0]
+
+
+class Unknown(Exception):
+    """An operator, or a use of one, that has no rule; its text is the reason for freezing."""
+
+
+class Labeller:
+    """Labels of an execution, and the layers that were met.
+
+    Attributes:
+        space: the labels.
+        calls: layers in execution order.
+        entries: labels of parameters and buffers that were used as activations, per entry.
+        opaque: tensors whose use is not understood -> why.
+    """
+
+    def __init__(self) -> None:
+        self.space = LabelSpace()
+        self.calls: list[LayerCall] = []
+        self.entries: dict[str, Tensor] = {}
+        self.opaque: dict[str, str] = {}
+
+    def tensor(self, value: Value) -> Tensor:
+        """The labels of an operand; a parameter becomes an activation with entries of its own."""
+        if isinstance(value, Source):
+            if value.name not in self.entries:
+                if value.shape.numel() > 2**20:
+                    raise Unknown(f"{value.name} has too many entries to follow one by one")
+                labels = self.space.mint(value.shape.numel()).reshape(value.shape)
+                self.entries[value.name] = labels
+            return self.entries[value.name]
+        if not isinstance(value, Tensor):
+            raise Unknown(f"an operand is a {type(value).__name__}")
+        return value
+
+    def operands(self, values: Value) -> Value:
+        """The same operands with every parameter as an activation."""
+        if isinstance(values, list | tuple):
+            return [self.operands(value) for value in values]
+        return self.tensor(values) if isinstance(values, Source) else values
+
+    def give_up(self, values: Value, reason: str) -> None:
+        """Freezes every channel among the operands."""
+        if isinstance(values, list | tuple):
+            for value in values:
+                self.give_up(value, reason)
+        elif isinstance(values, dict):
+            self.give_up(list(values.values()), reason)
+        elif isinstance(values, Source):
+            self.opaque.setdefault(values.name, reason)
+        elif isinstance(values, Tensor):
+            self.space.freeze([values], reason)
+
+    def fixed(self, out: Any, reason: str) -> Value:
+        """Labels of a result whose channels must stay, shaped as ``out``."""
+        if isinstance(out, list | tuple):
+            return tuple(self.fixed(o, reason) for o in out)
+        if not isinstance(out, Tensor):
+            return out
+        shape = [1] * out.ndim
+        if out.ndim:
+            shape[min(1, out.ndim - 1)] = out.shape[min(1, out.ndim - 1)]
+        labels = self.space.mint(torch.Size(shape).numel()).reshape(shape)
+        self.space.freeze([labels], reason)
+        return labels.expand(out.shape)
+
+
+Rule = Callable[[Labeller, Op], Value]
+"""Labels of the operator's result; raises `Unknown` for uses that it does not cover."""

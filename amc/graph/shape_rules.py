@@ -1,0 +1,115 @@
+"""Operators without weights: element-wise, movement, spatial, reductions."""
+
+import torch
+from torch import Tensor
+
+from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
+from amc.graph.labels import CONSTANT, uniform
+
+
+def pointwise(run: Labeller, op: Op) -> Value:
+    """Channels that meet in one entry must live and die together."""
+    operands = [a for a in (*op.args, *op.kwargs.values()) if isinstance(a, Tensor | Source)]
+    if not operands:
+        return constant(run, op)
+    labels = [run.tensor(o) for o in operands]
+    in_place = op.name.endswith("_")
+    if in_place and (isinstance(operands[0], Source) or bool((labels[0] == CONSTANT).any())):
+        raise Unknown("writes into a constant")
+    return run.space.join(labels)
+
+
+def same(run: Labeller, op: Op) -> Value:
+    """The result is the first operand."""
+    return run.tensor(op.args[0])
+
+
+def constant(run: Labeller, op: Op) -> Value:
+    """The result belongs to no channel."""
+    return op.packed(tuple(torch.tensor(CONSTANT).expand(out.shape) for out in op.outs))
+
+
+def movement(run: Labeller, op: Op) -> Value:
+    """Runs the operator on the labels themselves."""
+    if "view" in op.name:  # labels are stride-0 views, which only reshape accepts
+        if not isinstance(op.args[1], list | tuple):
+            raise Unknown("reinterprets the data type")
+        moved = run.tensor(op.args[0]).reshape(list(op.args[1]))
+    else:
+        moved = op.target(*(run.operands(a) for a in op.args), **op.kwargs)
+    return run.space.single_axis(uniform(moved))
+
+
+def parts(run: Labeller, op: Op) -> Value:
+    """chunk, split, unbind: parts along a channel dimension must stay equally long."""
+    x, dim = run.tensor(op.given["self"]), int(op.given.get("dim", 0))
+    found = op.target(x, *op.args[1:], **op.kwargs)
+    if dim % x.ndim in run.space.varying(x):
+        if len({p.shape for p in found}) > 1:
+            raise Unknown("cuts parts of unequal size out of the channels")
+        for part in found[1:]:
+            run.space.union(found[0], part)
+    return tuple(uniform(p) for p in found)
+
+
+def positions(run: Labeller, op: Op) -> Value:
+    """slice, select, roll: the positions are written in forward; fine except along channels."""
+    x = run.tensor(op.given["self"])
+    given = op.given["dim"] if "dim" in op.given else op.given["dims"]
+    dims = {int(d) % x.ndim for d in (given if isinstance(given, list | tuple) else [given])}
+    whole = op.name in ("slice", "narrow") and x.shape == op.out.shape
+    if dims & set(run.space.varying(x)) and not whole:
+        raise Unknown("takes channels at positions written in forward")
+    return uniform(op.target(x, *(run.operands(a) for a in op.args[1:]), **op.kwargs))
+
+
+def spatial(run: Labeller, op: Op) -> Value:
+    """Pooling and resampling: every channel by itself; only dimensions behind it change."""
+    x = run.tensor(op.args[0])
+    shape = op.outs[0].shape
+    first = next((d for d in range(x.ndim) if x.shape[d] != shape[d]), x.ndim)
+    first = min(first, 2 if x.ndim > 2 else x.ndim)
+    if any(d >= first for d in run.space.varying(x)):
+        raise Unknown("channels are laid out in space")
+    small = x[tuple(slice(None) if d < first else slice(0, 1) for d in range(x.ndim))]
+    return op.packed(tuple(small.expand(out.shape) for out in op.outs))
+
+
+def pad(run: Labeller, op: Op) -> Value:
+    """Spatial padding keeps the channels; zero channels that are added belong to none."""
+    x, out = run.tensor(op.given["self"]), op.out
+    padded = [d for d in range(x.ndim) if x.shape[d] != out.shape[d]]
+    if not set(padded) & set(run.space.varying(x)):
+        return x[tuple(slice(0, 1) if d in padded else slice(None) for d in range(x.ndim))].expand(
+            out.shape
+        )
+    if op.given.get("mode", "constant") != "constant":
+        raise Unknown("pads channels by mirroring")
+    amounts = op.given["pad"] if "pad" in op.given else op.given["padding"]
+    return uniform(torch.nn.functional.pad(x, list(amounts), value=CONSTANT))
+
+
+def reduction(run: Labeller, op: Op) -> Value:
+    """mean, sum, max, softmax: over space the channels stay; over channels they are mixed."""
+    x, over = run.tensor(op.given["self"]), op.given.get("dim")
+    if over is None or over == []:
+        over = list(range(x.ndim))
+    dims = {int(d) % x.ndim for d in (over if isinstance(over, list | tuple) else [over])}
+    if dims & set(run.space.varying(x)):
+        raise Unknown("mixes channels")
+    small = x
+    for d in sorted(dims, reverse=True):
+        small = small.narrow(d, 0, 1)
+        if op.outs[0].ndim < x.ndim:
+            small = small.squeeze(d)
+    return op.packed(tuple(small.expand(out.shape) for out in op.outs))
+
+
+def mixes(run: Labeller, op: Op) -> Value:
+    """Every result depends on several channels in a way that no cut can follow."""
+    raise Unknown("mixes channels")
+
+
+def nothing(run: Labeller, op: Op) -> Value:
+    """Checks that leave no value behind."""
+    return None
