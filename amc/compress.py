@@ -9,7 +9,6 @@ Two applications of the same strategy:
   corrects the error of those before it.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from amc.errors import AmcError
 from amc.graph.groups import ChannelGraph, Layer
 from amc.graph.labels import IntArray
-from amc.graph.surgery import by_tensor, cut, owners, place, shrink, tensors
+from amc.graph.surgery import cut, owners, place, shrink, tensors
 from amc.metric import Evidence, Selection, Selector
 from amc.plan import Plan, Strategy
 from amc.solve.columns import as_columns, as_weight, input_columns
@@ -77,10 +76,6 @@ class Compressor:
         self._solutions: dict[tuple[str, tuple[int, ...]], Tensor] = {}
         self._bytes = 0
         self._source = {name: t.detach() for name, t in tensors(model).items()}
-        self._inputs = _input_groups(graph)
-        self._scratch = copy.deepcopy(model).eval()
-        self._where = owners(self._scratch)
-        self._touched: set[str] = set()
 
     def keep(self, group: str, count: int) -> IntArray:
         """The channels of a group that stay when it keeps ``count`` of them."""
@@ -96,19 +91,13 @@ class Compressor:
         return self.graph.plan({name: self.keep(name, k) for name, k in strategy.items()})
 
     def cut(self, strategy: Strategy) -> nn.Module:
-        """The network under a strategy, reconstructed on the cached statistics, in eval mode.
-
-        The same module is returned each time, with other tensors: copy it to keep it.
-        """
+        """A new network: under a strategy, reconstructed on the cached statistics, in eval mode."""
         plan = self.plan(strategy)
-        cuts = dict(by_tensor(plan, self._source))
-        solved = self.weights(plan)
-        for name in (self._touched | cuts.keys()) - solved.keys():
-            place(self._where[name], cut(self._source[name], cuts.get(name, ())))
-        for name, weight in solved.items():
-            place(self._where[name], weight)
-        self._touched = set(cuts) | solved.keys()
-        return self._scratch
+        small = shrink(self.model, plan).eval()
+        where = owners(small)
+        for name, weight in self.weights(plan).items():
+            place(where[name], weight)
+        return small
 
     def weights(self, plan: Plan) -> dict[str, Tensor]:
         """Solved and cut weights of every layer that loses inputs, by tensor name."""
@@ -118,18 +107,18 @@ class Compressor:
             inputs = cuts.get((layer.weight, layer.in_dim))
             if inputs is None or layer.name not in self.stats:
                 continue
-            weight = self._solve(layer, plan.strategy, torch.tensor(inputs.keep))
+            weight = self._solve(layer, inputs.keep)
             outputs = cuts.get((layer.weight, layer.out_dim))
-            found[layer.weight] = cut(weight, [outputs]) if outputs else weight
+            found[layer.weight] = cut(weight, [outputs]) if outputs else weight.clone()
         return found
 
-    def _solve(self, layer: Layer, strategy: Strategy, inputs: Tensor) -> Tensor:
+    def _solve(self, layer: Layer, inputs: tuple[int, ...]) -> Tensor:
         """New weight [O, I', *kernel] for the kept inputs, all outputs."""
-        key = (layer.name, tuple(strategy.get(g, -1) for g in self._inputs[layer.name]))
+        key = (layer.name, inputs)
         if key not in self._solutions:
             weight = self._source[layer.weight]
             stats = self.stats[layer.name]
-            columns = input_columns(inputs, weight).flatten().to(weight.device)
+            columns = input_columns(torch.tensor(inputs), weight).flatten().to(weight.device)
             solution = solve(stats, columns, as_columns(weight, layer)[:, columns])
             self._solutions[key] = as_weight(solution, weight)
             self._bytes += self._solutions[key].nbytes
@@ -188,23 +177,16 @@ def calibrate(
     """Statistics of the original network for every layer that may lose inputs.
 
     Raises:
-        AmcError: there are no images, or a layer's inputs are not finite.
+        AmcError: there are no images, or a layer's inputs or outputs are not finite.
     """
     layers = reconstructed_layers(graph)
     stats = collect(model, layers, batches, sampling, on_batch=on_batch)
     for layer in layers:
         if layer.name not in stats:
             raise AmcError("calibration: the data yields no images")
-        if not bool(torch.isfinite(stats[layer.name].xx).all()):
+        if not all(bool(t.isfinite().all()) for t in (stats[layer.name].xx, stats[layer.name].xy)):
             raise AmcError(
-                f"{layer.name}: its inputs are not finite (NaN or infinity in weights or data)"
+                f"{layer.name}: its inputs or outputs are not finite (NaN or infinity in weights "
+                "or data)"
             )
     return stats
-
-
-def _input_groups(graph: ChannelGraph) -> dict[str, tuple[str, ...]]:
-    """Layer name -> the prunable groups that it reads."""
-    return {
-        layer.name: tuple(g.name for g in graph.decisions if layer.name in g.readers)
-        for layer in graph.layers
-    }

@@ -2,8 +2,7 @@
 
 import contextlib
 import io
-import re
-import sys
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,17 +133,12 @@ def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
         if not stop.code:
             raise
         raise AmcError(_condensed(complaint.getvalue())) from None
-    finally:
-        if not complaint.getvalue().startswith("╭"):
-            sys.stderr.write(complaint.getvalue())
 
 
 def _condensed(box: str) -> str:
-    """The first paragraph of tyro's framed message as one line."""
-    lines = [re.sub(r"^\s*[│|]\s?|\s*[│|]\s*$", "", line) for line in box.splitlines()[1:]]
-    paragraph = []
-    for line in lines:
-        if set(line.strip()) <= set("─-╰╯"):
-            break
-        paragraph.append(line.strip())
-    return " ".join(paragraph) + " (--help lists all flags)"
+    """The first paragraph under the title of tyro's framed message, as one line."""
+    lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
+    ruled = [line.strip("-─") for line in lines if line][1:]  # "" where a rule was
+    said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
+    text = " ".join(said).removeprefix("Error parsing TrainConfig: ")
+    return f"{text} (--help lists all flags)"

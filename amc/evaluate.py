@@ -1,13 +1,12 @@
 """How good a network is on labelled images."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from amc.solve.stats import evaluating
 
 
 @dataclass(frozen=True)
@@ -54,3 +53,15 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Scor
             loss += F.cross_entropy(logits.float(), labels, reduction="sum")
             images += len(labels)
     return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -10,9 +10,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+from amc.evaluate import evaluating
 from amc.graph.groups import ChannelGraph
 from amc.plan import Strategy
-from amc.solve.stats import evaluating
 
 
 @dataclass(frozen=True)

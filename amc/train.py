@@ -48,11 +48,12 @@ def run(config: TrainConfig) -> Path:
     model = blank(config, data).to(device)
     graph = trace(model, pipe.example)
     budget, strategy = allocation(config, graph)
-    begin(folder, config, terminal.say)
 
     # The network with its weights.
     model, source = network(config, model, terminal)
     model = model.to(device).eval()
+    check_outputs(model, pipe.example, data)
+    begin(folder, config, terminal.say)
     terminal.say(overview(config, data, graph, source))
     original = evaluate(model, data.test)
 
@@ -167,6 +168,23 @@ def network(config: TrainConfig, model: nn.Module, terminal: Terminal) -> tuple[
             config.width,
             data,
             lambda step: bar.step(f"loss {step.loss:.4f}", step.total),
+        )
+
+
+def check_outputs(model: nn.Module, example: tuple[torch.Tensor], data: Data) -> None:
+    """Makes sure that the network classifies the data's classes.
+
+    Raises:
+        AmcError: its output has another form.
+    """
+    with torch.inference_mode():
+        logits = model(*example)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise AmcError("the network must return logits [batch, classes]")
+    if logits.shape[1] < data.num_classes:
+        raise AmcError(
+            f"the network has {logits.shape[1]} outputs, but {data.name} has "
+            f"{data.num_classes} classes"
         )
 
 

@@ -97,7 +97,9 @@ def load_checkpoint(model: nn.Module, path: Path) -> nn.Module:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors" or not path.is_file():
+    if not path.is_file():
+        raise AmcError(f"--checkpoint {path}: no such file")
+    if path.suffix == ".safetensors":
         return weights.read(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

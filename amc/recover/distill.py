@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amc.evaluate import evaluating
+
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images, labels) -> scalar to minimise."""
 
@@ -20,13 +22,11 @@ def distillation(teacher: nn.Module, temperature: float = 4.0, weight: float = 4
 
     No factor temperature**2 (Hinton et al. 2015): the defaults are PocketFlow's, which weighs the
     softened term with 4 and leaves the factor out; in Hinton's form the same loss has the weight
-    4 / 4**2 = 0.25. The teacher is in eval mode and is not changed.
+    4 / 4**2 = 0.25. The teacher runs in eval mode and is not changed.
     """
-    teacher.eval().requires_grad_(False)
-
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(images)
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(teacher):
             wanted = F.log_softmax(teacher(images) / temperature, dim=1)
         softened = F.log_softmax(logits / temperature, dim=1)
         divergence = F.kl_div(softened, wanted, reduction="batchmean", log_target=True)

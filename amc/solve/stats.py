@@ -10,7 +10,7 @@ and any padding mode are covered.
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from amc.evaluate import evaluating
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
 
@@ -250,15 +251,3 @@ def _padding(
         return [t // 2 for t in total], [t - t // 2 for t in total]
     same = _per_axis(padding, spatial)
     return same, same
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
