@@ -10,6 +10,7 @@ spends the rest of the budget evenly.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -67,7 +68,8 @@ class Budget:
     @cached_property
     def target(self) -> int:
         """MACs per sample that may not be exceeded."""
-        return math.floor(self.preserve_ratio * self.original)
+        # as the decimal that was given: 0.29 x 100 is 28.999... in floating point
+        return math.floor(Fraction(str(self.preserve_ratio)) * self.original)
 
     @cached_property
     def floor(self) -> int:

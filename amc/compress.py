@@ -3,7 +3,7 @@
 Two applications of the same strategy:
 
 * `Compressor.cut` on cached statistics, for the search: solutions are remembered per layer and
-  count, so that a strategy costs look-ups and slicing.
+  kept inputs, so that a strategy costs a copy of the network, look-ups and slicing.
 * `compress`, the final one: layers in execution order, inputs from the network pruned so far,
   targets from the original (the asymmetric form of He et al. 2017), so that each layer also
   corrects the error of those before it.
@@ -91,7 +91,7 @@ class Compressor:
         return self.graph.plan({name: self.keep(name, k) for name, k in strategy.items()})
 
     def cut(self, strategy: Strategy) -> nn.Module:
-        """A new network: under a strategy, reconstructed on the cached statistics, in eval mode."""
+        """A new network under a strategy, reconstructed on the cached statistics, in eval mode."""
         plan = self.plan(strategy)
         small = shrink(self.model, plan).eval()
         where = owners(small)

@@ -27,6 +27,7 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:
+        raise AmcError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise AmcError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -98,15 +98,21 @@ class LabelSpace:
         return first
 
     def single_axis(self, labels: Tensor) -> Tensor:
-        """Joins labels until they vary along one dimension only, the longest.
+        """Joins labels until they vary along one dimension only, that of the most channels.
 
         A cut removes whole slices of a tensor. When a channel dimension is split in two by a view
-        (channel shuffle, heads), only whole slices of one of the two can go.
+        (channel shuffle, heads), only whole slices of one of the two can go. What repeats along a
+        dimension (the sub-pixels of a pixel shuffle) counts once.
         """
         axes = self.varying(labels)
         if len(axes) < 2:
             return labels
-        dim = max(axes, key=lambda d: labels.shape[d])
+        classes = self.roots(_compact(labels))
+
+        def channels(d: int) -> int:
+            return len(np.unique(np.moveaxis(classes, d, 0).reshape(classes.shape[d], -1), axis=0))
+
+        dim = max(axes, key=channels)
         shape = [1] * labels.ndim
         shape[dim] = labels.shape[dim]
         return self.along(labels, dim).reshape(shape).expand(labels.shape)

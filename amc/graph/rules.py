@@ -22,6 +22,7 @@ from amc.graph.shape_rules import (
     positions,
     reduction,
     same,
+    shuffle,
     spatial,
 )
 
@@ -51,10 +52,11 @@ RULES: dict[str, Rule] = _table(
     (linear, "linear"),
     (per_channel("weight", "bias", "running_mean", "running_var"), "batch_norm instance_norm"),
     (per_channel("weight"), "prelu"),
+    (pointwise, "celu celu_ hardswish hardswish_ log_sigmoid mish_ relu6_"),  # not tagged as such
     (
         same,
         "dropout dropout_ feature_dropout alpha_dropout contiguous clone detach detach_ alias to "
-        "_to_copy type_as lift_fresh_copy celu celu_",
+        "_to_copy type_as lift_fresh_copy",
     ),
     (
         constant,
@@ -64,10 +66,11 @@ RULES: dict[str, Rule] = _table(
     (
         movement,
         "view reshape _unsafe_view permute transpose t unsqueeze squeeze flatten unflatten expand "
-        "expand_as repeat cat concat stack pixel_shuffle pixel_unshuffle movedim swapaxes "
-        "channel_shuffle ravel mT",
+        "expand_as repeat tile cat concat concatenate stack pixel_shuffle pixel_unshuffle movedim "
+        "swapaxes swapdims ravel mT",
     ),
     (parts, "chunk split unbind split_with_sizes"),
+    (shuffle, "channel_shuffle"),
     (positions, "slice select narrow index_select flip roll"),
     (
         spatial,
@@ -78,7 +81,10 @@ RULES: dict[str, Rule] = _table(
         "upsample_bicubic2d",
     ),
     (pad, "pad constant_pad_nd reflection_pad2d replication_pad2d"),
-    (reduction, "mean sum amax amin max min var std softmax log_softmax logsumexp prod"),
+    (
+        reduction,
+        "mean sum amax amin max min var std softmax log_softmax logsumexp prod linalg_vector_norm",
+    ),
     (mixes, "layer_norm group_norm matmul bmm scaled_dot_product_attention copy_"),
     (nothing, "_assert_tensor_metadata _assert_scalar sym_constrain_range_for_size"),
 )

@@ -16,7 +16,22 @@ def pointwise(run: Labeller, op: Op) -> Value:
     in_place = op.name.endswith("_")
     if in_place and (isinstance(operands[0], Source) or bool((labels[0] == CONSTANT).any())):
         raise Unknown("writes into a constant")
-    return run.space.join(labels)
+    return run.space.join(_unspread(run, op, labels))
+
+
+def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
+    """What is broadcast over the channels of another operand must stay, and couples nothing."""
+    ranked = [x[(None,) * (op.outs[0].ndim - x.ndim)] for x in labels]
+    varying = {d for x in ranked for d in run.space.varying(x)}
+    spread = [any(x.shape[d] == 1 for d in varying) for x in ranked]
+    run.space.freeze(
+        [x for x, wide in zip(ranked, spread, strict=True) if wide],
+        f"{op.name} applies it to all channels alike",
+    )
+    return [
+        torch.tensor(CONSTANT).expand(x.shape) if wide else x
+        for x, wide in zip(ranked, spread, strict=True)
+    ]
 
 
 def same(run: Labeller, op: Op) -> Value:
@@ -52,15 +67,29 @@ def parts(run: Labeller, op: Op) -> Value:
     return tuple(uniform(p) for p in found)
 
 
+def shuffle(run: Labeller, op: Op) -> Value:
+    """channel_shuffle: its groups must stay equally long."""
+    x = run.tensor(op.given["self"])
+    first, *others = x.chunk(int(op.given["groups"]), 1)
+    for other in others:
+        run.space.union(first, other)
+    return movement(run, op)
+
+
 def positions(run: Labeller, op: Op) -> Value:
     """slice, select, roll: the positions are written in forward; fine except along channels."""
     x = run.tensor(op.given["self"])
     given = op.given["dim"] if "dim" in op.given else op.given["dims"]
     dims = {int(d) % x.ndim for d in (given if isinstance(given, list | tuple) else [given])}
-    whole = op.name in ("slice", "narrow") and x.shape == op.out.shape
-    if dims & set(run.space.varying(x)) and not whole:
+    dims = dims or set(range(x.ndim))  # roll without dimensions
+    if op.name in ("slice", "narrow") and x.shape == op.out.shape:
+        return x
+    if dims & set(run.space.varying(x)):
         raise Unknown("takes channels at positions written in forward")
-    return uniform(op.target(x, *(run.operands(a) for a in op.args[1:]), **op.kwargs))
+    small = x
+    for d in dims:
+        small = small.narrow(d, 0, 1)
+    return (small.squeeze(*dims) if op.name == "select" else small).expand(op.out.shape)
 
 
 def spatial(run: Labeller, op: Op) -> Value:

@@ -137,7 +137,7 @@ def by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, li
         if held is None:
             raise AmcError(f"the plan is for another network: there is no tensor {tensor!r} here")
         for one in cuts:
-            if one.dim >= held.ndim or held.shape[one.dim] != one.size:
+            if not 0 <= one.dim < held.ndim or held.shape[one.dim] != one.size:
                 raise AmcError(
                     f"the plan is for another network: {tensor} has shape {tuple(held.shape)}, "
                     f"the plan expects {one.size} slices along dimension {one.dim}"

@@ -24,6 +24,7 @@ def distillation(teacher: nn.Module, temperature: float = 4.0, weight: float = 4
     softened term with 4 and leaves the factor out; in Hinton's form the same loss has the weight
     4 / 4**2 = 0.25. The teacher runs in eval mode and is not changed.
     """
+
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         logits = model(images)
         with torch.no_grad(), evaluating(teacher):

@@ -32,18 +32,20 @@ class LassoPath:
     def __init__(self, gram: FloatArray, moment: FloatArray) -> None:
         channels = len(moment)
         self._diagonal = np.diag(gram).copy()
-        ridge = RIDGE * max(float(np.trace(gram)) / channels, np.finfo(float).tiny)
+        # LARS stops at absolute values: scaled to a mean diagonal of 1
+        scale = max(float(np.trace(gram)) / channels, np.finfo(float).tiny)
         with warnings.catch_warnings():  # early stops are handled: `keep` always has an answer
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
-            self.alphas, _, self.coefficients = lars_path_gram(
-                Xy=moment.copy(),
-                Gram=gram + ridge * np.eye(channels),
+            alphas, _, self.coefficients = lars_path_gram(
+                Xy=moment / scale,
+                Gram=gram / scale + RIDGE * np.eye(channels),
                 n_samples=1,
                 method="lasso",
                 max_iter=8 * channels,
                 copy_Gram=False,
             )
+        self.alphas = alphas * scale
 
     def keep(self, count: int) -> IntArray:
         """Exactly ``count`` channels, increasing.
