@@ -9,7 +9,7 @@ Two applications of the same strategy:
   corrects the error of those before it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,24 @@ from amc.metric import Evidence, Selection, Selector
 from amc.plan import Plan, Strategy
 from amc.solve.columns import as_columns, as_weight, input_columns
 from amc.solve.least_squares import solve
-from amc.solve.stats import Batches, LayerStats, Sampling, collect, select_outputs
+from amc.solve.stats import (
+    Batches,
+    LayerStats,
+    Outputs,
+    Sampling,
+    collect,
+    sample_outputs,
+    select_outputs,
+)
 
 MAX_COLUMNS = 8192
 """Layers with more inputs x kernel than this are cut but not reconstructed (X'X: 0.5 GB)."""
 
 MEMO_BYTES = 2**30
 """Solutions are forgotten, all at once, when they take more than this."""
+
+OUTPUT_BYTES = 2**30
+"""Outputs of the original network that are held at a time; more layers take more passes."""
 
 
 def reconstructed_layers(graph: ChannelGraph) -> tuple[Layer, ...]:
@@ -87,7 +98,19 @@ class Compressor:
         return self._keeps[group, count]
 
     def plan(self, strategy: Strategy) -> Plan:
-        """Which channels stay under a strategy."""
+        """Which channels stay under a strategy.
+
+        Raises:
+            AmcError: an unknown group, one that must stay whole, or an impossible count.
+        """
+        for name, count in strategy.items():
+            size = self.graph.sizes.get(name)
+            if size is None:
+                raise AmcError(
+                    f"{name!r} cannot be pruned; groups are {', '.join(self.graph.sizes)}"
+                )
+            if not 1 <= count <= size:
+                raise AmcError(f"{name}: expected 1 to {size} channels, got {count}")
         return self.graph.plan({name: self.keep(name, k) for name, k in strategy.items()})
 
     def cut(self, strategy: Strategy) -> nn.Module:
@@ -153,8 +176,13 @@ def compress(
         place(where[name], weight)
     cuts = {(c.tensor, c.dim): c for c in plan.cuts}
     layers = [layer for layer in reconstructed_layers(graph) if layer.weight in solved]
-    for layer in layers:
-        stats = collect(small, [layer], batches, sampling, target=model)[layer.name]
+    targets: Outputs = {}
+    for position, layer in enumerate(layers):
+        if layer.name not in targets:
+            targets = sample_outputs(
+                model, _fitting(layers[position:], graph, sampling, batches), batches, sampling
+            )
+        stats = collect(small, [layer], batches, sampling, targets)[layer.name]
         outputs = cuts.get((layer.weight, layer.out_dim))
         if outputs is not None:
             per_group = [k for k in outputs.keep if k < outputs.size // layer.groups]
@@ -165,6 +193,20 @@ def compress(
         place(where[layer.weight], as_weight(solve(stats, columns, start), weight))
         on_layer(layer.name)
     return small
+
+
+def _fitting(
+    layers: Sequence[Layer], graph: ChannelGraph, sampling: Sampling, batches: Batches
+) -> list[Layer]:
+    """The first of the layers whose sampled outputs together fit `OUTPUT_BYTES`; at least one."""
+    images, total = sum(len(labels) for _, labels in batches), 0
+    for end, layer in enumerate(layers):
+        places = layer.positions // graph.batch
+        points = min(places, sampling.points * layer.calls) if sampling.points else places
+        total += 4 * images * points * layer.out_channels
+        if total > OUTPUT_BYTES:
+            return list(layers[: max(1, end)])
+    return list(layers)
 
 
 def calibrate(

@@ -1,5 +1,6 @@
 """The environment: one step per channel group, the reward at the end of the walk."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -8,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from amc.budget import Budget
+from amc.errors import AmcError
 from amc.plan import Strategy
 from envs.features import NAMES, Features
 from envs.rewards import Outcome, Reward, accuracy
@@ -34,7 +36,7 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
     | 5, 6 | stride, kernel | of that layer |
     | 7 | macs | of that layer in the original network |
     | 8 | reduced | MACs removed so far / MACs of the original network |
-    | 9 | rest | MACs of the layers still to be decided / MACs of the original network |
+    | 9 | rest | MACs of this layer and those behind it / MACs of the original network |
     | 10 | previous_ratio | preserve ratio that was carried out last, 1 at the start |
 
     ## Reward
@@ -88,6 +90,8 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
             strategy = self.budget.strategy(self.budget.complete(self._decided))
             outcome = self._evaluate(strategy)
             reward = float(self._reward(outcome))
+            if not math.isfinite(reward):
+                raise AmcError(f"the reward is {reward} for {outcome}; it must be finite")
             info |= {"strategy": strategy, "outcome": outcome}
         return self._observation(), reward, done, False, info
 

@@ -27,8 +27,8 @@ class Features:
     A decision is seen as its first reader: the layer whose inputs are being chosen. The first
     eight numbers are facts of that layer, scaled over all decisions to [0, 1]; a number that is
     the same everywhere is 0. The last three describe the walk and are parts of the original
-    network: MACs removed so far with everything undecided at full width, MACs of the layers that
-    are still to be decided at the current widths, and the ratio that was carried out last.
+    network: MACs removed so far with everything undecided at full width, MACs of this layer and
+    those behind it at the current widths, and the ratio that was carried out last.
     """
 
     def __init__(self, graph: ChannelGraph) -> None:
@@ -54,7 +54,7 @@ class Features:
         counts = self._full.copy()
         counts[: len(decided)] = decided
         per_layer = self._cost.layer_macs(counts)
-        left = per_layer[self._readers[len(decided) :]].sum() if len(decided) <= t else 0
+        left = per_layer[self._readers[t] :].sum() if len(decided) == t else 0
         walk = (
             1 - self._cost.macs(counts) / self._original,
             left / self._original,

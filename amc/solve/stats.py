@@ -10,7 +10,7 @@ and any padding mode are covered.
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ from amc.graph.surgery import tensors
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images [B, ...], labels [B]) pairs; labels are not looked at here."""
+
+Outputs = Mapping[str, Sequence[Tensor]]
+"""Layer name -> its outputs, one entry per batch and execution."""
 
 _CONVOLUTIONS: dict[Callable[..., Any], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -93,10 +96,14 @@ class Recorder(TorchFunctionMode):
         model: the network that will be executed.
         layers: what to record.
         sampling: which positions.
+        inputs: whether the inputs are wanted too; without, x of the rows is empty.
     """
 
-    def __init__(self, model: nn.Module, layers: Iterable[Layer], sampling: Sampling) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Iterable[Layer], sampling: Sampling, inputs: bool = True
+    ) -> None:
         super().__init__()
+        self._inputs = inputs
         state = tensors(model)
         self._model = model
         self._layers = {id(state[layer.weight]): layer for layer in layers}
@@ -123,7 +130,7 @@ class Recorder(TorchFunctionMode):
         chosen = self._sampling.positions(
             f"{layer.name}#{len(seen)}", self._batch, _count(out, spatial)
         )
-        seen.append(_rows(given, out, spatial, chosen))
+        seen.append(_rows(given, out, spatial, chosen.to(out.device), self._inputs))
         if sum(map(len, self._rows.values())) == self._expected:
             raise _Stop
 
@@ -140,7 +147,7 @@ def collect(
     layers: Iterable[Layer],
     batches: Batches,
     sampling: Sampling,
-    target: nn.Module | None = None,
+    outputs: Outputs | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, LayerStats]:
     """Statistics of layers over all batches, in eval mode.
@@ -150,28 +157,48 @@ def collect(
         layers: convolutions and linear layers (not transposed).
         batches: see `Batches`.
         sampling: which output positions become rows.
-        target: outputs Y come from here (He et al. 2017: the original network, so that a layer
-            also corrects the error of those before it); None takes ``model``.
+        outputs: Y, from `sample_outputs` with the same layers, batches and sampling (He et al.
+            2017: of the original network, so that a layer also corrects the error of those
+            before it); None takes the model's own.
         on_batch: called after every batch.
 
     Returns:
         Layer name -> statistics, on the model's device.
     """
-    wanted = list(layers)
-    source = Recorder(model, wanted, sampling)
-    goal = Recorder(target, wanted, sampling) if target is not None else None
-    device = next(model.parameters()).device
+    recorder = Recorder(model, layers, sampling)
+    wished = {name: iter(rows) for name, rows in (outputs or {}).items()}
     total: dict[str, LayerStats] = {}
-    with torch.no_grad(), evaluating(model), evaluating(target or model):
-        for number, (images, _) in enumerate(batches):
-            images = images.to(device)
-            found = source.run(images, number)
-            wished = goal.run(images, number) if goal is not None else found
-            for name, rows in found.items():
-                for given, wanted_rows in zip(rows, wished[name], strict=True):
-                    total[name] = _accumulate(total.get(name), given.x, wanted_rows.y)
-            on_batch()
+    for found in _executions(model, recorder, batches):
+        for name, rows in found.items():
+            for row in rows:
+                y = row.y if outputs is None else next(wished[name])
+                total[name] = _accumulate(total.get(name), row.x, y)
+        on_batch()
     return total
+
+
+def sample_outputs(
+    model: nn.Module, layers: Iterable[Layer], batches: Batches, sampling: Sampling
+) -> Outputs:
+    """Outputs of layers without their bias at the sampled positions, for `collect`.
+
+    They are kept in memory: [G, rows, N] float32 per layer and execution.
+    """
+    recorder = Recorder(model, layers, sampling, inputs=False)
+    kept: dict[str, list[Tensor]] = {}
+    for found in _executions(model, recorder, batches):
+        for name, rows in found.items():
+            kept.setdefault(name, []).extend(row.y for row in rows)
+    return kept
+
+
+def _executions(
+    model: nn.Module, recorder: Recorder, batches: Batches
+) -> Iterator[dict[str, list[Rows]]]:
+    device = next(model.parameters()).device
+    with torch.no_grad(), evaluating(model):
+        for number, (images, _) in enumerate(batches):
+            yield recorder.run(images.to(device), number)
 
 
 def select_outputs(stats: LayerStats, keep: Tensor) -> LayerStats:
@@ -197,23 +224,25 @@ def _count(out: Tensor, spatial: int) -> int:
     return out.shape[1:-1].numel()
 
 
-def _rows(given: Mapping[str, Any], out: Tensor, spatial: int, chosen: Tensor) -> Rows:
+def _rows(
+    given: Mapping[str, Any], out: Tensor, spatial: int, chosen: Tensor, wanted: bool
+) -> Rows:
     x, bias, groups = given["input"], given.get("bias"), int(given.get("groups", 1))
-    chosen = chosen.to(out.device)
+    inputs = out.new_empty(0)
     if not spatial:
-        inputs = x.reshape(len(x), -1, x.shape[-1])[:, chosen].flatten(0, 1)
+        if wanted:
+            inputs = x.reshape(len(x), -1, x.shape[-1])[:, chosen].flatten(0, 1)
         outputs = out.reshape(len(out), -1, out.shape[-1])[:, chosen].flatten(0, 1)
     else:
         if x.ndim == spatial + 1:  # without a batch dimension
             x, out = x[None], out[None]
-        inputs = _patches(given, x, out, spatial, chosen)
+        if wanted:
+            inputs = _patches(given, x, out, spatial, chosen)
         outputs = out.flatten(2)[:, :, chosen].movedim(1, 2).flatten(0, 1)
     if bias is not None:
         outputs = outputs - bias
-    return Rows(
-        inputs.reshape(len(inputs), groups, -1).movedim(1, 0),
-        outputs.reshape(len(outputs), groups, -1).movedim(1, 0),
-    )
+    y = outputs.reshape(len(outputs), groups, -1).movedim(1, 0)
+    return Rows(inputs.reshape(len(inputs), groups, -1).movedim(1, 0) if wanted else inputs, y)
 
 
 def _patches(
