@@ -13,8 +13,8 @@ The whole job is ``python -m amc.train``.
 import os
 
 # OpenMP's threads spin for milliseconds while they wait; beside one other busy process that made
-# an epoch of ResNet-20 fifty times slower (60 s instead of 1.1 s, on two cores). A short spin costs
-# nothing measurable on a quiet machine. It must be said before torch is loaded.
+# an epoch of ResNet-20 fifty times slower (60 s instead of 1.1 s, on two cores). A short spin
+# costs nothing measurable on a quiet machine. It must be said before torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from amc.allocate import random_plan

@@ -130,7 +130,7 @@ def layer_table(layers: tuple[LayerChange, ...]) -> Table:
     """One row per layer."""
     table = Table(title="Layers", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for header in ("layer", "group"):
-        table.add_column(header, no_wrap=True)
+        table.add_column(header, overflow="fold")
     for header in ("inputs", "outputs", "MACs", "kept"):
         table.add_column(header, justify="right", no_wrap=True)
     for layer in layers:

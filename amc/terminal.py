@@ -24,11 +24,13 @@ class Terminal:
     """Messages, progress bars and tables on standard output; nothing when quiet."""
 
     def __init__(self, quiet: bool) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=quiet, highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = 120  # a file has no edge: room for long layer names
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """A table."""
