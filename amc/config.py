@@ -56,10 +56,10 @@ class TrainConfig:
     reward: str = "loss"
     """loss (minus the cross-entropy), accuracy, accuracy_flops, accuracy_params, or
     module:function of an envs.Outcome."""
-    reward_images: int = 1000
+    reward_images: int = 500
     """Validation images per episode at most."""
 
-    finetune_epochs: int = 8
+    finetune_epochs: int = 5
     """Passes over the training data after the cut; 0: none."""
     learning_rate: float = 0.05
     """Of fine-tuning, at its highest."""

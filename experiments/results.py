@@ -1,9 +1,10 @@
 """The README's result table: whole runs at several seeds, mean ± standard deviation.
 
-    python experiments/results.py --models resnet20 --data digits --ratios 0.5 0.3 0.15 --seeds 0 1 2
+    python experiments/results.py --models resnet20 --data digits --ratios 0.5 0.3 --seeds 0 1 2
 
 Searched and uniform strategies get the same reconstruction, batch-norm adaptation and epochs of
-fine-tuning. Runs that are already in the folder are not repeated. Accuracies are of the test split.
+fine-tuning. Runs that are already in the folder are not repeated. Accuracies are of the test
+split.
 """
 
 import json
@@ -27,7 +28,7 @@ class Table:
     ratios: tuple[float, ...] = (0.5, 0.3, 0.15)
     modes: tuple[Literal["auto", "uniform"], ...] = ("auto", "uniform")
     seeds: tuple[int, ...] = (0, 1, 2)
-    finetune_epochs: int = 8
+    finetune_epochs: int = 5
     folder: Path = Path("runs/results")
 
 
