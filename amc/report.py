@@ -1,7 +1,9 @@
 """The account of a run: what was measured, as JSON and as tables."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import quantiles
 from typing import Any
 
 import torch
@@ -114,16 +116,31 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
     return tuple(changes)
 
 
-def latency(model: nn.Module, images: Tensor, seconds: float = 0.4) -> Latency:
-    """Measured time of one forward pass in eval mode."""
-    with torch.inference_mode(), evaluating(model):
-        timer = Timer(
-            "model(images)",
-            globals={"model": model, "images": images},
-            num_threads=torch.get_num_threads(),
-        )
-        found = timer.blocked_autorange(min_run_time=seconds)
-    return Latency(1e3 * found.median, 1e3 * found.iqr)
+def latencies(
+    models: Mapping[str, nn.Module], images: Tensor, rounds: int = 9, seconds: float = 0.06
+) -> dict[str, Latency]:
+    """Measured times of a forward pass in eval mode, by name.
+
+    The networks take turns, so that a machine that slows down for a while slows all of them.
+    """
+    medians: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode(), contextlib.ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        for _ in range(rounds):
+            for name, model in models.items():
+                timer = Timer(
+                    "model(images)",
+                    globals={"model": model, "images": images},
+                    num_threads=torch.get_num_threads(),
+                )
+                found = timer.blocked_autorange(min_run_time=seconds)
+                medians[name].append(1e3 * found.median)
+    measured = {}
+    for name, times in medians.items():
+        low, middle, high = quantiles(times, n=4)
+        measured[name] = Latency(middle, high - low)
+    return measured
 
 
 def layer_table(layers: tuple[LayerChange, ...]) -> Table:

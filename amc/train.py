@@ -24,7 +24,7 @@ from amc.models import build, is_bundled, load_checkpoint
 from amc.pipeline import Pipeline, reward_function
 from amc.plan import Plan, Strategy, save_plan, save_strategy
 from amc.pretrain import pretrained
-from amc.report import Change, Report, latency, layer_changes, layer_table, summary_table
+from amc.report import Change, Report, latencies, layer_changes, layer_table, summary_table
 from amc.run_folder import begin, claim, write_json
 from amc.terminal import Terminal
 from envs.features import NAMES
@@ -87,14 +87,13 @@ def run(config: TrainConfig) -> Path:
     recovered = evaluate(pruned, data.test)
 
     # The account.
-    image = pipe.example[0][:1]
     report = Report(
         mode=config.mode,
-        target=budget.preserve_ratio if budget else None,
+        target=None if config.channel_ratio or config.mode == "list" else config.preserve_ratio,
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
         file_bytes=Change(len(weights.to_bytes(model)), len(weights.to_bytes(pruned))),
-        latency_ms={"original": latency(model, image), "pruned": latency(pruned, image)},
+        latency_ms=latencies({"original": model, "pruned": pruned}, pipe.example[0][:1]),
         accuracy={
             "original": original.accuracy,
             "pruned": cut.accuracy,
@@ -229,11 +228,16 @@ def overview(config: TrainConfig, data: Data, graph: ChannelGraph, source: str) 
 
 def next_commands(config: TrainConfig, folder: Path) -> str:
     """What a person does next."""
+    same = f"--model {config.model} --data {config.data}"
+    if config.checkpoint:
+        same += f" --checkpoint {config.checkpoint}"
+    if config.width != 1:
+        same += f" --width {config.width:g}"
+    strategy = folder / "strategy.json"
     return (
         f"\nEverything is in {folder}. Next:\n"
         f"  watch      tensorboard --logdir {folder}\n"
-        f"  once more  python -m amc.train --model {config.model} --data {config.data} "
-        f"--mode list --strategy {folder / 'strategy.json'}\n"
+        f"  once more  python -m amc.train {same} --mode list --strategy {strategy}\n"
         f"  load       amc.load_pruned(original_model, {str(folder)!r})"
     )
 

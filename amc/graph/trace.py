@@ -100,7 +100,9 @@ def _run(program: Any, first_names: Mapping[str, str]) -> Labeller:
             if node.name in named:
                 values[node.name] = Source(first_names[named[node.name]], out.shape)
             else:
-                values[node.name] = run.fixed(out, "network input")
+                constant = node.name in signature.inputs_to_lifted_tensor_constants
+                reason = "meets a tensor made in forward" if constant else "network input"
+                values[node.name] = run.fixed(out, reason)
         elif node.op == "output":
             run.give_up(operands(node.args), "network output")
         elif node.op == "call_function":
