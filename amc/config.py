@@ -58,6 +58,8 @@ class TrainConfig:
     module:function of an envs.Outcome."""
     reward_images: int = 500
     """Validation images per episode at most."""
+    finalists: int = 3
+    """Strategies that are cut for real before one is chosen; the uniform one is among them."""
 
     finetune_epochs: int = 5
     """Passes over the training data after the cut; 0: none."""
@@ -100,6 +102,7 @@ class TrainConfig:
             ("calibration_batches", 1),
             ("points_per_layer", 0),
             ("reward_images", 1),
+            ("finalists", 1),
             ("finetune_epochs", 0),
             ("group_size", 0),
             ("batch_size", 1),

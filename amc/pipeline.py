@@ -1,7 +1,7 @@
 """The steps of a run, each with its progress bar: calibrate, search, cut, tune."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from amc.recover.finetune import Recipe, Step, train
 from amc.search import Episode, Found, proxy, search
 from amc.solve.stats import Sampling
 from amc.terminal import Terminal
-from envs import REWARDS, Reward
+from envs import REWARDS, Outcome, Reward
 
 CALIBRATION_BATCH = 32
 EVALUATION_BATCH = 256
@@ -53,6 +53,14 @@ class Pipeline:
         """Validation images that the reward sees, held in memory."""
         found = head(self.data.val, self.config.reward_images, EVALUATION_BATCH)
         return [(x.to(self.device), y.to(self.device)) for x, y in found]
+
+    @cached_property
+    def adaptation(self) -> list[tuple[Tensor, Tensor]]:
+        """Training images for batch norm within an episode; none when it is not adapted."""
+        if not self.config.bn_adapt:
+            return []
+        found = head(self.data.calibration, EVALUATION_BATCH, EVALUATION_BATCH)
+        return [(x.to(self.device), y) for x, y in found]
 
     @property
     def example(self) -> tuple[Tensor]:
@@ -84,7 +92,7 @@ class Pipeline:
 
             return search(
                 budget,
-                proxy(compressor, self.validation),
+                proxy(compressor, self.validation, self.adaptation),
                 reward,
                 episodes=config.episodes,
                 warmup_episodes=config.warmup_episodes,
@@ -98,6 +106,23 @@ class Pipeline:
         with self.terminal.bar("apply", layers) as bar:
             small = compress(compressor, plan, self.images, self.sampling, lambda _: bar.step())
         return adapt_batchnorm(small, self.images) if self.config.bn_adapt else small
+
+    def cut_best(
+        self, compressor: Compressor, strategies: Sequence[Strategy], reward: Reward
+    ) -> tuple[Strategy, Plan, nn.Module]:
+        """Cuts every strategy for real and keeps the one with the highest reward.
+
+        The search judges on cached statistics; what counts is the network after the final cut.
+        """
+        graph, found = compressor.graph, []
+        for number, strategy in enumerate(strategies):
+            plan = compressor.plan(strategy)
+            small = self.cut(compressor, plan)
+            outcome = Outcome(
+                evaluate(small, self.validation), graph.macs(plan), graph.params(plan)
+            )
+            found.append((reward(outcome), -number, strategy, plan, small))
+        return max(found, key=lambda f: f[:2])[2:]
 
     def tune(
         self,

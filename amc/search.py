@@ -15,6 +15,7 @@ from amc.compress import Compressor
 from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.plan import Strategy
+from amc.recover.batchnorm import adapt_batchnorm
 from amc.solve.stats import Batches
 
 try:
@@ -57,11 +58,28 @@ class Found:
     history: tuple[Episode, ...]
     agent: AmcDDPG
 
+    def finalists(self, count: int) -> list[Strategy]:
+        """The uniform strategy, and the best others: ``count`` different ones, best first."""
+        chosen = [self.history[0].strategy]
+        for episode in sorted(self.history, key=lambda e: -e.reward):
+            if len(chosen) < count and episode.strategy not in chosen:
+                chosen.append(episode.strategy)
+        return chosen[1:] + chosen[:1]
 
-def proxy(compressor: Compressor, batches: Batches) -> Callable[[Strategy], Outcome]:
-    """What a strategy is worth, on cached statistics: cut, validate, count.
 
-    A strategy that was seen before is looked up.
+def proxy(
+    compressor: Compressor, validation: Batches, adaptation: Batches = ()
+) -> Callable[[Strategy], Outcome]:
+    """What a strategy is worth, on cached statistics: cut, adapt, validate, count.
+
+    Batch norm is adapted on a few images: over random strategies of ResNet-20 on digits this
+    raised the rank correlation with the loss of the final, sequential cut from -0.07 to 0.66 at
+    0.15 of the MACs and from 0.41 to 0.66 at 0.3, for the price of one more validation pass.
+
+    Args:
+        compressor: what cuts.
+        validation: labelled images that the score is measured on.
+        adaptation: images for batch norm; none leaves it alone.
     """
     graph, seen = compressor.graph, dict[tuple[int, ...], Outcome]()
 
@@ -69,7 +87,10 @@ def proxy(compressor: Compressor, batches: Batches) -> Callable[[Strategy], Outc
         counts = graph.counts(strategy)
         key = tuple(counts.tolist())
         if key not in seen:
-            score = evaluate(compressor.cut(strategy), batches)
+            small = compressor.cut(strategy)
+            if adaptation:
+                adapt_batchnorm(small, adaptation)
+            score = evaluate(small, validation)
             seen[key] = Outcome(score, graph.cost.macs(counts), graph.cost.params(counts))
         return seen[key]
 

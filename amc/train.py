@@ -62,18 +62,17 @@ def run(config: TrainConfig) -> Path:
         compressor = pipe.calibrate(graph, model)
 
     # The strategy, how much each group keeps: searched for, unless it was given.
-    journal = Journal(folder, graph.sizes, graph.macs())
+    journal, finalists = Journal(folder, graph.sizes, graph.macs()), [strategy]
     with clock("search"):
         if budget is not None:
             found = pipe.search(budget, compressor, reward, journal)
-            strategy = found.best.strategy
+            finalists = found.finalists(config.finalists)
             save_policy(folder / "policy", found.agent, {"observations": list(NAMES)})
-    save_strategy(folder / "strategy.json", strategy, graph.sizes, {"model": config.model})
 
     # The plan, which channels; the cut network, reconstructed layer by layer.
     with clock("apply"):
-        plan = compressor.plan(strategy)
-        pruned = pipe.cut(compressor, plan)
+        strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
+    save_strategy(folder / "strategy.json", strategy, graph.sizes, {"model": config.model})
     save_network(folder, plan, pruned, config)
     cut = evaluate(pruned, data.test)
 

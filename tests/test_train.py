@@ -19,11 +19,14 @@ from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.models import build
+from amc.pipeline import Pipeline
+from amc.search import Episode, Found
+from amc.terminal import Terminal
 from amc.train import run
 
 SMALL = dict(
     width=0.5, episodes=6, warmup_episodes=3, finetune_epochs=1, calibration_batches=4,
-    reward_images=60, device="cpu", quiet=True,
+    reward_images=60, finalists=2, device="cpu", quiet=True,
 )  # fmt: skip
 
 
@@ -266,3 +269,34 @@ def test_a_network_of_the_users_own(tmp_path: Path) -> None:
     assert 0.45 <= report_of(folder)["macs"]["ratio"] <= 0.5
     with pytest.raises(AmcError, match="3 outputs, but digits has 10 classes"):
         run(TrainConfig(model=f"{tmp_path / 'net.py'}:few", **settings))
+
+
+def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
+    """A strategy that looks best during the search loses to one that is better once cut."""
+    config = TrainConfig(checkpoint=checkpoint, **SMALL)
+    pipe = Pipeline(config, load_data("digits"), torch.device("cpu"), Terminal(quiet=True))
+    model = original(checkpoint)
+    graph = amc.trace(model, pipe.example)
+    compressor = pipe.calibrate(graph, model)
+    gentle, harsh = (
+        {g.name: max(1, g.size * part // 8) for g in graph.decisions} for part in (6, 1)
+    )
+    for order in ([harsh, gentle], [gentle, harsh]):
+        strategy, plan, small = pipe.cut_best(compressor, order, lambda o: o.score.accuracy)
+        assert strategy == gentle == plan.strategy
+        assert sum(p.numel() for p in small.parameters()) == graph.params(plan)
+    smallest, *_ = pipe.cut_best(compressor, [gentle, harsh], lambda o: -float(o.macs))
+    assert smallest == harsh
+
+
+def test_finalists_are_the_best_and_the_uniform_strategy() -> None:
+    def episode(number: int, channels: int, reward: float) -> Episode:
+        return Episode(number, {"a": channels}, None, reward, reward)
+
+    history = tuple(
+        episode(i, c, r) for i, (c, r) in enumerate([(4, 0), (5, 2), (6, 1), (5, 2), (7, 3)])
+    )
+    found = Found(history[-1], history, None)
+    assert found.finalists(1) == [{"a": 4}]
+    assert found.finalists(3) == [{"a": 7}, {"a": 5}, {"a": 4}]
+    assert found.finalists(9) == [{"a": 7}, {"a": 5}, {"a": 6}, {"a": 4}]
