@@ -58,9 +58,9 @@ class Found:
     history: tuple[Episode, ...]
     agent: AmcDDPG
 
-    def finalists(self, count: int) -> list[Strategy]:
-        """The uniform strategy, and the best others: ``count`` different ones, best first."""
-        chosen = [self.history[0].strategy]
+    def finalists(self, count: int, always: Strategy) -> list[Strategy]:
+        """The best strategies and ``always``: ``count`` different ones, best first."""
+        chosen = [always]
         for episode in sorted(self.history, key=lambda e: -e.reward):
             if len(chosen) < count and episode.strategy not in chosen:
                 chosen.append(episode.strategy)
@@ -109,7 +109,7 @@ def search(
 ) -> Found:
     """Lets DDPG find the strategy of highest reward within the budget (He et al. 2018).
 
-    The first episode is the uniform strategy, so the result is never worse than that.
+    The first episode of the warm-up is the uniform strategy.
     """
     history: list[Episode] = []
 

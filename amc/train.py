@@ -66,7 +66,7 @@ def run(config: TrainConfig) -> Path:
     with clock("search"):
         if budget is not None:
             found = pipe.search(budget, compressor, reward, journal)
-            finalists = found.finalists(config.finalists)
+            finalists = found.finalists(config.finalists, uniform(budget))
             save_policy(folder / "policy", found.agent, {"observations": list(NAMES)})
 
     # The plan, which channels; the cut network, reconstructed layer by layer.

@@ -289,7 +289,7 @@ def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
     assert smallest == harsh
 
 
-def test_finalists_are_the_best_and_the_uniform_strategy() -> None:
+def test_finalists_are_the_best_and_one_that_is_always_there() -> None:
     def episode(number: int, channels: int, reward: float) -> Episode:
         return Episode(number, {"a": channels}, None, reward, reward)
 
@@ -297,6 +297,6 @@ def test_finalists_are_the_best_and_the_uniform_strategy() -> None:
         episode(i, c, r) for i, (c, r) in enumerate([(4, 0), (5, 2), (6, 1), (5, 2), (7, 3)])
     )
     found = Found(history[-1], history, None)
-    assert found.finalists(1) == [{"a": 4}]
-    assert found.finalists(3) == [{"a": 7}, {"a": 5}, {"a": 4}]
-    assert found.finalists(9) == [{"a": 7}, {"a": 5}, {"a": 6}, {"a": 4}]
+    assert found.finalists(1, {"a": 4}) == [{"a": 4}]
+    assert found.finalists(3, {"a": 4}) == [{"a": 7}, {"a": 5}, {"a": 4}]
+    assert found.finalists(9, {"a": 4}) == [{"a": 7}, {"a": 5}, {"a": 6}, {"a": 4}]
