@@ -1,7 +1,7 @@
 """The steps of a run, each with its progress bar: calibrate, search, cut, tune."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from amc.data import Data
 from amc.errors import AmcError
 from amc.evaluate import Score, evaluate, head
 from amc.graph import ChannelGraph, trace
-from amc.imports import load_function
+from amc.imports import load_function, one_line
 from amc.journal import Journal
 from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
@@ -193,5 +193,12 @@ def reward_function(name: str) -> Reward:
         raise AmcError(
             f"--reward {name!r} is unknown; allowed: {', '.join(REWARDS)}, module:function"
         )
-    found: Callable[..., float] = load_function(name)
-    return found
+    function = load_function(name)
+
+    def reward(outcome: Outcome) -> float:
+        try:
+            return float(function(outcome))
+        except Exception as error:  # the user's code may fail in any way
+            raise AmcError(f"--reward {name}: {one_line(error)}") from error
+
+    return reward

@@ -245,7 +245,7 @@ def main() -> None:
     """The command; a mistake of the user's ends it with one line and exit status 2."""
     try:
         run(parse())
-    except AmcError as error:
+    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
         sys.exit(f"amc.train: {error}")
     except KeyboardInterrupt:
         sys.exit("amc.train: interrupted; what was finished is in the run folder")

@@ -17,12 +17,13 @@ import amc
 from amc.config import TrainConfig, parse
 from amc.data import load_data
 from amc.errors import AmcError
-from amc.evaluate import evaluate
+from amc.evaluate import Score, evaluate
 from amc.models import build
-from amc.pipeline import Pipeline
+from amc.pipeline import Pipeline, reward_function
 from amc.search import Episode, Found
 from amc.terminal import Terminal
 from amc.train import run
+from envs import Outcome
 
 SMALL = dict(
     width=0.5, episodes=6, warmup_episodes=3, finetune_epochs=1, calibration_batches=4,
@@ -300,3 +301,13 @@ def test_finalists_are_the_best_and_one_that_is_always_there() -> None:
     assert found.finalists(1, {"a": 4}) == [{"a": 4}]
     assert found.finalists(3, {"a": 4}) == [{"a": 7}, {"a": 5}, {"a": 4}]
     assert found.finalists(9, {"a": 4}) == [{"a": 7}, {"a": 5}, {"a": 6}, {"a": 4}]
+
+
+def test_a_reward_of_the_users_own_fails_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def small(outcome):\n    return -outcome.macs\n\ndef broken(outcome):\n    return 1 / 0\n"
+    )
+    outcome = Outcome(Score(0.5, 1.0, 10), 123, 45)
+    assert reward_function(f"{tmp_path / 'mine.py'}:small")(outcome) == -123
+    with pytest.raises(AmcError, match=r"mine\.py:broken: ZeroDivisionError"):
+        reward_function(f"{tmp_path / 'mine.py'}:broken")(outcome)
