@@ -58,10 +58,10 @@ class TrainConfig:
     module:function of an envs.Outcome."""
     reward_images: int = 500
     """Validation images per episode at most."""
-    finalists: int = 3
+    finalists: int = 2
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
 
-    finetune_epochs: int = 5
+    finetune_epochs: int = 4
     """Passes over the training data after the cut; 0: none."""
     learning_rate: float = 0.05
     """Of fine-tuning, at its highest."""

@@ -30,6 +30,7 @@ from envs import REWARDS, Outcome, Reward
 
 CALIBRATION_BATCH = 32
 EVALUATION_BATCH = 256
+ADAPTATION_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Pipeline:
         """Training images for batch norm within an episode; none when it is not adapted."""
         if not self.config.bn_adapt:
             return []
-        found = head(self.data.calibration, EVALUATION_BATCH, EVALUATION_BATCH)
+        found = head(self.data.calibration, ADAPTATION_IMAGES, ADAPTATION_IMAGES)
         return [(x.to(self.device), y) for x, y in found]
 
     @property

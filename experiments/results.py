@@ -28,7 +28,7 @@ class Table:
     ratios: tuple[float, ...] = (0.5, 0.3, 0.15)
     modes: tuple[Literal["auto", "uniform"], ...] = ("auto", "uniform")
     seeds: tuple[int, ...] = (0, 1, 2)
-    finetune_epochs: int = 5
+    finetune_epochs: int = 4
     folder: Path = Path("runs/results")
 
 
