@@ -19,7 +19,7 @@ FLOORS = [
     {"amc.compress", "amc.recover", "amc.pretrain"},
     {"envs"},
     {"amc.search", "amc.config", "amc.report", "amc.terminal"},
-    {"amc.run_folder", "amc.journal"},
+    {"amc.run_folder", "amc.journal", "amc.prepare"},
     {"amc", "amc.pipeline"},
     {"amc.train"},
 ]

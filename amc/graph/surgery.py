@@ -131,7 +131,7 @@ def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 def by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, list[Cut]]]:
     """The cuts of each tensor, checked against the tensors of the network."""
-    for tensor, group in groupby(plan.cuts, key=lambda c: c.tensor):
+    for tensor, group in groupby(sorted(plan.cuts, key=_place), key=lambda c: c.tensor):
         cuts = list(group)
         held = state.get(tensor)
         if held is None:
@@ -143,3 +143,7 @@ def by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, li
                     f"the plan expects {one.size} slices along dimension {one.dim}"
                 )
         yield tensor, cuts
+
+
+def _place(one: Cut) -> tuple[str, int]:
+    return one.tensor, one.dim
