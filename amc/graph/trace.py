@@ -7,7 +7,7 @@ executing a cut: the shrunk network must equal the masked one, otherwise groups 
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from amc.errors import UnsupportedModelError
 from amc.graph.groups import ChannelGraph, ChannelGroup, Layer, Member
 from amc.graph.interpreter import Labeller, LayerCall, Op, Source, Unknown, Value
-from amc.graph.labels import CONSTANT, IntArray
+from amc.graph.labels import CONSTANT
 from amc.graph.rules import execute
 from amc.graph.surgery import mask, shrink, tensors
 
@@ -199,10 +199,10 @@ def _group(
 ) -> ChannelGroup:
     keys = [key for key, _ in signature]
     roots = sorted(roots, key=lambda r: [classes[r][k] for k in keys])
-    index: Callable[[tuple[str, int]], IntArray] = lambda key: np.array(  # noqa: E731
-        [classes[r][key] for r in roots], dtype=np.int64
+    members = tuple(
+        Member(tensor, dim, np.array([classes[r][tensor, dim] for r in roots], dtype=np.int64))
+        for tensor, dim in keys
     )
-    members = tuple(Member(tensor, dim, index((tensor, dim))) for tensor, dim in keys)
     wide = [c for c in calls if c.kind != "depthwise"]
     writers = tuple(dict.fromkeys(names[c.weight] for c in wide if (c.weight, c.out_dim) in keys))
     readers = tuple(dict.fromkeys(names[c.weight] for c in wide if (c.weight, c.in_dim) in keys))
