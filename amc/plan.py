@@ -26,7 +26,7 @@ Strategy = Mapping[str, int]
 class Cut:
     """The slices of one tensor that stay, along one dimension."""
 
-    tensor: str  # dotted name of a parameter or buffer
+    tensor: str  # dotted name of a parameter or buffer, or @ and the name of an attribute
     dim: int
     size: int  # slices before the cut
     keep: tuple[int, ...]  # increasing

@@ -457,6 +457,101 @@ def hard_activations() -> Case:
     return Case(model, (images(),), {"stem": (6, "stem", "head")})
 
 
+def grouped_transposed() -> Case:
+    model = nn.Sequential(
+        conv(3, 8), nn.ConvTranspose2d(8, 12, 2, groups=4), nn.ReLU(), conv(12, 2)
+    )
+    return Case(model, (images(),), {"0": (2, "0", "1"), "1": (3, "1", "3")})
+
+
+def depthwise_transposed() -> Case:
+    model = nn.Sequential(conv(3, 6), nn.ConvTranspose2d(6, 12, 2, groups=6), conv(12, 2))
+    return Case(model, (images(),), {"0": (6, "0", "2")})
+
+
+def group_normalisation() -> Case:
+    """Whole norm groups go: 4 of 3 channels each."""
+    model = nn.Sequential(conv(3, 12), nn.GroupNorm(4, 12), nn.ReLU(), conv(12, 2))
+    return Case(model, (images(),), {"0": (4, "0", "3")})
+
+
+def group_normalisation_of_single_channels() -> Case:
+    model = nn.Sequential(conv(3, 8), nn.GroupNorm(8, 8, affine=False), conv(8, 2))
+    return Case(model, (images(),), {"0": (8, "0", "2")})
+
+
+def normalised_over_space() -> Case:
+    model = nn.Sequential(conv(3, 8), nn.LayerNorm([6, 6]), conv(8, 2))
+    return Case(model, (images(),), {"0": (8, "0", "2")})
+
+
+def gated_linear_unit() -> Case:
+    model = nn.Sequential(conv(3, 12), nn.GLU(1), conv(6, 2))
+    return Case(model, (images(),), {"0": (6, "0", "2")})
+
+
+def parts_sized_by_an_attribute() -> Case:
+    """YOLO's C2f: the sizes of a split are an attribute of the block."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        a, b = m.stem(x).split((m.width, m.width), 1)
+        return m.head(torch.cat([a, b, m.inner(b)], 1))
+
+    model = Net(run, stem=conv(3, 12), inner=conv(6, 6), head=conv(18, 2))
+    model.width = 6
+    groups = {"stem": (6, "stem", "inner head"), "inner": (6, "inner", "head")}
+    return Case(model, (images(),), groups)
+
+
+def unequal_parts_sized_by_attributes() -> Case:
+    def run(m: Any, x: Tensor) -> Tensor:
+        a, b = m.stem(x).split(m.widths, 1)
+        return m.left(a) + m.right(b)
+
+    model = Net(run, stem=conv(3, 12), left=conv(5, 2), right=conv(7, 2))
+    model.widths = [5, 7]
+    return Case(model, (images(),), {"stem": (5, "stem", "left"), "stem#2": (7, "stem", "right")})
+
+
+def slices_ending_at_an_attribute() -> Case:
+    """Partial convolution: the first channels are convolved, the others passed on."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        x = m.stem(x)
+        return m.head(torch.cat([m.inner(x[:, : m.mixed]), x[:, m.mixed :]], 1))
+
+    model = Net(run, stem=conv(3, 12), inner=conv(4, 4), head=conv(12, 2))
+    model.mixed = 4
+    groups = {"stem": (4, "stem", "inner"), "inner": (4, "inner", "head"),
+              "stem#2": (8, "stem", "head")}  # fmt: skip
+    return Case(model, (images(),), groups)
+
+
+def view_sized_by_an_attribute() -> Case:
+    model = Net(
+        lambda m, x: m.head(m.stem(x).mean((2, 3)).view(-1, m.features)),
+        stem=conv(3, 8), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    model.features = 8
+    return Case(model, (images(),), {"stem": (8, "stem", "head")})
+
+
+def unflattened() -> Case:
+    model = nn.Sequential(
+        conv(3, 8), nn.Flatten(), nn.Unflatten(1, (8, 6, 6)), nn.InstanceNorm2d(8), conv(8, 2)
+    )
+    return Case(model, (images(),), {"0": (8, "0", "4")})
+
+
+def functional_depthwise_sized_by_an_attribute() -> Case:
+    model = Net(
+        lambda m, x: m.head(F.conv2d(m.stem(x), m.kernel, groups=m.groups)),
+        stem=conv(3, 8), kernel=nn.Parameter(torch.randn(8, 1, 3, 3)), head=conv(8, 2),
+    )  # fmt: skip
+    model.groups = 8
+    return Case(model, (images(),), {"stem": (8, "stem", "head")})
+
+
 CASES: list[Callable[[], Case]] = [
     chain, residual_identity, residual_projection, concatenation, dense_connections,
     flatten_linear, depthwise, depthwise_multiplier, grouped, squeeze_excite,
@@ -466,7 +561,11 @@ CASES: list[Callable[[], Case]] = [
     functional_convolution, several_inputs_and_outputs, dictionary_output, spatial_padding,
     channel_padding, padded_then_read, resampled, instance_normalisation, in_place,
     channels_last_linear, picked_in_space, spatial_softmax, scalar_scales, spatial_gate,
-    masked_by_an_input, hard_activations,
+    masked_by_an_input, hard_activations, grouped_transposed, depthwise_transposed,
+    group_normalisation, group_normalisation_of_single_channels, normalised_over_space,
+    gated_linear_unit, parts_sized_by_an_attribute, unequal_parts_sized_by_attributes,
+    slices_ending_at_an_attribute, view_sized_by_an_attribute, unflattened,
+    functional_depthwise_sized_by_an_attribute,
 ]  # fmt: skip
 
 
@@ -534,10 +633,21 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         HARD_CODED,
     ),
-    "group_norm": (lambda: with_part(nn.GroupNorm(2, 8), conv(8, 2)), "group_norm mixes channels"),
+    "normalised as one": (
+        lambda: with_part(nn.GroupNorm(1, 8), conv(8, 2)),
+        "group_norm normalises over all channels",
+    ),
+    "functional group norm": (
+        lambda: between(lambda y: F.group_norm(y, 2), conv(8, 2)),
+        "group_norm has a number of groups that is written in forward",
+    ),
     "layer_norm": (
         lambda: with_part(nn.LayerNorm([8, 6, 6]), conv(8, 2)),
-        "layer_norm mixes channels",
+        "layer_norm normalises over the channels",
+    ),
+    "random in eval mode": (
+        lambda: between(lambda y: F.dropout(y), conv(8, 2)),
+        "dropout is random although the network is in eval mode",
     ),
     "matmul": (
         lambda: between(lambda y: y.flatten(2) @ torch.ones(36, 3), nn.Linear(3, 2)),
@@ -587,10 +697,6 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: between(lambda y: F.max_pool1d(y.mean(3).transpose(1, 2), 2), nn.Linear(4, 2)),
         "max_pool1d channels are laid out in space",
     ),
-    "grouped transposed convolution": (
-        lambda: with_part(nn.ConvTranspose2d(8, 8, 2, groups=4), conv(8, 2)),
-        "a grouped transposed convolution",
-    ),
     "weight computed in forward": (
         lambda: Net(
             lambda m, x: m.head(F.conv2d(m.stem(x), m.kernel * 2)),
@@ -598,7 +704,7 @@ FROZEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
             kernel=nn.Parameter(torch.randn(4, 8, 1, 1)),
             head=conv(4, 2),
         ),
-        "its weight is computed in forward",
+        "has a weight that is computed in forward",
     ),
     "spread over other channels": (
         lambda: between(lambda y: (y[:, :, None] * y[:, None]).mean(2), conv(8, 2)),
@@ -649,11 +755,11 @@ def test_reason_names_the_line_of_the_users_code() -> None:
 
 def test_a_frozen_part_leaves_the_rest_prunable() -> None:
     model = nn.Sequential(
-        conv(3, 8), nn.ReLU(), conv(8, 6), nn.GroupNorm(2, 6), conv(6, 8), nn.ReLU(), conv(8, 2)
+        conv(3, 8), nn.ReLU(), conv(8, 6), nn.GroupNorm(1, 6), conv(6, 8), nn.ReLU(), conv(8, 2)
     )
     graph = amc.trace(model, (images(),))
     assert drawn(graph) == {"0": (8, "0", "2"), "4": (8, "4", "6")}
-    assert frozen(graph)["2"].startswith("group_norm mixes channels")
+    assert frozen(graph)["2"].startswith("group_norm normalises over all channels (in 3")
 
 
 def test_hard_coded_size_freezes_its_own_group_only() -> None:
@@ -693,13 +799,16 @@ def test_model_that_cannot_be_exported_is_refused_in_one_line() -> None:
     with pytest.raises(amc.UnsupportedModelError) as caught:
         amc.trace(DataDependent(), (images(),))
     message = str(caught.value)
+    line = DataDependent.forward.__code__.co_firstlineno + 2
     assert "\n" not in message
-    assert message.startswith("DataDependent cannot be traced by torch.export")
-    assert re.search(r"data.dependent", message, re.IGNORECASE)
+    assert re.match(
+        rf"DataDependent cannot be traced at .*test_graph\.py:{line} `return x", message
+    )
+    assert message.endswith("use torch.where, or move that part out of forward")
 
 
 def test_model_that_does_not_run_is_refused_in_one_line() -> None:
-    with pytest.raises(amc.UnsupportedModelError, match=r"^Sequential cannot be traced") as caught:
+    with pytest.raises(amc.UnsupportedModelError, match=r"^Sequential does not run") as caught:
         amc.trace(nn.Sequential(conv(4, 8)), (images(3),))
     assert "\n" not in str(caught.value)
 

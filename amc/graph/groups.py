@@ -17,7 +17,7 @@ class Member:
     """One dimension of one tensor that belongs to a group.
 
     Attributes:
-        tensor: dotted name of a parameter or buffer.
+        tensor: dotted name of a parameter or buffer, or ``@`` and an attribute (`attributes`).
         dim: its dimension.
         index: [size, m] slices along ``dim`` that go with each channel of the group; m > 1 after
             a flatten (height x width features a channel) or in a grouped convolution.
@@ -39,6 +39,8 @@ class ChannelGroup:
         writers: layers whose output channels these are, in execution order.
         readers: layers that read them and can be reconstructed, in execution order.
         reason: why the group must stay whole; empty when it can be pruned.
+        residual: whether several layers are added up in these channels.
+        least, most: bounds on the kept channels that were asked for; 0 stands for ``size``.
     """
 
     name: str
@@ -47,6 +49,14 @@ class ChannelGroup:
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     reason: str = ""
+    residual: bool = False
+    least: int = 1
+    most: int = 0
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most channels that the group may keep."""
+        return self.least, self.most or self.size
 
     @property
     def prunable(self) -> bool:

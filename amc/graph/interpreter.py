@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from amc.graph.attributes import holders
 from amc.graph.labels import LabelSpace
 
 Value: TypeAlias = Any  # a label tensor, a Source, a number, None, or a tuple / list of these
@@ -96,6 +97,10 @@ class Unknown(Exception):
     """An operator, or a use of one, that has no rule; its text is the reason for freezing."""
 
 
+class Dynamic:
+    """A value whose size depends on the data: nothing can be said about its channels."""
+
+
 class Labeller:
     """Labels of an execution, and the layers that were met.
 
@@ -104,13 +109,56 @@ class Labeller:
         calls: layers in execution order.
         entries: labels of parameters and buffers that were used as activations, per entry.
         opaque: tensors whose use is not understood -> why.
+        guesses: attributes of modules that may hold a number of channels -> these channels.
+        site: dotted name of the module whose code is being executed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.space = LabelSpace()
         self.calls: list[LayerCall] = []
         self.entries: dict[str, Tensor] = {}
         self.opaque: dict[str, str] = {}
+        self.guesses: list[tuple[str, Tensor]] = []
+        self.site = ""
+        self._modules = dict(model.named_modules())
+        names = {id(module): name for name, module in self._modules.items()}
+        everywhere = model.named_modules(remove_duplicate=False)
+        self._first = {name: names[id(module)] for name, module in everywhere}
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module whose code is being executed."""
+        return self._modules.get(self.site)
+
+    def enter(self, path: str) -> None:
+        """Says which module's code comes next; a module used under two names keeps its first."""
+        self.site = self._first.get(path, path)
+
+    def sized(self, *ranges: Tensor) -> bool:
+        """Says that the number of channels in each of these labels [n] is written in the code.
+
+        The attributes of the module that hold these numbers will follow a cut.
+
+        Returns:
+            Whether there is such an attribute for every number; otherwise nothing is said.
+        """
+        found = [self._holders(labels) for labels in ranges]
+        if not all(found):
+            return False
+        for names, labels in zip(found, ranges, strict=True):
+            for name in names:
+                self.space.bind(name, 0, labels)
+        return True
+
+    def perhaps_sized(self, labels: Tensor) -> None:
+        """Says that the number of these channels may be written in the code, or read off a shape.
+
+        Attributes that hold it follow only if the network cannot be cut without.
+        """
+        self.guesses += [(name, labels) for name in self._holders(labels)]
+
+    def _holders(self, labels: Tensor) -> list[str]:
+        return list(holders(self.module, self.site, len(labels))) if self.module else []
 
     def tensor(self, value: Value) -> Tensor:
         """The labels of an operand; a parameter becomes an activation with entries of its own."""
@@ -149,12 +197,23 @@ class Labeller:
             return tuple(self.fixed(o, reason) for o in out)
         if not isinstance(out, Tensor):
             return out
+        if dynamic(out):
+            return Dynamic()
         shape = [1] * out.ndim
         if out.ndim:
             shape[min(1, out.ndim - 1)] = out.shape[min(1, out.ndim - 1)]
         labels = self.space.mint(torch.Size(shape).numel()).reshape(shape)
         self.space.freeze([labels], reason)
         return labels.expand(out.shape)
+
+
+def dynamic(value: Value) -> bool:
+    """Whether a value, or one among several, has a size that depends on the data."""
+    if isinstance(value, list | tuple):
+        return any(dynamic(v) for v in value)
+    if isinstance(value, Tensor):
+        return any(not isinstance(n, int) for n in value.shape)
+    return isinstance(value, Dynamic | torch.SymInt)
 
 
 Rule = Callable[[Labeller, Op], Value]

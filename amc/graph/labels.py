@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 CONSTANT = -1
@@ -25,6 +27,7 @@ class LabelSpace:
     Attributes:
         bound: per (tensor name, dimension) the label of each slice, [size of that dimension].
         frozen: label -> why the channel must stay; read through `frozen_roots`.
+        added: labels of the channels in which two activations were added up.
     """
 
     def __init__(self) -> None:
@@ -32,6 +35,7 @@ class LabelSpace:
         self._count = 0
         self.bound: dict[tuple[str, int], Tensor] = {}
         self.frozen: dict[int, str] = {}
+        self.added: list[Tensor] = []
 
     def mint(self, count: int) -> Tensor:
         """New labels, [count], each in a class of its own."""
@@ -56,14 +60,17 @@ class LabelSpace:
 
     def union(self, left: Tensor | IntArray, right: Tensor | IntArray) -> None:
         """Joins the classes of left[i] and right[i]; pairs with a constant are left alone."""
-        a, b = np.ravel(np.asarray(left)), np.ravel(np.asarray(right))
-        named = (a >= 0) & (b >= 0)
-        a, b = a[named], b[named]
-        while len(a):
-            a, b = self.roots(a), self.roots(b)
-            apart = a != b
-            a, b = a[apart], b[apart]
-            self._parent[np.maximum(a, b)] = np.minimum(a, b)
+        a, b = self.roots(np.ravel(np.asarray(left))), self.roots(np.ravel(np.asarray(right)))
+        apart = (a >= 0) & (b >= 0) & (a != b)
+        if not apart.any():
+            return
+        nodes, ends = np.unique(np.stack([a[apart], b[apart]]), return_inverse=True)
+        one, other = ends.reshape(2, -1)
+        edges = coo_array((np.ones(len(one)), (one, other)), shape=(len(nodes), len(nodes)))
+        count, component = connected_components(edges, directed=False)
+        least: IntArray = np.full(count, nodes[-1])
+        np.minimum.at(least, component, nodes)
+        self._parent[nodes] = least[component]
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """Element-wise operator: joins what meets in one entry; returns the result's labels."""
@@ -82,7 +89,7 @@ class LabelSpace:
 
     def varying(self, labels: Tensor) -> list[int]:
         """The dimensions along which the classes differ."""
-        classes = self.roots(_compact(labels))
+        classes = self.roots(compact(labels))
         return [
             d
             for d in range(classes.ndim)
@@ -91,7 +98,7 @@ class LabelSpace:
 
     def along(self, labels: Tensor, dim: int) -> Tensor:
         """One label per slice of ``dim``, [size]; joins whatever differs within a slice."""
-        small = _compact(labels, keep=dim)
+        small = compact(labels, keep=dim)
         rows = small.movedim(dim, 0).reshape(small.shape[dim], -1)
         first = rows.max(dim=1).values
         self.union(first[:, None].expand(rows.shape), rows)
@@ -107,7 +114,7 @@ class LabelSpace:
         axes = self.varying(labels)
         if len(axes) < 2:
             return labels
-        classes = self.roots(_compact(labels))
+        classes = self.roots(compact(labels))
 
         def channels(d: int) -> int:
             return len(np.unique(np.moveaxis(classes, d, 0).reshape(classes.shape[d], -1), axis=0))
@@ -131,15 +138,16 @@ class LabelSpace:
     def freeze(self, labels: Iterable[Tensor], reason: str) -> None:
         """Says that the channels of these labels must all stay, and why."""
         for tensor in labels:
-            for root in np.unique(self.roots(_compact(tensor))):
+            for root in np.unique(self.roots(compact(tensor))):
                 if root >= 0:
                     self.frozen.setdefault(int(root), reason)
 
     def frozen_roots(self) -> dict[int, str]:
         """Representative of each frozen class -> the first reason given for it."""
         reasons: dict[int, str] = {}
-        for label, reason in self.frozen.items():
-            reasons.setdefault(int(self.roots(np.array(label))), reason)
+        roots = self.roots(np.array(list(self.frozen), dtype=np.int64)).tolist()
+        for root, reason in zip(roots, self.frozen.values(), strict=True):
+            reasons.setdefault(root, reason)
         return reasons
 
 
@@ -154,7 +162,7 @@ def uniform(labels: Tensor) -> Tensor:
     return small.expand(labels.shape)
 
 
-def _compact(labels: Tensor, keep: int | None = None) -> Tensor:
+def compact(labels: Tensor, keep: int | None = None) -> Tensor:
     """One entry of each stride-0 dimension but ``keep``."""
     index = tuple(
         slice(0, 1) if labels.stride(d) == 0 and d != keep else slice(None)

@@ -1,7 +1,7 @@
 """Operators with weights: layers read channels and make new ones, norms pass them on."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amc.graph.interpreter import Labeller, LayerCall, Op, Rule, Source, Unknown, Value
 from amc.graph.labels import CONSTANT
@@ -16,19 +16,15 @@ def convolution(run: Labeller, op: Op) -> Tensor:
     given, out = op.given, op.out
     weight, x, groups = _weight(given["weight"]), run.tensor(given["input"]), int(given["groups"])
     transposed = "transpose" in op.name
-    if transposed and groups > 1:
-        raise Unknown("a grouped transposed convolution")
     axis = x.ndim - (len(weight.shape) - 1)  # channels of the input; 1, or 0 without a batch
-    in_dim, out_dim = (0, 1) if transposed else (1, 0)
     inputs = run.space.along(x, axis)
-    into, from_ = len(inputs) // groups, out.shape[axis] // groups
-    depthwise = groups > 1 and into == 1
+    depthwise = groups > 1 and len(inputs) == groups
     if depthwise:
-        outputs = run.space.bind(weight.name, out_dim, inputs.repeat_interleave(from_))
+        in_dim, out_dim = 1, 0
+        outputs = _depthwise(run, weight, inputs, out.shape[axis] // groups, transposed)
     else:
-        for first in range(0, len(inputs), into):
-            _bind_inputs(run, weight.name, in_dim, inputs[first : first + into])
-        outputs = run.space.bind(weight.name, out_dim, run.space.mint(from_).repeat(groups))
+        in_dim, out_dim = (0, 1) if transposed else (1, 0)
+        outputs = _grouped(run, weight, inputs, out.shape[axis], groups, transposed)
     spatial = x.shape[axis + 1 :]
     run.calls.append(
         LayerCall(
@@ -50,6 +46,32 @@ def convolution(run: Labeller, op: Op) -> Tensor:
     return outputs.reshape(shape).expand(out.shape)
 
 
+def _depthwise(
+    run: Labeller, weight: Source, inputs: Tensor, multiplier: int, transposed: bool
+) -> Tensor:
+    """Labels of the outputs; ``multiplier`` of them follow each input."""
+    if not isinstance(run.module, nn.modules.conv._ConvNd):  # surgery knows those
+        run.perhaps_sized(inputs)
+    if not transposed:
+        return run.space.bind(weight.name, 0, inputs.repeat_interleave(multiplier))
+    return _bind_inputs(run, weight.name, 0, inputs).repeat_interleave(multiplier)
+
+
+def _grouped(
+    run: Labeller, weight: Source, inputs: Tensor, outputs: int, groups: int, transposed: bool
+) -> Tensor:
+    """New labels of the outputs, the same ones for every group."""
+    parts = inputs.chunk(groups)
+    if transposed:  # weight [in, out / groups, ...]
+        for part in parts[1:]:
+            run.space.union(parts[0], part)
+        _bind_inputs(run, weight.name, 0, inputs)
+        return run.space.bind(weight.name, 1, run.space.mint(outputs // groups)).repeat(groups)
+    for part in parts:  # weight [out, in / groups, ...]
+        _bind_inputs(run, weight.name, 1, part)
+    return run.space.bind(weight.name, 0, run.space.mint(outputs // groups).repeat(groups))
+
+
 def linear(run: Labeller, op: Op) -> Tensor:
     """Channels are the last dimension."""
     given, out = op.given, op.out
@@ -67,39 +89,73 @@ def per_channel(*parameters: str) -> Rule:
     def rule(run: Labeller, op: Op) -> Value:
         given = op.given
         x = run.tensor(given["input"] if "input" in given else given["self"])
-        for name in parameters:
-            source = given.get(name)
-            if source is None or (isinstance(source, Source) and source.shape.numel() == 1):
-                continue
-            if not isinstance(source, Source):
-                raise Unknown(f"its {name} is computed in forward")
-            run.space.bind(source.name, 0, run.space.along(x, 1))
+        _bind_entries(run, [given.get(name) for name in parameters], x, min(1, x.ndim - 1))
         return x
 
     return rule
 
 
+def group_norm(run: Labeller, op: Op) -> Value:
+    """Every group of channels is normalised by itself: whole groups may go, and only those."""
+    given, x = op.given, run.tensor(op.given["input"])
+    groups, size = int(given["num_groups"]), x.shape[1]
+    channels = run.space.along(x, 1)
+    if groups == 1:
+        raise Unknown("normalises over all channels")
+    units = channels.reshape(groups, -1)
+    if bool((units == CONSTANT).any()):
+        raise Unknown("normalises over constants")
+    if not run.sized(units[:, 0]):
+        raise Unknown("has a number of groups that is written in forward")
+    run.space.union(units[:, :1].expand_as(units), units)
+    if groups != size:
+        run.sized(channels)  # num_channels
+    _bind_entries(run, [given["weight"], given["bias"]], x, 1)
+    return x
+
+
+def layer_norm(run: Labeller, op: Op) -> Value:
+    """Normalises over the last dimensions; fine where these are not the channels."""
+    x = run.tensor(op.args[0])
+    over = range(x.ndim - len(op.given["normalized_shape"]), x.ndim)
+    if set(over) & set(run.space.varying(x)):
+        raise Unknown("normalises over the channels")
+    return x
+
+
+def _bind_entries(run: Labeller, parameters: list[Value], x: Tensor, dim: int) -> None:
+    """Binds parameters with one entry per channel."""
+    given = [p for p in parameters if p is not None]
+    if not all(isinstance(source, Source) for source in given):
+        raise Unknown("has parameters that are computed in forward")
+    for source in given:
+        if source.shape.numel() > 1:
+            run.space.bind(source.name, 0, run.space.along(x, dim))
+    if not given:  # nothing else tells num_features that its channels have gone
+        run.perhaps_sized(run.space.along(x, dim))
+
+
 def _weight(weight: Value) -> Source:
     if not isinstance(weight, Source):
-        raise Unknown("its weight is computed in forward")
+        raise Unknown("has a weight that is computed in forward")
     return weight
 
 
-def _bind_inputs(run: Labeller, weight: str, dim: int, inputs: Tensor) -> None:
+def _bind_inputs(run: Labeller, weight: str, dim: int, inputs: Tensor) -> Tensor:
     """Binds a weight's input slices; slices that read a constant can never go."""
     constant = inputs == CONSTANT
     if bool(constant.any()):
         stay = run.space.mint(len(inputs))
         run.space.freeze([stay[constant]], "reads a constant")
         inputs = torch.where(constant, stay, inputs)
-    run.space.bind(weight, dim, inputs)
+    return run.space.bind(weight, dim, inputs)
 
 
 def _bind_bias(run: Labeller, bias: Value, outputs: Tensor) -> str | None:
     if bias is None:
         return None
     if not isinstance(bias, Source):
-        raise Unknown("its bias is computed in forward")
+        raise Unknown("has a bias that is computed in forward")
     run.space.bind(bias.name, 0, outputs)
     return bias.name
 

@@ -9,10 +9,12 @@ import operator
 
 import torch
 
-from amc.graph.interpreter import Labeller, Op, Rule, Unknown, Value
-from amc.graph.layer_rules import convolution, linear, per_channel
+from amc.graph.interpreter import Labeller, Op, Rule, Unknown, Value, dynamic
+from amc.graph.layer_rules import convolution, group_norm, layer_norm, linear, per_channel
 from amc.graph.shape_rules import (
     constant,
+    dropout,
+    glu,
     mixes,
     movement,
     nothing,
@@ -35,6 +37,8 @@ def execute(run: Labeller, op: Op) -> Value:
     """
     if op.target is operator.getitem:
         return op.args[0][op.args[1]]
+    if dynamic(op.out) or any(dynamic(a) for a in (*op.args, *op.kwargs.values())):
+        raise Unknown("has a size that depends on the data")
     rule = RULES.get(op.name)
     if rule is None and torch.Tag.pointwise in getattr(op.target, "tags", ()):
         rule = pointwise
@@ -52,12 +56,14 @@ RULES: dict[str, Rule] = _table(
     (linear, "linear"),
     (per_channel("weight", "bias", "running_mean", "running_var"), "batch_norm instance_norm"),
     (per_channel("weight"), "prelu"),
+    (group_norm, "group_norm"),
+    (layer_norm, "layer_norm rms_norm"),
     (pointwise, "celu celu_ hardswish hardswish_ log_sigmoid mish_ relu6_"),  # not tagged as such
     (
         same,
-        "dropout dropout_ feature_dropout alpha_dropout contiguous clone detach detach_ alias to "
-        "_to_copy type_as lift_fresh_copy",
+        "contiguous clone detach detach_ alias to _to_copy type_as lift_fresh_copy",
     ),
+    (dropout, "dropout dropout_ feature_dropout feature_dropout_ alpha_dropout"),
     (
         constant,
         "zeros ones full arange empty zeros_like ones_like full_like scalar_tensor new_zeros "
@@ -66,10 +72,12 @@ RULES: dict[str, Rule] = _table(
     (
         movement,
         "view reshape _unsafe_view permute transpose t unsqueeze squeeze flatten unflatten expand "
-        "expand_as repeat tile cat concat concatenate stack pixel_shuffle pixel_unshuffle movedim "
-        "swapaxes swapdims ravel mT",
+        "expand_as repeat repeat_interleave tile cat concat concatenate stack hstack vstack "
+        "dstack column_stack pixel_shuffle pixel_unshuffle movedim moveaxis swapaxes swapdims "
+        "ravel mT view_as reshape_as atleast_3d broadcast_to",
     ),
-    (parts, "chunk split unbind split_with_sizes"),
+    (parts, "chunk split unbind split_with_sizes tensor_split unsafe_chunk"),
+    (glu, "glu"),
     (shuffle, "channel_shuffle"),
     (positions, "slice select narrow index_select flip roll"),
     (
@@ -78,13 +86,18 @@ RULES: dict[str, Rule] = _table(
         "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
         "adaptive_max_pool3d max_pool2d_with_indices upsample_nearest1d upsample_nearest2d "
         "upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d "
-        "upsample_bicubic2d",
+        "upsample_bicubic2d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+        "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa lp_pool2d",
     ),
-    (pad, "pad constant_pad_nd reflection_pad2d replication_pad2d"),
+    (
+        pad,
+        "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
+        "replication_pad2d replication_pad3d",
+    ),
     (
         reduction,
         "mean sum amax amin max min var std softmax log_softmax logsumexp prod linalg_vector_norm",
     ),
-    (mixes, "layer_norm group_norm matmul bmm scaled_dot_product_attention copy_"),
+    (mixes, "matmul bmm scaled_dot_product_attention copy_"),
     (nothing, "_assert_tensor_metadata _assert_scalar sym_constrain_range_for_size"),
 )

@@ -16,7 +16,21 @@ def pointwise(run: Labeller, op: Op) -> Value:
     in_place = op.name.endswith("_")
     if in_place and (isinstance(operands[0], Source) or bool((labels[0] == CONSTANT).any())):
         raise Unknown("writes into a constant")
-    return run.space.join(_unspread(run, op, labels))
+    labels = _unspread(run, op, labels)
+    if op.name in ("add", "add_", "sub", "sub_"):
+        _mark_residual(run, operands, labels)
+    return run.space.join(labels)
+
+
+def _mark_residual(run: Labeller, operands: list[Tensor | Source], labels: list[Tensor]) -> None:
+    """Remembers the channels in which two activations (not a parameter) are added up."""
+    streams = [
+        x
+        for o, x in zip(operands, labels, strict=True)
+        if isinstance(o, Tensor) and run.space.varying(x)
+    ]
+    if len(streams) > 1:
+        run.space.added += streams
 
 
 def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
@@ -39,6 +53,13 @@ def same(run: Labeller, op: Op) -> Value:
     return run.tensor(op.args[0])
 
 
+def dropout(run: Labeller, op: Op) -> Value:
+    """Does nothing in eval mode."""
+    if op.given["train"]:
+        raise Unknown("is random although the network is in eval mode")
+    return same(run, op)
+
+
 def constant(run: Labeller, op: Op) -> Value:
     """The result belongs to no channel."""
     return op.packed(tuple(torch.tensor(CONSTANT).expand(out.shape) for out in op.outs))
@@ -46,25 +67,51 @@ def constant(run: Labeller, op: Op) -> Value:
 
 def movement(run: Labeller, op: Op) -> Value:
     """Runs the operator on the labels themselves."""
-    if "view" in op.name:  # labels are stride-0 views, which only reshape accepts
-        if not isinstance(op.args[1], list | tuple):
+    if "view" in op.name or "reshape" in op.name:  # of stride-0 views, which only reshape accepts
+        shape = op.args[1].shape if op.name.endswith("_as") else op.args[1]
+        if not isinstance(shape, list | tuple):
             raise Unknown("reinterprets the data type")
-        moved = run.tensor(op.args[0]).reshape(list(op.args[1]))
+        moved = run.tensor(op.args[0]).reshape(list(shape))
+    elif op.name == "repeat_interleave" and not isinstance(op.args[1], int):
+        raise Unknown("repeats every channel a different number of times")
     else:
         moved = op.target(*(run.operands(a) for a in op.args), **op.kwargs)
-    return run.space.single_axis(uniform(moved))
+    moved = run.space.single_axis(uniform(moved))
+    for dim in run.space.varying(moved) if op.name in SHAPED else ():
+        run.perhaps_sized(run.space.along(moved, dim))
+    return moved
+
+
+SHAPED = ("view", "reshape", "_unsafe_view", "unflatten")
+"""Movement whose sizes are often numbers in the code."""
 
 
 def parts(run: Labeller, op: Op) -> Value:
-    """chunk, split, unbind: parts along a channel dimension must stay equally long."""
+    """chunk, split, unbind: equal parts along the channels must stay equally long.
+
+    Parts whose sizes are written in the code need attributes that hold them (`attributes`).
+    """
     x, dim = run.tensor(op.given["self"]), int(op.given.get("dim", 0))
     found = op.target(x, *op.args[1:], **op.kwargs)
-    if dim % x.ndim in run.space.varying(x):
-        if len({p.shape for p in found}) > 1:
-            raise Unknown("cuts parts of unequal size out of the channels")
+    if dim % x.ndim not in run.space.varying(x):
+        return tuple(uniform(p) for p in found)
+    if len({p.shape for p in found}) == 1:
         for part in found[1:]:
             run.space.union(found[0], part)
+        if op.name != "unbind":
+            run.perhaps_sized(run.space.along(found[0], dim % x.ndim))
+    else:
+        sizes = op.given.get("split_sizes", op.given.get("split_size"))
+        labels = [run.space.along(p, dim % x.ndim) for p in found]
+        if not isinstance(sizes, list | tuple) or not run.sized(*labels):
+            raise Unknown("cuts parts of unequal size out of the channels")
     return tuple(uniform(p) for p in found)
+
+
+def glu(run: Labeller, op: Op) -> Value:
+    """The first half of the channels is gated by the second."""
+    x, dim = run.tensor(op.given["self"]), int(op.given["dim"])
+    return run.space.join(list(x.chunk(2, dim)))
 
 
 def shuffle(run: Labeller, op: Op) -> Value:
@@ -85,11 +132,28 @@ def positions(run: Labeller, op: Op) -> Value:
     if op.name in ("slice", "narrow") and x.shape == op.out.shape:
         return x
     if dims & set(run.space.varying(x)):
+        if op.name == "slice":
+            return _slice(run, op, x, dims.pop())
         raise Unknown("takes channels at positions written in forward")
     small = x
     for d in dims:
         small = small.narrow(d, 0, 1)
     return (small.squeeze(*dims) if op.name == "select" else small).expand(op.out.shape)
+
+
+def _slice(run: Labeller, op: Op, x: Tensor, dim: int) -> Tensor:
+    """A range of channels, if its ends are attributes of the module that can follow a cut."""
+    given, size = op.given, x.shape[dim]
+    start, end = int(given["start"] or 0), given["end"]
+    end = size if end is None else min(int(end), size)
+    labels = run.space.along(x, dim)
+    before = labels[:start] if start > 0 else labels[start:] if start < 0 else None
+    behind = labels[:end] if 0 <= end < size else labels[end:] if end < 0 else None
+    written = [r for r in (before, behind) if r is not None]
+    if int(given["step"]) != 1 or not run.sized(*written):
+        raise Unknown("takes channels at positions written in forward")
+    taken: Tensor = op.target(x, *op.args[1:], **op.kwargs)
+    return uniform(taken)
 
 
 def spatial(run: Labeller, op: Op) -> Value:

@@ -10,8 +10,10 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from amc.errors import AmcError
+from amc.graph import attributes
 from amc.plan import Cut, Plan
 
 
@@ -23,10 +25,13 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         AmcError: the plan was made for another network; the message names the first difference.
     """
-    smaller = copy.deepcopy(model)
+    smaller = duplicate(model)
     where, source = owners(smaller), tensors(model)
     for tensor, cuts in by_tensor(plan, source):
         place(where[tensor], cut(source[tensor].detach(), cuts))
+    for one in plan.cuts:
+        if attributes.is_attribute(one.tensor):
+            _resize(smaller, one)
     return smaller
 
 
@@ -36,7 +41,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         AmcError: the plan was made for another network.
     """
-    masked = copy.deepcopy(model)
+    masked = duplicate(model)
     state = tensors(masked)
     with torch.no_grad():
         for tensor, cuts in by_tensor(plan, state):
@@ -45,6 +50,13 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
                 where = torch.tensor(gone, device=state[tensor].device)
                 state[tensor].index_fill_(one.dim, where, 0)
     return masked
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a network that keeps activations with their history as attributes."""
+    kept = (x for module in model.modules() for x in tree_leaves(vars(module)))
+    strays = {id(x): x for x in kept if isinstance(x, Tensor) and not x.is_leaf}
+    return copy.deepcopy(model, {key: x.detach().clone() for key, x in strays.items()})
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -56,10 +68,15 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def cut(tensor: Tensor, cuts: Sequence[Cut]) -> Tensor:
-    """The slices of a tensor that stay."""
+    """The slices of a tensor that stay, in the memory format of the whole."""
+    kept = tensor
     for one in cuts:
-        tensor = tensor.index_select(one.dim, torch.tensor(one.keep, device=tensor.device))
-    return tensor
+        kept = kept.index_select(one.dim, torch.tensor(one.keep, device=tensor.device))
+    for ndim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.ndim == ndim and not tensor.is_contiguous():
+            if tensor.is_contiguous(memory_format=layout):
+                kept = kept.contiguous(memory_format=layout)
+    return kept
 
 
 Owners = Mapping[str, Sequence[tuple[nn.Module, str]]]
@@ -85,6 +102,7 @@ def place(where: Sequence[tuple[nn.Module, str]], value: Tensor) -> None:
     old = module._parameters.get(key)
     if old is not None:
         value = nn.Parameter(value, requires_grad=old.requires_grad)
+        value.__dict__.update(old.__dict__)
     for module, key in where:
         (module._buffers if old is None else module._parameters)[key] = value  # type: ignore[assignment]
         follow(module)
@@ -93,16 +111,15 @@ def place(where: Sequence[tuple[nn.Module, str]], value: Tensor) -> None:
 def follow(module: nn.Module) -> None:
     """Makes the attributes of a module agree with the shapes of its tensors."""
     if isinstance(module, nn.modules.conv._ConvNd):
-        into, out = (1, 0) if not module.transposed else (0, 1)
-        shape = module.weight.shape
-        if module.groups == module.in_channels > 1 and not module.transposed:  # depthwise
+        first, second = module.weight.shape[:2]
+        if module.groups == module.in_channels > 1:  # depthwise
             multiplier = module.out_channels // module.in_channels
-            module.groups = module.in_channels = shape[0] // multiplier
-            module.out_channels = shape[0]
+            module.groups = first if module.transposed else first // multiplier
+            module.in_channels, module.out_channels = module.groups, module.groups * multiplier
         elif module.transposed:
-            module.in_channels, module.out_channels = shape[into], shape[out] * module.groups
+            module.in_channels, module.out_channels = first, second * module.groups
         else:
-            module.in_channels, module.out_channels = shape[into] * module.groups, shape[out]
+            module.in_channels, module.out_channels = second * module.groups, first
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
@@ -119,7 +136,7 @@ def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         AmcError: names differ.
     """
-    loaded = copy.deepcopy(model)
+    loaded = duplicate(model)
     own, where = loaded.state_dict(), owners(loaded)
     for name in own.keys() ^ state.keys():
         side = "the file" if name in state else "the network"
@@ -131,7 +148,8 @@ def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 def by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, list[Cut]]]:
     """The cuts of each tensor, checked against the tensors of the network."""
-    for tensor, group in groupby(sorted(plan.cuts, key=_place), key=lambda c: c.tensor):
+    of_tensors = (one for one in plan.cuts if not attributes.is_attribute(one.tensor))
+    for tensor, group in groupby(sorted(of_tensors, key=_place), key=lambda c: c.tensor):
         cuts = list(group)
         held = state.get(tensor)
         if held is None:
@@ -143,6 +161,16 @@ def by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, li
                     f"the plan expects {one.size} slices along dimension {one.dim}"
                 )
         yield tensor, cuts
+
+
+def _resize(model: nn.Module, one: Cut) -> None:
+    """Makes an attribute that counts channels follow its cut."""
+    held = attributes.read(model, one.tensor)
+    if held != one.size:
+        raise AmcError(
+            f"the plan is for another network: {one.tensor} is {held}, the plan expects {one.size}"
+        )
+    attributes.write(model, one.tensor, len(one.keep))
 
 
 def _place(one: Cut) -> tuple[str, int]:

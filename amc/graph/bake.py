@@ -1,0 +1,132 @@
+"""Layers that compute their weight in every forward pass, made plain.
+
+Weight standardisation, weight and spectral norm, and other parametrisations leave no weight whose
+slices could be removed. In eval mode the computed weight is a constant: the layer can be replaced
+by a plain one that holds it, with the same outputs.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from amc.graph.export import Inputs
+from amc.graph.surgery import duplicate
+
+_CALLS = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    kind: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+}
+_OWN = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+
+
+def bake(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    example_kwargs: dict[str, Any] | None = None,
+) -> nn.Module:
+    """A copy in which convolutions and linear layers with a computed weight are plain layers.
+
+    Fine-tuning then trains the computed weight itself. A layer is replaced only when its outputs
+    on the example stay the same; the others are left as they are.
+
+    Args:
+        model: never changed.
+        example_inputs, example_kwargs: of one execution.
+
+    Returns:
+        A copy of the model; without such layers, just a copy.
+    """
+    baked = duplicate(model)
+    computed = [name for name, module in baked.named_modules() if _is_computed(module)]
+    if not computed:
+        return baked
+    modes = {module: module.training for module in baked.modules()}
+    seen = _executions(baked.eval(), computed, Inputs(example_inputs, dict(example_kwargs or {})))
+    for name, (x, weight, bias, out) in seen.items():
+        plain = _plain(baked.get_submodule(name), weight, bias)
+        with torch.no_grad():
+            found = plain(x)
+        if found.shape == out.shape and torch.allclose(found, out, rtol=1e-4, atol=1e-5):
+            baked.set_submodule(name, plain)
+    for module in baked.modules():
+        module.training = modes.get(module, model.training)
+    return baked
+
+
+def _is_computed(module: nn.Module) -> bool:
+    """Whether a convolution or linear layer does not simply use a parameter called weight."""
+    kind = next((k for k in _PLAIN if isinstance(module, k)), None)
+    if kind is None:
+        return False
+    ours = getattr(kind, "_conv_forward", None)
+    changed = type(module).forward is not kind.forward or (
+        ours is not None and getattr(type(module), "_conv_forward", None) is not ours
+    )
+    return changed or "weight" not in module._parameters
+
+
+class _Calls(TorchFunctionMode):
+    """Remembers the weight and bias of the convolutions and linear operators that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[Tensor, Tensor | None]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _CALLS:
+            given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+            self.found.append((given["weight"], given.get("bias")))
+        return func(*args, **kwargs)
+
+
+def _executions(
+    model: nn.Module, names: list[str], inputs: Inputs
+) -> dict[str, tuple[Tensor, Tensor, Tensor | None, Tensor]]:
+    """Per layer its (input, weight, bias, output) in the first execution."""
+    seen: dict[str, tuple[Tensor, Tensor, Tensor | None, Tensor]] = {}
+    handles = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            if name in seen or not (len(args) == 1 and isinstance(args[0], Tensor)):
+                return
+            own = {id(p) for p in module.parameters(recurse=False)}
+            with _Calls() as calls, torch.no_grad():
+                module.forward(args[0])
+            if len(calls.found) == 1 and id(calls.found[0][0]) not in own:
+                weight, bias = calls.found[0]
+                seen[name] = (args[0], weight, bias, out)
+
+        return hook
+
+    for name in names:
+        handles.append(model.get_submodule(name).register_forward_hook(watch(name)))
+    try:
+        inputs.run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {n: s for n, s in seen.items() if all(isinstance(x, Tensor) for x in tree_leaves(s[3]))}
+
+
+def _plain(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A plain layer with this weight, hooks of the replaced one included."""
+    kind = next(k for k in _PLAIN if isinstance(layer, k))
+    if kind is nn.Linear:
+        plain: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    else:
+        options = {key: getattr(layer, key) for key in _OWN}
+        plain = kind(**options, bias=bias is not None, padding_mode=layer.padding_mode)
+    plain = plain.to(weight)
+    with torch.no_grad():
+        plain.weight.copy_(weight)
+        if bias is not None:
+            plain.bias.copy_(bias)
+    return plain

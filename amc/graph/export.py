@@ -1,0 +1,144 @@
+"""The network as a graph of ATen operators, or one line about what is in the way."""
+
+import contextlib
+import io
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from amc.errors import UnsupportedModelError
+
+_LIBRARY = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one execution."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, model: nn.Module) -> Any:
+        """The network's outputs: without gradients, random operators always alike."""
+        with torch.no_grad(), torch.random.fork_rng(devices=self._devices):
+            torch.manual_seed(0)
+            return model(*self.args, **self.kwargs)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments."""
+        return [x for x in tree_leaves((self.args, self.kwargs)) if isinstance(x, Tensor)]
+
+    @property
+    def batch(self) -> int:
+        """Samples: the first dimension of the first tensor."""
+        return next((int(x.shape[0]) for x in self.tensors if x.ndim), 1)
+
+    @property
+    def _devices(self) -> list[torch.device]:
+        return [x.device for x in self.tensors if x.is_cuda][:1]
+
+
+def export(model: nn.Module, inputs: Inputs) -> Any:
+    """The exported program of the network in its present mode.
+
+    Raises:
+        UnsupportedModelError: it cannot be exported; the message names the line that stops it.
+    """
+    if not isinstance(inputs.args, tuple):
+        raise UnsupportedModelError(
+            f"example_inputs must be a tuple such as (images,), got {type(inputs.args).__name__}"
+        )
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise UnsupportedModelError(
+            f"{lazy[0]} has no shape yet: run the network once before it is traced"
+        )
+    try:
+        with _silence(), torch.no_grad():
+            return torch.export.export(model, inputs.args, inputs.kwargs)
+    except Exception as error:  # export raises dozens of types; every one means "not exportable"
+        raise UnsupportedModelError(_diagnosis(model, inputs, error)) from error
+
+
+def count_macs(program: Any, inputs: Inputs) -> int:
+    """MACs of the exported operators; the model itself may take fused paths, uncounted."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        program.module()(*inputs.args, **inputs.kwargs)
+    return counter.get_total_flops() // 2
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what export prints, logs and warns about its own failures off the terminal."""
+    disabled, sink = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _diagnosis(model: nn.Module, inputs: Inputs, error: Exception) -> str:
+    """What stops the export, where, and what to change."""
+    name = type(model).__name__
+    try:
+        inputs.run(model)
+    except Exception as own:  # the user's forward may fail in any way
+        return f"{name} does not run on the example inputs{describe(own)}"
+    return f"{name} cannot be traced{describe(error)}; {_advice(error)}"
+
+
+def describe(error: BaseException) -> str:
+    """The last line of the user's code on the way to an error, and what the error says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0].split(" (unhinted")[0][:200] if lines else ""
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((_LIBRARY, _HERE, "<"))
+    ]
+    if not frames:
+        return f": {text}"
+    code = f" `{frames[-1].line}`" if frames[-1].line else ""
+    return f" at {frames[-1].filename}:{frames[-1].lineno}{code}: {text}"
+
+
+def _advice(error: Exception) -> str:
+    """What to change in the network, by the kind of failure."""
+    text = f"{type(error).__name__} {error}"
+    if any(sign in text for sign in ("DataDependent", "data-dependent", "Eq(u0", "unbacked")):
+        return (
+            "a branch or size depends on the values of a tensor: use torch.where, or move that "
+            "part out of forward"
+        )
+    if "numpy" in text:
+        return "forward leaves torch: use torch operators in place of numpy"
+    if "output" in text and "type" in text:
+        return (
+            "let forward return tensors, tuples, lists or dicts of them, or register the class "
+            "with torch.export.register_dataclass"
+        )
+    if "assigned" in text or "mutat" in text.lower():
+        return "forward changes the module: register what it keeps as a buffer, or do not keep it"
+    return "torch.export.export(model, example_inputs) must run; its message tells more"

@@ -1,0 +1,178 @@
+"""Proof by execution: the shrunk network must equal the masked one, whatever the weights are.
+
+A residual branch whose last norm starts at zero, or a layer scale of 1e-6, would hide a wrong cut;
+so the proof runs on a copy with random weights, in 32 bits.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from amc.graph.export import Inputs, describe
+from amc.graph.groups import ChannelGraph, ChannelGroup
+from amc.graph.surgery import duplicate, mask, shrink
+
+TOLERANCE = 1e-4
+"""Largest difference between shrunk and masked outputs, relative to the outputs' scale."""
+
+
+class Proof:
+    """Executes cuts of one network.
+
+    Args:
+        model: never changed.
+        inputs: of one execution.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        self._model, self._inputs, self._tolerance = _prepared(model, inputs)
+        self._trains = _runs(_training(duplicate(self._model)), self._inputs)
+
+    def failing(self, graph: ChannelGraph) -> dict[str, str]:
+        """Groups that must stay whole so that all others can be cut, and why.
+
+        All at once first; halves of what fails after that.
+        """
+        failed = self._failing_in(graph, graph.decisions)
+        while True:
+            rest = [g for g in graph.decisions if g.name not in failed]
+            if not self._objection(graph, rest):
+                return failed
+            last = self._last_straw(graph, rest)
+            failed[last.name] = "it cannot be cut together with the groups before it"
+
+    def _failing_in(self, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[str, str]:
+        objection = self._objection(graph, groups)
+        if not objection:
+            return {}
+        if len(groups) == 1:
+            return {groups[0].name: objection}
+        half = len(groups) // 2
+        return self._failing_in(graph, groups[:half]) | self._failing_in(graph, groups[half:])
+
+    def _last_straw(self, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> ChannelGroup:
+        """The last of the shortest run of groups that fails together."""
+        low, high = 1, len(groups)
+        while low < high:
+            middle = (low + high) // 2
+            fails = self._objection(graph, groups[:middle])
+            low, high = (low, middle) if fails else (middle + 1, high)
+        return groups[low - 1]
+
+    def _objection(self, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> str:
+        """What is wrong with the network when these groups are cut; empty when nothing is."""
+        if not groups:
+            return ""
+        rng = np.random.default_rng(0)
+        plan = graph.plan(
+            {g.name: rng.permutation(g.size)[: max(1, g.size - g.size // 3)] for g in groups}
+        )
+        small = shrink(self._model, plan)
+        try:
+            found = tree_leaves(self._inputs.run(small))
+            expected = tree_leaves(self._inputs.run(mask(self._model, plan)))
+            if self._trains:
+                self._inputs.run(_training(small))
+        except Exception as error:  # the user's forward may fail in any way
+            return f"the cut network does not run: a size is written in forward{describe(error)}"
+        pairs = zip(expected, found, strict=False)
+        if len(found) != len(expected) or not all(self._close(a, b) for a, b in pairs):
+            return "the cut network differs from the masked one: a size is written in forward"
+        return ""
+
+    def _close(self, expected: Any, found: Any) -> bool:
+        if not isinstance(expected, Tensor):
+            return True
+        if expected.shape != found.shape:
+            return False
+        if not expected.numel():
+            return True
+        if not expected.is_floating_point():
+            return bool((expected == found).all())
+        scale = max(float(expected.abs().max()), 1e-3)
+        return bool((expected - found).abs().max() <= self._tolerance * scale)
+
+
+def _training(model: nn.Module) -> nn.Module:
+    """Puts the network in training mode, but for modules that would make its outputs random.
+
+    Some networks execute further layers in training (auxiliary heads); they must run as well.
+    """
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd):
+            module.eval()
+    return model
+
+
+def _prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, float]:
+    """The copy to execute, its inputs, and the tolerance of its data type."""
+    generator = torch.Generator().manual_seed(0)
+    varied = _mapped(inputs, lambda x: _varied(x, generator))
+    single = duplicate(model).eval().float()
+    for candidate in (_shaken(single, generator), single):
+        if _runs(candidate, wide := _mapped(varied, _widened)):
+            return candidate, wide, TOLERANCE
+    kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    coarse = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
+    return duplicate(model).eval(), inputs, max(TOLERANCE, 50 * coarse)
+
+
+def _runs(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the network runs and its outputs are finite."""
+    try:
+        outputs = tree_leaves(inputs.run(model))
+    except Exception:  # the user's forward may fail in any way
+        return False
+    return all(bool(x.isfinite().all()) for x in outputs if isinstance(x, Tensor))
+
+
+def _shaken(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy whose weights are random: nothing is zero, signals keep their scale."""
+    model = duplicate(model)
+
+    def draw(like: Tensor, low: float, high: float) -> Tensor:
+        uniform = torch.rand(like.shape, generator=generator)
+        return (low + (high - low) * uniform).to(like)
+
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if not p.is_floating_point() or p.ndim == 0:
+                continue
+            if p.ndim > 1:
+                wide = (3 / max(1, p[0].numel())) ** 0.5
+                p.copy_(draw(p, -wide, wide))
+            else:
+                p.copy_(draw(p, -0.5, 0.5) if name.endswith("bias") else draw(p, 0.5, 1.5))
+        for module in model.modules():
+            if not isinstance(module, nn.modules.batchnorm._NormBase):
+                continue
+            for statistic, low, high in (
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 1.5),
+            ):
+                if statistic is not None:
+                    statistic.copy_(draw(statistic, low, high))
+    return model
+
+
+def _varied(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers in place of a constant example, which would hide differences."""
+    if not x.is_floating_point() or x.numel() < 2 or bool((x != x.flatten()[0]).any()):
+        return x
+    return torch.randn(x.shape, generator=generator).to(x)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() else x
+
+
+def _mapped(inputs: Inputs, change: Any) -> Inputs:
+    args, kwargs = tree_map(
+        lambda x: change(x) if isinstance(x, Tensor) else x, (inputs.args, inputs.kwargs)
+    )
+    return Inputs(args, kwargs)
