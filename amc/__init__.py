@@ -20,7 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 from amc.allocate import random_plan
 from amc.budget import Budget
 from amc.errors import AmcError, InfeasibleBudgetError, UnsupportedModelError
-from amc.graph import ChannelGraph, ChannelGroup, mask, shrink, trace
+from amc.graph import ChannelGraph, ChannelGroup, Choice, bake, choose, mask, shrink, trace
 from amc.plan import Plan, Strategy, load_plan, save_plan
 from amc.run_folder import load_pruned
 
@@ -29,10 +29,13 @@ __all__ = [
     "Budget",
     "ChannelGraph",
     "ChannelGroup",
+    "Choice",
     "InfeasibleBudgetError",
     "Plan",
     "Strategy",
     "UnsupportedModelError",
+    "bake",
+    "choose",
     "load_plan",
     "load_pruned",
     "mask",

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from amc.errors import AmcError, InfeasibleBudgetError
-from amc.graph.groups import ChannelGraph
+from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.labels import FloatArray, IntArray
 from amc.plan import Strategy
 
@@ -29,7 +29,7 @@ class Budget:
         graph: the channel graph.
         preserve_ratio: MACs kept, in (0, 1]; never exceeded.
         tolerance: how far below the target a strategy may end, relative to it; 1 for no limit.
-        multiple: allowed counts are multiples of this, and the full size.
+        multiple: kept channels are multiples of this, or all.
         min_ratio: no group goes below this part of its channels.
 
     Raises:
@@ -50,7 +50,7 @@ class Budget:
         if self.multiple < 1:
             raise AmcError(f"--channel-multiple must be 1 or more, got {self.multiple}")
         if not self.graph.decisions:
-            reasons = "; ".join(sorted({g.reason for g in self.graph.groups}))
+            reasons = "; ".join(self.graph.causes)
             raise InfeasibleBudgetError(f"nothing in this network can be pruned: {reasons}")
         least = self.graph.cost.macs(np.array([o[0] for o in self.options]))
         if least > self.target:
@@ -80,7 +80,7 @@ class Budget:
     def options(self) -> tuple[IntArray, ...]:
         """Allowed counts of every decision, increasing."""
         return tuple(
-            allowed_counts(g.size, self.multiple, self.min_ratio) for g in self.graph.decisions
+            allowed_counts(g, self.multiple, self.min_ratio) for g in self.graph.decisions
         )
 
     @cached_property
@@ -90,6 +90,14 @@ class Budget:
     @cached_property
     def _most(self) -> IntArray:
         return np.array([o[-1] for o in self.options])
+
+    @cached_property
+    def _sizes(self) -> IntArray:
+        return np.array([g.size for g in self.graph.decisions])
+
+    @cached_property
+    def _steps(self) -> IntArray:
+        return np.array([step(g, self.multiple) for g in self.graph.decisions])
 
     def range(self, decided: Sequence[int]) -> tuple[int, int]:
         """Positions in `options` of the fewest and most channels that the next group may take."""
@@ -134,11 +142,11 @@ class Budget:
 
     def rounded(self, ratios: FloatArray) -> IntArray:
         """The allowed counts nearest to these parts of every group, [R] -> [R, T]."""
-        wished = ratios[:, None] * self._most
-        nearest = np.rint(wished / self.multiple) * self.multiple
-        nearest = np.clip(nearest, self._least, self._most // self.multiple * self.multiple)
-        whole = np.abs(self._most - wished) < np.abs(nearest - wished)
-        return np.where(whole | (nearest < self._least), self._most, nearest).astype(np.int64)
+        wished = ratios[:, None] * self._sizes
+        nearest = np.rint(wished / self._steps) * self._steps
+        nearest = np.clip(nearest, self._least, self._most // self._steps * self._steps)
+        last = np.abs(self._most - wished) < np.abs(nearest - wished)
+        return np.where(last | (nearest < self._least), self._most, nearest).astype(np.int64)
 
     def execute(self, decided: Sequence[int], action: float) -> tuple[int, float]:
         """Reads an action in [0, 1] as an allowed count.
@@ -187,11 +195,32 @@ class Budget:
         return self.graph.cost.macs(self.graph.counts(strategy)) <= self.target
 
 
-def allowed_counts(size: int, multiple: int, min_ratio: float) -> IntArray:
-    """Multiples of ``multiple`` that are at least that part of ``size``, and ``size`` itself."""
-    least = max(1, math.ceil(min_ratio * size - 1e-9))
-    multiples = np.arange(multiple, size + 1, multiple, dtype=np.int64)
-    return np.unique(np.append(multiples[multiples >= least], size))
+def allowed_counts(group: ChannelGroup, multiple: int, min_ratio: float) -> IntArray:
+    """Counts whose channels are multiples of ``multiple``, and the full size, within the bounds.
+
+    Bounds are the group's own, and ``min_ratio`` of its size.
+
+    Raises:
+        AmcError: no multiple lies within the bounds.
+    """
+    fewest, most = group.bounds
+    least = min(max(fewest, math.ceil(min_ratio * group.size - 1e-9)), most)
+    apart = step(group, multiple)
+    counts = np.arange(apart, most + 1, apart, dtype=np.int64)
+    counts = counts[counts >= least]
+    if most == group.size:
+        return np.unique(np.append(counts, most))
+    if not len(counts):
+        raise AmcError(
+            f"{group.name}: no multiple of {multiple} lies within its bounds, "
+            f"{least * group.width} to {most * group.width} channels"
+        )
+    return counts
+
+
+def step(group: ChannelGroup, multiple: int) -> int:
+    """The least count of the group whose channels are a multiple of ``multiple``."""
+    return multiple // math.gcd(multiple, group.width)
 
 
 def _inverse(count: int, knots: FloatArray, action: float) -> float:

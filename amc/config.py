@@ -4,13 +4,16 @@ import contextlib
 import io
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import tyro
 
 from amc.errors import AmcError
+from amc.graph import Choice
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class TrainConfig:
     strategy: Path | None = None
     """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, or comma-separated
     ratios in layer order."""
+
+    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
+    """Which layers may be cut."""
 
     selector: Literal["lasso", "l1", "l2", "random"] = "lasso"
     """Which channels of a group stay."""
@@ -121,8 +127,8 @@ def _within(flag: str, value: float, low: float, high: float) -> None:
         raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {value:g}")
 
 
-def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """The configuration on the command line.
+def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:
+    """The configuration on the command line of ``python -m <command>``.
 
     Raises:
         AmcError: an unknown flag or an impossible value, in one line.
@@ -131,17 +137,17 @@ def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(TrainConfig, prog="python -m amc.train", args=arguments)
+            return tyro.cli(config, prog=f"python -m {command}", args=arguments)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise AmcError(_condensed(complaint.getvalue())) from None
+        raise AmcError(_condensed(complaint.getvalue(), config.__name__)) from None
 
 
-def _condensed(box: str) -> str:
+def _condensed(box: str, name: str) -> str:
     """The first paragraph under the title of tyro's framed message, as one line."""
     lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
     ruled = [line.strip("-─") for line in lines if line][1:]  # "" where a rule was
     said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
-    text = " ".join(said).removeprefix("Error parsing TrainConfig: ")
+    text = " ".join(said).removeprefix(f"Error parsing {name}: ")
     return f"{text} (--help lists all flags)"

@@ -14,8 +14,9 @@ from amc import weights
 from amc.config import TrainConfig
 from amc.errors import AmcError
 from amc.files import write_atomically
+from amc.graph.bake import computes_weight
 from amc.graph.surgery import load_tensors, shrink
-from amc.plan import load_plan
+from amc.plan import load_plan, read_json
 
 MARK = "config.json"
 """The file that makes a folder a run."""
@@ -72,7 +73,9 @@ def load_pruned(model: nn.Module, run: Path | str) -> nn.Module:
         AmcError: missing or changed files, or another network.
     """
     folder = Path(run)
-    smaller = shrink(model, load_plan(folder / "plan.json"))
+    plan = load_plan(folder / "plan.json")
+    _check_baked(model, folder / "plan.json")
+    smaller = shrink(model, plan)
     path = folder / "pruned.safetensors"
     state, own = weights.read(path), smaller.state_dict()
     for name in own:
@@ -82,6 +85,18 @@ def load_pruned(model: nn.Module, run: Path | str) -> nn.Module:
                 f"{tuple(own[name].shape)}"
             )
     return load_tensors(smaller, state)
+
+
+def _check_baked(model: nn.Module, plan: Path) -> None:
+    """Refuses a network whose layers still compute the weights that the run has made plain."""
+    about = read_json(plan).get("about", {})
+    modules = dict(model.named_modules())
+    for name in about.get("baked", []):
+        if name in modules and computes_weight(modules[name]):
+            raise AmcError(
+                f"{plan}: {name} computes its weight in forward, the run made it plain; load into "
+                "amc.bake(model, example_inputs)"
+            )
 
 
 def _default_name(config: TrainConfig) -> str:

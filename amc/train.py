@@ -17,7 +17,7 @@ from amc.data import Data, load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.files import write_atomically
-from amc.graph import ChannelGraph, trace
+from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
 from amc.journal import Journal
 from amc.pipeline import Pipeline, reward_function
 from amc.plan import Plan, save_plan, save_strategy
@@ -42,16 +42,18 @@ def run(config: TrainConfig) -> Path:
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
     data = load_data(config.data, seed=config.seed, batch_size=config.batch_size)
     pipe = Pipeline(config, data, device, terminal)
-    model = blank(config, data).to(device)
-    graph = trace(model, pipe.example)
+    given = blank(config, data).to(device)
+    model = bake(given, pipe.example)
+    graph = choose(trace(model, pipe.example), model, config.choice)
     budget, strategy = allocation(config, graph)
 
     # The network with its weights.
-    model, source = network(config, model, terminal)
-    model = model.to(device).eval()
+    given, source = network(config, given, terminal)
+    model = bake(given.to(device).eval(), pipe.example)
+    baked = baked_layers(given, model)
     check_outputs(model, pipe.example, data)
     begin(folder, config, terminal.say)
-    terminal.say(overview(config, data, graph, source))
+    terminal.say(overview(config, data, graph, source, baked))
     original = evaluate(model, data.test)
 
     # Statistics of every layer that may lose inputs.
@@ -70,7 +72,7 @@ def run(config: TrainConfig) -> Path:
     with clock("apply"):
         strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
     save_strategy(folder / "strategy.json", strategy, graph.sizes, {"model": config.model})
-    save_network(folder, plan, pruned, config)
+    save_network(folder, plan, pruned, config, baked)
     cut = evaluate(pruned, data.test)
 
     # Accuracy comes back.
@@ -79,7 +81,7 @@ def run(config: TrainConfig) -> Path:
             pruned, plan = pipe.cut_in_stages(graph, model, strategy, journal)
         else:
             pruned = pipe.tune(pruned, model, journal, config.finetune_epochs)
-    save_network(folder, plan, pruned, config)
+    save_network(folder, plan, pruned, config, baked)
     recovered = evaluate(pruned, data.test)
 
     # The account.
@@ -127,21 +129,31 @@ class Clock:
         return {**self._steps, "total": time.perf_counter() - self._start}
 
 
-def save_network(folder: Path, plan: Plan, model: nn.Module, config: TrainConfig) -> None:
+def save_network(
+    folder: Path, plan: Plan, model: nn.Module, config: TrainConfig, baked: list[str]
+) -> None:
     """The plan and the weights: all that `amc.load_pruned` needs."""
-    save_plan(folder / "plan.json", plan, {"model": config.model, "width": config.width})
+    about = {"model": config.model, "width": config.width, "baked": baked}
+    save_plan(folder / "plan.json", plan, about)
     write_atomically(folder / "pruned.safetensors", weights.to_bytes(model))
 
 
-def overview(config: TrainConfig, data: Data, graph: ChannelGraph, source: str) -> str:
-    """What the run works on, in three lines."""
-    frozen = sorted({g.reason for g in graph.groups if not g.prunable})
+def overview(
+    config: TrainConfig, data: Data, graph: ChannelGraph, source: str, baked: list[str]
+) -> str:
+    """What the run works on, in a few lines."""
+    frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
     shape = "x".join(map(str, data.input_shape))
     return (
         f"data     {data.name}: {data.num_classes} classes, images {shape}\n"
         f"network  {config.model}: {graph.macs():,} MACs, {graph.total_params:,} parameters; "
         f"weights {source}\n"
         f"groups   {len(graph.decisions)} can be pruned; left whole: {'; '.join(frozen) or 'none'}"
+        + (
+            f"\nbaked    {len(baked)} layers that computed their weights in forward"
+            if baked
+            else ""
+        )
     )
 
 
@@ -164,7 +176,7 @@ def next_commands(config: TrainConfig, folder: Path) -> str:
 def main() -> None:
     """The command; a mistake of the user's ends it with one line and exit status 2."""
     try:
-        run(parse())
+        run(parse(TrainConfig, "amc.train"))
     except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
         sys.exit(f"amc.train: {error}")
     except KeyboardInterrupt:

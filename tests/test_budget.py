@@ -236,9 +236,9 @@ def test_ratio_of_one_keeps_everything(name: str, multiple: int) -> None:
 
 
 def test_network_without_decisions_is_infeasible_with_the_reason() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 1))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(1, 8), nn.Conv2d(8, 2, 1))
     graph = amc.trace(model, (torch.randn(2, 3, 4, 4),))
-    with pytest.raises(amc.InfeasibleBudgetError, match=r"nothing .* group_norm mixes channels"):
+    with pytest.raises(amc.InfeasibleBudgetError, match=r"nothing .* group_norm normalises"):
         Budget(graph, 0.5)
 
 
@@ -256,7 +256,20 @@ def test_network_without_decisions_is_infeasible_with_the_reason() -> None:
     ],
 )
 def test_allowed_counts(size: int, multiple: int, min_ratio: float, expected: list[int]) -> None:
-    assert allowed_counts(size, multiple, min_ratio).tolist() == expected
+    assert allowed_counts(group(size), multiple, min_ratio).tolist() == expected
+
+
+def group(size: int, **options: int) -> amc.ChannelGroup:
+    return amc.ChannelGroup("a", size, (), (), (), **options)
+
+
+def test_bounds_and_widths_of_a_group_are_respected() -> None:
+    assert allowed_counts(group(20, least=7, most=12), 1, 0.0).tolist() == [7, 8, 9, 10, 11, 12]
+    assert allowed_counts(group(20, least=7, most=12), 4, 0.0).tolist() == [8, 12]
+    assert allowed_counts(group(20, most=12), 1, 0.9).tolist() == [12]  # a bound beats the ratio
+    assert allowed_counts(group(8, width=4), 8, 0.0).tolist() == [2, 4, 6, 8]
+    with pytest.raises(amc.AmcError, match=r"a: no multiple of 8 .* 9 to 12 channels"):
+        allowed_counts(group(20, least=9, most=12), 8, 0.0)
 
 
 def test_tolerance_of_one_lets_the_agent_go_as_low_as_it_likes() -> None:

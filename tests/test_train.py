@@ -215,7 +215,7 @@ def test_bad_arguments_end_in_one_line(
     arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(AmcError) as caught:
-        run(parse([*arguments, "--run-dir", str(tmp_path / "r")]))
+        run(parse(TrainConfig, "amc.train", [*arguments, "--run-dir", str(tmp_path / "r")]))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().err == ""

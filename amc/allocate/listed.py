@@ -42,6 +42,9 @@ def listed(graph: ChannelGraph, path: Path) -> dict[str, int]:
             if count != group.size:
                 raise AmcError(f"{path}: {name} must keep all channels: {group.reason}")
             continue
+        least, most = group.bounds
+        if not least <= count <= most:
+            raise AmcError(f"{path}: {name} must keep {least} to {most} channels, got {count}")
         if strategy.setdefault(group.name, count) != count:
             raise AmcError(
                 f"{path}: {name} and {said[group.name]} share their channels and must keep the "

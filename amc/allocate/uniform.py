@@ -21,6 +21,6 @@ def common_ratio(graph: ChannelGraph, ratio: float, multiple: int = 1) -> dict[s
     """Every group keeps this part of its channels (PocketFlow's meaning); the MACs follow."""
     strategy = {}
     for group in graph.decisions:
-        options = allowed_counts(group.size, multiple, 0.0)
+        options = allowed_counts(group, multiple, 0.0)
         strategy[group.name] = int(options[np.abs(options - ratio * group.size).argmin()])
     return strategy

@@ -17,10 +17,7 @@ from amc.graph.export import Inputs
 from amc.graph.surgery import duplicate
 
 _CALLS = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
-_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
-    kind: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-}
-_OWN = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def bake(
@@ -35,13 +32,14 @@ def bake(
 
     Args:
         model: never changed.
-        example_inputs, example_kwargs: of one execution.
+        example_inputs: positional inputs of one execution.
+        example_kwargs: keyword inputs of the same execution.
 
     Returns:
         A copy of the model; without such layers, just a copy.
     """
     baked = duplicate(model)
-    computed = [name for name, module in baked.named_modules() if _is_computed(module)]
+    computed = [name for name, module in baked.named_modules() if computes_weight(module)]
     if not computed:
         return baked
     modes = {module: module.training for module in baked.modules()}
@@ -57,7 +55,16 @@ def bake(
     return baked
 
 
-def _is_computed(module: nn.Module) -> bool:
+def baked_layers(model: nn.Module, baked: nn.Module) -> list[str]:
+    """Names of the layers that `bake` has replaced."""
+    return [
+        n
+        for n, m in baked.named_modules()
+        if computes_weight(model.get_submodule(n)) and not computes_weight(m)
+    ]
+
+
+def computes_weight(module: nn.Module) -> bool:
     """Whether a convolution or linear layer does not simply use a parameter called weight."""
     kind = next((k for k in _PLAIN if isinstance(module, k)), None)
     if kind is None:
@@ -117,16 +124,14 @@ def _executions(
 
 
 def _plain(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """A plain layer with this weight, hooks of the replaced one included."""
+    """A plain layer with this weight, and the hooks that users put on the replaced one."""
     kind = next(k for k in _PLAIN if isinstance(layer, k))
-    if kind is nn.Linear:
-        plain: nn.Module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
-    else:
-        options = {key: getattr(layer, key) for key in _OWN}
-        plain = kind(**options, bias=bias is not None, padding_mode=layer.padding_mode)
-    plain = plain.to(weight)
-    with torch.no_grad():
-        plain.weight.copy_(weight)
-        if bias is not None:
-            plain.bias.copy_(bias)
+    plain = kind.__new__(kind)
+    nn.Module.__init__(plain)
+    for key, value in vars(layer).items():
+        if key not in vars(plain) and not isinstance(value, Tensor):
+            setattr(plain, key, value)  # in_channels, stride, padding_mode ...
+    plain._forward_hooks.update(layer._forward_hooks)
+    plain.weight = nn.Parameter(weight.detach().clone())
+    plain.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
     return plain

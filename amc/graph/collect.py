@@ -109,7 +109,23 @@ def _group(
     name = writers[0] if writers else "input"
     if not writers and reason != "network input":
         name = f"{readers[0]}:input" if readers else members[0].tensor
-    return ChannelGroup(name, len(roots), members, writers, readers, reason)
+    width = _width(members, writers, wide, names)
+    return ChannelGroup(name, len(roots), members, writers, readers, reason, width=width)
+
+
+def _width(
+    members: tuple[Member, ...],
+    writers: tuple[str, ...],
+    calls: list[LayerCall],
+    names: dict[str, str],
+) -> int:
+    """Output channels of the first writer per channel of the group."""
+    if not writers:
+        return 1
+    call = next(c for c in calls if names[c.weight] == writers[0])
+    member = next(m for m in members if (m.tensor, m.dim) == (call.weight, call.out_dim))
+    transposed = "transpose" in call.kind  # its weight holds the outputs of one group
+    return int(member.index.shape[1]) * (call.groups if transposed else 1)
 
 
 def _unique(groups: list[ChannelGroup]) -> list[ChannelGroup]:

@@ -1,5 +1,6 @@
 """Channel groups: which slices of which tensors must go together, and the graph of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,6 +41,7 @@ class ChannelGroup:
         readers: layers that read them and can be reconstructed, in execution order.
         reason: why the group must stay whole; empty when it can be pruned.
         residual: whether several layers are added up in these channels.
+        width: output channels of the writing layers that go with each channel of the group.
         least, most: bounds on the kept channels that were asked for; 0 stands for ``size``.
     """
 
@@ -50,6 +52,7 @@ class ChannelGroup:
     readers: tuple[str, ...]
     reason: str = ""
     residual: bool = False
+    width: int = 1
     least: int = 1
     most: int = 0
 
@@ -131,6 +134,12 @@ class ChannelGraph:
     def sizes(self) -> dict[str, int]:
         """Channels per prunable group."""
         return {group.name: group.size for group in self.decisions}
+
+    @cached_property
+    def causes(self) -> dict[str, int]:
+        """Why groups are frozen -> how many; without the places, the most frequent first."""
+        found = Counter(g.reason.split(" (")[0] for g in self.groups if not g.prunable)
+        return dict(found.most_common())
 
     @cached_property
     def cost(self) -> CostModel:
