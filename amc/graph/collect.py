@@ -25,6 +25,7 @@ def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int) -> Cha
     _settle_entries(run)
     state = tensors(model)
     names = _layer_names(run.calls)
+    places = _Places(run.calls, names)
     classes = _classes(run)
     reasons = run.space.frozen_roots()
     added = {int(root) for x in run.space.added for root in np.unique(run.space.roots(compact(x)))}
@@ -34,14 +35,14 @@ def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int) -> Cha
         by_signature.setdefault((signature, reasons.get(root, "")), []).append(root)
     groups = [
         replace(
-            _group(signature, roots, reason, classes, run.calls, names),
+            _group(signature, roots, reason, classes, places),
             residual=not added.isdisjoint(roots),
         )
         for (signature, reason), roots in by_signature.items()
     ]
-    order = {name: i for i, name in enumerate(names.values())}
-    first = {id(g): min((order[r] for r in g.readers), default=len(order)) for g in groups}
-    groups = _unique(sorted(groups, key=lambda g: first[id(g)]))
+    groups = _unique(
+        sorted(groups, key=lambda g: places.order[g.readers[0]] if g.readers else len(names))
+    )
     layers = _layers(run.calls, names, groups, state, batch)
     counted = sum(layer.positions * int(np.prod(state[layer.weight].shape)) for layer in layers)
     return ChannelGraph(
@@ -85,13 +86,30 @@ def _layer_names(calls: list[LayerCall]) -> dict[str, str]:
     return {c.weight: c.weight.removesuffix(".weight") for c in calls}
 
 
+class _Places:
+    """Where layers write and read: (weight, dimension) -> layer; depthwise layers do neither."""
+
+    def __init__(self, calls: list[LayerCall], names: dict[str, str]) -> None:
+        self.order = {name: i for i, name in enumerate(names.values())}
+        wide = [c for c in calls if c.kind != "depthwise"]
+        self.written = {(c.weight, c.out_dim): names[c.weight] for c in wide}
+        self.read = {(c.weight, c.in_dim): names[c.weight] for c in wide}
+        # the weight of a transposed convolution holds the outputs of one of its groups
+        self.repeats = {
+            (c.weight, c.out_dim): c.groups if "transpose" in c.kind else 1 for c in wide
+        }
+
+    def among(self, keys: list[tuple[str, int]], where: dict[tuple[str, int], str]) -> list[str]:
+        """Layers at these places, in execution order."""
+        return sorted({where[k] for k in keys if k in where}, key=self.order.__getitem__)
+
+
 def _group(
     signature: tuple[Any, ...],
     roots: list[int],
     reason: str,
     classes: dict[int, dict[tuple[str, int], list[int]]],
-    calls: list[LayerCall],
-    names: dict[str, str],
+    places: _Places,
 ) -> ChannelGroup:
     keys = [key for key, _ in signature]
     roots = sorted(roots, key=lambda r: [classes[r][k] for k in keys])
@@ -99,33 +117,20 @@ def _group(
         Member(tensor, dim, np.array([classes[r][tensor, dim] for r in roots], dtype=np.int64))
         for tensor, dim in keys
     )
-    wide = [c for c in calls if c.kind != "depthwise"]
-    writers = tuple(dict.fromkeys(names[c.weight] for c in wide if (c.weight, c.out_dim) in keys))
-    readers = tuple(dict.fromkeys(names[c.weight] for c in wide if (c.weight, c.in_dim) in keys))
+    writers = tuple(places.among(keys, places.written))
+    readers = tuple(places.among(keys, places.read))
     if not reason and len(roots) < 2:
         reason = "has a single channel"
     if not reason and not (writers and readers):
         reason = "no layer writes it" if not writers else "no layer reads it"
-    name = writers[0] if writers else "input"
-    if not writers and reason != "network input":
+    name, width = "input", 1
+    if writers:
+        name = writers[0]
+        first = next(m for m in members if places.written.get((m.tensor, m.dim)) == name)
+        width = int(first.index.shape[1]) * places.repeats[first.tensor, first.dim]
+    elif reason != "network input":
         name = f"{readers[0]}:input" if readers else members[0].tensor
-    width = _width(members, writers, wide, names)
     return ChannelGroup(name, len(roots), members, writers, readers, reason, width=width)
-
-
-def _width(
-    members: tuple[Member, ...],
-    writers: tuple[str, ...],
-    calls: list[LayerCall],
-    names: dict[str, str],
-) -> int:
-    """Output channels of the first writer per channel of the group."""
-    if not writers:
-        return 1
-    call = next(c for c in calls if names[c.weight] == writers[0])
-    member = next(m for m in members if (m.tensor, m.dim) == (call.weight, call.out_dim))
-    transposed = "transpose" in call.kind  # its weight holds the outputs of one group
-    return int(member.index.shape[1]) * (call.groups if transposed else 1)
 
 
 def _unique(groups: list[ChannelGroup]) -> list[ChannelGroup]:

@@ -30,7 +30,8 @@ class Proof:
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._model, self._inputs, self._tolerance = _prepared(model, inputs)
-        self._trains = _runs(_training(duplicate(self._model)), self._inputs)
+        self._trains = _runs(_training(self._model), self._inputs)
+        self._model.eval()
 
     def failing(self, graph: ChannelGraph) -> dict[str, str]:
         """Groups that must stay whole so that all others can be cut, and why.
@@ -113,9 +114,12 @@ def _prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, floa
     """The copy to execute, its inputs, and the tolerance of its data type."""
     generator = torch.Generator().manual_seed(0)
     varied = _mapped(inputs, lambda x: _varied(x, generator))
-    single = duplicate(model).eval().float()
-    for candidate in (_shaken(single, generator), single):
-        if _runs(candidate, wide := _mapped(varied, _widened)):
+    wide = _mapped(varied, _widened)
+    for random in (True, False):
+        candidate = duplicate(model).eval().float()
+        if random:
+            _shake(candidate, generator)
+        if _runs(candidate, wide):
             return candidate, wide, TOLERANCE
     kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
     coarse = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
@@ -131,9 +135,8 @@ def _runs(model: nn.Module, inputs: Inputs) -> bool:
     return all(bool(x.isfinite().all()) for x in outputs if isinstance(x, Tensor))
 
 
-def _shaken(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy whose weights are random: nothing is zero, signals keep their scale."""
-    model = duplicate(model)
+def _shake(model: nn.Module, generator: torch.Generator) -> None:
+    """Makes the weights random, in place: nothing is zero, signals keep their scale."""
 
     def draw(like: Tensor, low: float, high: float) -> Tensor:
         uniform = torch.rand(like.shape, generator=generator)
@@ -157,7 +160,6 @@ def _shaken(model: nn.Module, generator: torch.Generator) -> nn.Module:
             ):
                 if statistic is not None:
                     statistic.copy_(draw(statistic, low, high))
-    return model
 
 
 def _varied(x: Tensor, generator: torch.Generator) -> Tensor:
