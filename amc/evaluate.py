@@ -1,12 +1,15 @@
 """How good a network is on labelled images."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from amc.errors import AmcError
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,24 @@ def head(
     return [(every[i : i + size], labels[i : i + size]) for i in range(0, len(labels), size)]
 
 
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The network's class scores [batch, classes], also when they come wrapped.
+
+    Taken from an output's ``logits`` (Hugging Face), from ``out`` or ``logits`` of a dictionary
+    (torchvision's segmentation), or as the first of several outputs (auxiliary heads).
+    """
+    found: Any = model(images)
+    if isinstance(found, Mapping):  # Hugging Face's outputs are dictionaries as well
+        found = next((found[key] for key in ("logits", "out") if key in found), found)
+    elif isinstance(found, list | tuple) and found:
+        found = getattr(found, "logits", found[0])
+    if not isinstance(found, Tensor):
+        raise AmcError(
+            f"the network must return logits, alone or as 'logits', got {type(found).__name__}"
+        )
+    return found
+
+
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
     """Accuracy and cross-entropy in eval mode; the model's modes are restored."""
     device = next(model.parameters()).device
@@ -48,9 +69,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Scor
     images = 0
     with torch.inference_mode(), evaluating(model):
         for inputs, labels in batches:
-            logits, labels = model(inputs.to(device)), labels.to(device)
-            correct += (logits.argmax(dim=1) == labels).sum()
-            loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+            scores, labels = logits(model, inputs.to(device)), labels.to(device)
+            correct += (scores.argmax(dim=1) == labels).sum()
+            loss += F.cross_entropy(scores.float(), labels, reduction="sum")
             images += len(labels)
     return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images)
 

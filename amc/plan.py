@@ -105,11 +105,22 @@ def load_plan(path: Path) -> Plan:
 
 
 def save_strategy(
-    path: Path, strategy: Strategy, sizes: Mapping[str, int], about: Mapping[str, Any]
+    path: Path,
+    strategy: Strategy,
+    channels: Mapping[str, tuple[int, int]],
+    about: Mapping[str, Any],
 ) -> None:
-    """Writes the kept channels of every group as JSON, atomically; `--mode list` reads it back."""
+    """Writes the kept output channels of every group as JSON, atomically; list mode reads it back.
+
+    Args:
+        path: of the file.
+        strategy: what is kept.
+        channels: per group its size and its channels per unit (`ChannelGraph.channels`).
+        about: kept with it for the reader.
+    """
     layers = {
-        name: {"channels": strategy.get(name, size), "of": size} for name, size in sizes.items()
+        name: {"channels": strategy.get(name, size) * width, "of": size * width}
+        for name, (size, width) in channels.items()
     }
     document = {"format": STRATEGY_FORMAT, "about": dict(about), "layers": layers}
     write_atomically(path, json.dumps(document, indent=1) + "\n")

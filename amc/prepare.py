@@ -8,6 +8,7 @@ from amc.budget import Budget
 from amc.config import TrainConfig
 from amc.data import Data, load_data
 from amc.errors import AmcError
+from amc.evaluate import logits
 from amc.graph import ChannelGraph
 from amc.models import build, is_bundled, load_checkpoint
 from amc.plan import Strategy
@@ -62,12 +63,14 @@ def check_outputs(model: nn.Module, example: tuple[torch.Tensor], data: Data) ->
         AmcError: its output has another form.
     """
     with torch.inference_mode():
-        logits = model(*example)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise AmcError("the network must return logits [batch, classes]")
-    if logits.shape[1] < data.num_classes:
+        scores = logits(model, *example)
+    if scores.ndim != 2:
         raise AmcError(
-            f"the network has {logits.shape[1]} outputs, but {data.name} has "
+            f"the network must return logits [batch, classes], got shape {tuple(scores.shape)}"
+        )
+    if scores.shape[1] < data.num_classes:
+        raise AmcError(
+            f"the network has {scores.shape[1]} outputs, but {data.name} has "
             f"{data.num_classes} classes"
         )
 

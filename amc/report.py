@@ -102,14 +102,15 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
         multiplier = layer.out_channels // layer.in_channels if depthwise else 1
         scale_in = layer.in_channels // graph.shapes[layer.weight][layer.in_dim]
         scale_out = layer.out_channels // graph.shapes[layer.weight][layer.out_dim]
-        into = int(outputs[i]) // multiplier if depthwise else int(inputs[i]) * scale_in
+        out = int(outputs[i]) * scale_out
+        into = out // multiplier if depthwise else int(inputs[i]) * scale_in
         changes.append(
             LayerChange(
                 layer.name,
                 layer.kind,
                 layer.out_group,
                 Change(layer.in_channels, into),
-                Change(layer.out_channels, int(outputs[i]) * scale_out),
+                Change(layer.out_channels, out),
                 Change(int(before[i]), int(after[i])),
             )
         )
@@ -156,7 +157,7 @@ def layer_table(layers: tuple[LayerChange, ...]) -> Table:
             layer.group,
             _arrow(layer.in_channels),
             _arrow(layer.out_channels),
-            f"{_short(layer.macs.original)} → {_short(layer.macs.pruned)}",
+            f"{short(layer.macs.original)} → {short(layer.macs.pruned)}",
             f"{layer.macs.ratio:.0%}",
         )
     return table
@@ -188,7 +189,7 @@ def summary_table(report: Report) -> Table:
     return table
 
 
-def _short(number: int) -> str:
+def short(number: int) -> str:
     """Three digits and a unit, so that a row fits 80 columns."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:

@@ -71,7 +71,7 @@ def run(config: TrainConfig) -> Path:
     # The plan, which channels; the cut network, reconstructed layer by layer.
     with clock("apply"):
         strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
-    save_strategy(folder / "strategy.json", strategy, graph.sizes, {"model": config.model})
+    save_strategy(folder / "strategy.json", strategy, graph.channels, {"model": config.model})
     save_network(folder, plan, pruned, config, baked)
     cut = evaluate(pruned, data.test)
 

@@ -22,7 +22,7 @@ class Coupled(nn.Module):
         super().__init__()
         self.stem, self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 10, 1), nn.Conv2d(10, 8, 1)
         self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.late, self.norm = nn.Conv2d(8, 12, 1), nn.GroupNorm(2, 12)
+        self.late, self.norm = nn.Conv2d(8, 12, 1), nn.GroupNorm(1, 12)
         self.head = nn.Conv2d(12, 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_json_list_is_read(
     [
         ({"stem": 4, "b": 5}, "b and stem share their channels and must keep the same number"),
         ({"stem": 4, "depthwise": 1.0}, "depthwise and stem share their channels"),
-        ({"late": 0.5}, "late must keep all channels: group_norm mixes channels"),
+        ({"late": 0.5}, "late must keep all channels: group_norm normalises over all channels"),
         ({"head": 0.5}, "head must keep all channels: network output"),
         ({"stm": 0.5}, "unknown layer 'stm'; did you mean 'stem'?"),
         ({"xyzzy": 0.5}, "unknown layer 'xyzzy'; layers are stem, a, b"),
@@ -145,7 +145,7 @@ def test_missing_list_is_named(graph: amc.ChannelGraph, tmp_path: Path) -> None:
 
 
 def test_strategy_of_a_run_is_read(graph: amc.ChannelGraph, path: Path) -> None:
-    save_strategy(path, {"stem": 1, "a": 3}, graph.sizes, {"model": "coupled"})
+    save_strategy(path, {"stem": 1, "a": 3}, graph.channels, {"model": "coupled"})
     assert listed(graph, path) == {"stem": 1, "a": 3}
 
 
@@ -231,3 +231,25 @@ def test_random_plan_refuses_what_cannot_be_reached(resnet: amc.ChannelGraph) ->
         amc.random_plan(resnet, 0.001)
     with pytest.raises(amc.AmcError):
         amc.random_plan(resnet, 1.5)
+
+
+def test_channels_that_go_together_are_counted_as_channels(tmp_path: Path) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.GroupNorm(4, 12), nn.Conv2d(12, 8, 1), nn.Conv2d(8, 2, 1)
+    )
+    graph = amc.trace(model, (torch.randn(1, 3, 8, 8),))
+    assert graph.channels == {"0": (4, 3), "2": (8, 1)}
+    path = tmp_path / "s.json"
+    save_strategy(path, {"0": 2, "2": 5}, graph.channels, {})
+    layers = json.loads(path.read_text())["layers"]
+    assert layers == {"0": {"channels": 6, "of": 12}, "2": {"channels": 5, "of": 8}}
+    assert listed(graph, path) == {"0": 2, "2": 5}
+    path.write_text('{"0": 9}')
+    assert listed(graph, path) == {"0": 3, "2": 8}
+    path.write_text('{"0": 7}')
+    with pytest.raises(amc.AmcError, match=r"0: channels go together by 3; 7 is no .* is 6$"):
+        listed(graph, path)
+    bounded = amc.choose(graph, model, amc.Choice(min_channels={"0": 6}))
+    path.write_text('{"0": 3}')
+    with pytest.raises(amc.AmcError, match=r"0 must keep 6 to 12 channels, got 3"):
+        listed(bounded, path)

@@ -18,10 +18,10 @@ FLOORS = [
     {"amc.metric", "amc.budget", "amc.allocate"},
     {"amc.compress", "amc.recover", "amc.pretrain"},
     {"envs"},
-    {"amc.search", "amc.config", "amc.report", "amc.terminal"},
+    {"amc.search", "amc.config", "amc.picture", "amc.report", "amc.terminal"},
     {"amc.run_folder", "amc.journal", "amc.prepare"},
     {"amc", "amc.pipeline"},
-    {"amc.train"},
+    {"amc.inspect", "amc.train"},
 ]
 """Lowest first; a room imports from its own floor or from below, `agents` from nowhere."""
 

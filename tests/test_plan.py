@@ -229,5 +229,5 @@ def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
 def test_saved_strategy_is_read_back_by_listed(tmp_path: Path, graph: amc.ChannelGraph) -> None:
     path = tmp_path / "strategy.json"
     for strategy in ({"0": 3, "2": 4}, {"2": 1}, {"0": 1}, {}):
-        save_strategy(path, strategy, graph.sizes, {"model": "small"})
+        save_strategy(path, strategy, graph.channels, {"model": "small"})
         assert listed(graph, path) == {**graph.sizes, **strategy}

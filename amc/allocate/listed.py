@@ -44,7 +44,11 @@ def listed(graph: ChannelGraph, path: Path) -> dict[str, int]:
             continue
         least, most = group.bounds
         if not least <= count <= most:
-            raise AmcError(f"{path}: {name} must keep {least} to {most} channels, got {count}")
+            width = group.width
+            raise AmcError(
+                f"{path}: {name} must keep {least * width} to {most * width} channels, "
+                f"got {count * width}"
+            )
         if strategy.setdefault(group.name, count) != count:
             raise AmcError(
                 f"{path}: {name} and {said[group.name]} share their channels and must keep the "
@@ -86,17 +90,31 @@ def _comma_separated(graph: ChannelGraph, path: Path) -> Mapping[str, Any]:
 
 
 def _channels(path: Path, name: str, value: Any, group: ChannelGroup) -> int:
+    """What a value means for the group: a ratio, or output channels of its layers."""
+    channels = group.size * group.width
     if isinstance(value, dict):
         value = value.get("channels", value.get("ratio"))
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= group.size:
-            return value
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= channels:
+            return _whole(path, name, value, group)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise AmcError(f"{path}: {name}: expected a ratio or a number of channels, got {value!r}")
-    if isinstance(value, int) and 1 < value <= group.size:
-        return value
+    if isinstance(value, int) and 1 < value <= channels:
+        return _whole(path, name, value, group)
     if not 0 < value <= 1:
         raise AmcError(
-            f"{path}: {name}: expected a ratio in (0, 1] or 2 to {group.size} channels, "
+            f"{path}: {name}: expected a ratio in (0, 1] or 2 to {channels} channels, "
             f"got {value!r}"
         )
     return max(1, round(value * group.size))
+
+
+def _whole(path: Path, name: str, channels: int, group: ChannelGroup) -> int:
+    """Channels as a count of the group, whose channels go together by ``width``."""
+    count, rest = divmod(channels, group.width)
+    if rest:
+        nearest = max(1, round(channels / group.width)) * group.width
+        raise AmcError(
+            f"{path}: {name}: channels go together by {group.width}; {channels} is no multiple, "
+            f"the nearest is {nearest}"
+        )
+    return count

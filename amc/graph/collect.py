@@ -160,11 +160,16 @@ def _layers(
         shape = state[call.weight].shape
         before = layers.get(call.weight)
         positions = call.positions + (before.positions if before else 0)
-        transposed = call.in_dim == 0
+        into, out = shape[call.in_dim], shape[call.out_dim]
+        if call.kind == "depthwise":  # one slice of the weight per channel, plus the multiplier
+            into, out = call.groups, into * out
+        elif "transpose" in call.kind:
+            out *= call.groups
+        else:
+            into *= call.groups
         layers[call.weight] = Layer(
             names[call.weight], call.weight, call.bias, call.kind, call.in_dim, call.out_dim,
-            in_channels=shape[call.in_dim] * (1 if transposed else call.groups),
-            out_channels=shape[call.out_dim] * (call.groups if transposed else 1),
+            in_channels=into, out_channels=out,
             macs=positions * shape.numel() // batch, positions=positions,
             calls=1 + (before.calls if before else 0),
             height=call.height, width=call.width, stride=call.stride, kernel=call.kernel,

@@ -136,6 +136,11 @@ class ChannelGraph:
         return {group.name: group.size for group in self.decisions}
 
     @cached_property
+    def channels(self) -> dict[str, tuple[int, int]]:
+        """Per prunable group its size, and output channels of its layers per unit of it."""
+        return {group.name: (group.size, group.width) for group in self.decisions}
+
+    @cached_property
     def causes(self) -> dict[str, int]:
         """Why groups are frozen -> how many; without the places, the most frequent first."""
         found = Counter(g.reason.split(" (")[0] for g in self.groups if not g.prunable)

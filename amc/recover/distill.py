@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc.evaluate import evaluating
+from amc.evaluate import evaluating, logits
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images, labels) -> scalar to minimise."""
@@ -14,7 +14,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the labels."""
-    return F.cross_entropy(model(images), labels)
+    return F.cross_entropy(logits(model, images), labels)
 
 
 def distillation(teacher: nn.Module, temperature: float = 4.0, weight: float = 4.0) -> Loss:
@@ -26,11 +26,11 @@ def distillation(teacher: nn.Module, temperature: float = 4.0, weight: float = 4
     """
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        logits = model(images)
+        scores = logits(model, images)
         with torch.no_grad(), evaluating(teacher):
-            wanted = F.log_softmax(teacher(images) / temperature, dim=1)
-        softened = F.log_softmax(logits / temperature, dim=1)
+            wanted = F.log_softmax(logits(teacher, images) / temperature, dim=1)
+        softened = F.log_softmax(scores / temperature, dim=1)
         divergence = F.kl_div(softened, wanted, reduction="batchmean", log_target=True)
-        return F.cross_entropy(logits, labels) + weight * divergence
+        return F.cross_entropy(scores, labels) + weight * divergence
 
     return loss
