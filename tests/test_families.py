@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import amc
 from amc.budget import Budget
+from oracles import coupled, coupled_by_torch_pruning
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -191,3 +192,18 @@ def test_family(name: str, record_property: Callable[[str, object], None]) -> No
         assert budget.floor <= graph.macs(plan) <= budget.target
         if not graph.other_macs:  # fused attention counts differently
             assert counter.get_total_flops() // 2 == graph.macs(plan)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet-18", "resnet-50", "regnet", "mobilenet-v1", "mobilenet-v2", "efficientnet", "bit",
+        "hgnet-v2", "textnet", "poolformer", "superpoint (keypoints)",
+    ],
+)  # fmt: skip
+def test_coupled_layers_agree_with_torch_pruning(name: str) -> None:
+    """On the families that it gets right; it treats operators it does not know as element-wise."""
+    tf = pytest.importorskip("transformers")
+    x = torch.randn(1, 3, 64, 64)
+    model = amc.bake(FAMILIES[name].build(tf).eval(), (x,))
+    assert coupled(amc.trace(model, (x,))) == coupled_by_torch_pruning(model, x)

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import amc
 from amc.graph.surgery import load_tensors
 from amc.models import BUNDLED, build
+from oracles import coupled, coupled_by_torch_pruning
 
 BUNDLED_SETTINGS: dict[str, tuple[float, int]] = {  # width, image size
     "resnet20": (1.0, 16),
@@ -982,42 +983,10 @@ def test_shrunk_bundled_network_is_an_ordinary_module(
 # --- against another implementation
 
 
-def coupled_by_torch_pruning(model: nn.Module, x: Tensor) -> set[frozenset[str]]:
-    """Layers whose outputs torch-pruning would cut together."""
-    import torch_pruning as tp
-
-    dependencies = tp.DependencyGraph().build_dependency(copy.deepcopy(model), x)
-    names = {m: n for n, m in dependencies.model.named_modules()}
-    found = set()
-    for module in names:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            cut = (
-                tp.prune_linear_out_channels
-                if isinstance(module, nn.Linear)
-                else tp.prune_depthwise_conv_out_channels
-                if module.groups > 1
-                else tp.prune_conv_out_channels
-            )
-            found.add(
-                frozenset(
-                    names[dep.target.module]
-                    for dep, _ in dependencies.get_pruning_group(module, cut, [0])
-                    if isinstance(dep.target.module, nn.Conv2d | nn.Linear)
-                    and dependencies.is_out_channel_pruning_fn(dep.handler)
-                )
-            )
-    return found
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["resnet20", "vgg16", "mobilenet_v2"])
 def test_coupled_layers_agree_with_torch_pruning(name: str) -> None:
     model = build(name, num_classes=10, in_channels=3, width=0.25).eval()
     x = images(size=32, batch=1)
     graph = amc.trace(model, (x,))
-    weights = {layer.weight: layer.name for layer in graph.layers}
-    ours = {
-        frozenset(weights[m.tensor] for m in g.members if m.dim == 0 and m.tensor in weights)
-        for g in graph.groups
-    }
-    assert ours - {frozenset()} == coupled_by_torch_pruning(model, x)
+    assert coupled(graph) == coupled_by_torch_pruning(model, x)
