@@ -104,8 +104,8 @@ def _diagnosis(model: nn.Module, inputs: Inputs, error: Exception) -> str:
     try:
         inputs.run(model)
     except Exception as own:  # the user's forward may fail in any way
-        return f"{name} does not run on the example inputs{describe(own)}"
-    return f"{name} cannot be traced{describe(error)}; {_advice(error)}"
+        return f"{name} does not run on the example inputs: {describe(own)}"
+    return f"{name} cannot be traced: {describe(error)}; {_advice(error)}"
 
 
 def describe(error: BaseException) -> str:
@@ -119,9 +119,9 @@ def describe(error: BaseException) -> str:
         if not frame.filename.startswith((_LIBRARY, _HERE, "<"))
     ]
     if not frames:
-        return f": {text}"
+        return text
     code = f" `{frames[-1].line}`" if frames[-1].line else ""
-    return f" at {frames[-1].filename}:{frames[-1].lineno}{code}: {text}"
+    return f"{frames[-1].filename}:{frames[-1].lineno}{code}: {text}"
 
 
 def _advice(error: Exception) -> str:

@@ -19,6 +19,8 @@ from amc.graph.surgery import duplicate, mask, shrink
 TOLERANCE = 1e-4
 """Largest difference between shrunk and masked outputs, relative to the outputs' scale."""
 
+WRITTEN = "a size is written in forward"
+
 
 class Proof:
     """Executes cuts of one network.
@@ -38,22 +40,29 @@ class Proof:
 
         All at once first; halves of what fails after that.
         """
-        failed = self._failing_in(graph, graph.decisions)
-        while True:
+        objection = self._objection(graph, graph.decisions)
+        if not objection:
+            return {}
+        failed = self._singled_out(graph, graph.decisions, objection)
+        while True:  # what is left may still fail in combination
             rest = [g for g in graph.decisions if g.name not in failed]
             if not self._objection(graph, rest):
                 return failed
             last = self._last_straw(graph, rest)
-            failed[last.name] = "it cannot be cut together with the groups before it"
+            failed[last.name] = "cannot be cut together with the groups before it"
 
-    def _failing_in(self, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[str, str]:
-        objection = self._objection(graph, groups)
-        if not objection:
-            return {}
+    def _singled_out(
+        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], objection: str
+    ) -> dict[str, str]:
+        """The groups that fail by themselves, among some that fail together."""
         if len(groups) == 1:
             return {groups[0].name: objection}
-        half = len(groups) // 2
-        return self._failing_in(graph, groups[:half]) | self._failing_in(graph, groups[half:])
+        found: dict[str, str] = {}
+        for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
+            objection = self._objection(graph, half)
+            if objection:
+                found |= self._singled_out(graph, half, objection)
+        return found
 
     def _last_straw(self, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> ChannelGroup:
         """The last of the shortest run of groups that fails together."""
@@ -79,10 +88,10 @@ class Proof:
             if self._trains:
                 self._inputs.run(_training(small))
         except Exception as error:  # the user's forward may fail in any way
-            return f"the cut network does not run: a size is written in forward{describe(error)}"
+            return f"{WRITTEN}, the cut network does not run ({describe(error)})"
         pairs = zip(expected, found, strict=False)
         if len(found) != len(expected) or not all(self._close(a, b) for a, b in pairs):
-            return "the cut network differs from the masked one: a size is written in forward"
+            return f"{WRITTEN}, the cut network differs from the masked one"
         return ""
 
     def _close(self, expected: Any, found: Any) -> bool:
