@@ -3,10 +3,10 @@
 import contextlib
 import io
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -122,9 +122,82 @@ class TrainConfig:
             _within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
 
 
+@dataclass(frozen=True)
+class InspectConfig:
+    """Shows the layers of a network, which channels can be pruned, and how far; runs nothing."""
+
+    model: str = "resnet20"
+    """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
+    path/to/file.py:function. No weights are needed."""
+    width: float = 1.0
+    """Factor on every number of channels of a bundled network."""
+    data: str | None = None
+    """digits, glyphs, cifar10:/path ...: shape and number of classes are those of the data."""
+    input_shape: str | None = None
+    """Without --data: sizes of an image, as 3x224x224 or 3,224,224. Without both: 1x16x16 (digits)
+    for bundled networks, 3x224x224 for others."""
+    num_classes: int | None = None
+    """Without --data: outputs of the network. Default: 10 for bundled networks, 1000 for others;
+    a function that does not name num_classes decides itself."""
+    batch: int = 1
+    """Images in the batch that the network is traced with; costs are per image."""
+
+    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
+    """Which layers may be cut."""
+
+    channel_multiple: int = 1
+    """Kept channels are multiples of this (4, 8, 16: what the hardware likes)."""
+    min_ratio: float = 0.1
+    """No group keeps less than this part of its channels."""
+    preserve_ratio: float | None = None
+    """Also show what the uniform strategy keeps with this part of the MACs, in (0, 1]."""
+
+    plot: Path | None = None
+    """Draw layers and groups: a name that ends in .svg, .png or .pdf."""
+    json: Path | None = None
+    """Write the whole account, with complete lists."""
+
+    def __post_init__(self) -> None:
+        for flag, ratio in (
+            ("--preserve-ratio", self.preserve_ratio),
+            ("--min-ratio", self.min_ratio),
+        ):
+            if ratio is not None and not 0 < ratio <= 1:  # NaN fails the comparison
+                raise AmcError(f"{flag} must be in (0, 1], got {ratio:g}")
+        for flag, number in (
+            ("--batch", self.batch),
+            ("--num-classes", self.num_classes),
+            ("--channel-multiple", self.channel_multiple),
+        ):
+            if number is not None and number < 1:
+                raise AmcError(f"{flag} must be 1 or more, got {number}")
+
+
 def _within(flag: str, value: float, low: float, high: float) -> None:
     if not low < value <= high or value == float("inf"):  # NaN fails the comparison
         raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {value:g}")
+
+
+def flags(config: Any, *names: str) -> list[str]:
+    """The words of a command line that say what of these settings is not the default."""
+    words: list[str] = []
+    for one in fields(config):
+        value = getattr(config, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if value == default or (names and one.name not in names):
+            continue
+        flag = "--" + one.name.replace("_", "-")
+        if is_dataclass(value):
+            words += flags(value)
+        elif isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, tuple):
+            words += [flag, *value]
+        elif isinstance(value, Mapping):
+            words += [flag, *(str(word) for pair in value.items() for word in pair)]
+        else:
+            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
 
 
 def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:
@@ -147,7 +220,7 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
 def _condensed(box: str, name: str) -> str:
     """The first paragraph under the title of tyro's framed message, as one line."""
     lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
-    ruled = [line.strip("-─") for line in lines if line][1:]  # "" where a rule was
+    ruled = ["" if set(line) <= set("-─") else line for line in lines if line][1:]
     said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
     text = " ".join(said).removeprefix(f"Error parsing {name}: ")
     return f"{text} (--help lists all flags)"

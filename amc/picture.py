@@ -1,13 +1,10 @@
 """A picture of the channel groups: layers as rows, groups as lanes beside them.
 
-It needs no layout engine and no topology: a layer's row has a dot in the lane of every group that
-it writes or reads. Lanes are used again by later groups, so that the picture stays narrow.
+A layer's row has a dot in the lane (`amc.lanes`) of every group that it writes or reads.
 """
 
 import io
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,8 @@ from matplotlib.text import Text
 
 from amc.errors import AmcError
 from amc.files import write_atomically
-from amc.graph.groups import ChannelGraph, ChannelGroup
+from amc.graph.groups import ChannelGraph, ChannelGroup, Layer
+from amc.lanes import Lane, colours, lanes
 
 NO_DATE: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
@@ -36,8 +34,6 @@ STYLE = {
     "pdf.fonttype": 42,
     "text.hinting": "none",  # pixels must not make letters wider than computed
 }
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B58900")
-"""Of prunable groups in turn; neighbours differ also for the colour-blind."""
 FONTS = ["DejaVu Sans Mono", "monospace"]
 INK, FAINT, FROZEN, RULE, BAR = "#222222", "#777777", "#9A9A9A", "#EBEBEB", "#8FA3B8"
 
@@ -46,6 +42,15 @@ POINTS, TITLE = 7.0, 9.0
 LETTER = 0.6021 * POINTS / 72
 ROW, MARGIN, GAP, LANE, FULL_BAR = 0.185, 0.3, 0.18, 0.17, 0.75
 DOT, RING = 6.0, 4.9  # points
+
+LEGEND = (
+    ("write", "writes the channels"),
+    ("read", "reads them"),
+    ("pass", "depthwise"),
+    ("residual", "residual stream"),
+    ("frozen", "stays whole"),
+)
+LEGEND_WIDTH = sum(0.22 + LETTER * (len(text) + 3) for _, text in LEGEND)
 
 
 def draw(graph: ChannelGraph, path: Path, title: str = "") -> None:
@@ -82,58 +87,6 @@ def picture_format(path: Path) -> str:
     return kind
 
 
-@dataclass(frozen=True)
-class Lane:
-    """Where a group runs: its column, and the rows of its ends and of the layers at it."""
-
-    group: ChannelGroup
-    column: int
-    top: int
-    bottom: int
-    writes: dict[str, int]
-    reads: dict[str, int]
-    passes: dict[str, int]
-
-
-def lanes(graph: ChannelGraph) -> tuple[Lane, ...]:
-    """The lanes of all groups that some layer writes or reads, by their upper ends.
-
-    Row 0 is the first layer's; the network's inputs and outputs are the rows before and after.
-    No two lanes in one column share a row, and there are no more columns than that needs.
-    """
-    row = {layer.name: i for i, layer in enumerate(graph.layers)}
-    found = []
-    for group in graph.groups:
-        places = {(m.tensor, m.dim) for m in group.members}
-        through = [x for x in graph.layers if x.kind == "depthwise"]
-        passes = {x.name: row[x.name] for x in through if (x.weight, x.out_dim) in places}
-        writes = {name: row[name] for name in group.writers}
-        reads = {name: row[name] for name in group.readers}
-        ends = [*writes.values(), *reads.values(), *passes.values()]
-        if not ends:
-            continue
-        if group.reason == "network input":
-            ends.append(-1)
-        if group.reason == "network output":
-            ends.append(len(row))
-        found.append(Lane(group, 0, min(ends), max(ends), writes, reads, passes))
-    return _in_columns(sorted(found, key=lambda x: (x.top, -x.bottom)))
-
-
-def _in_columns(found: Sequence[Lane]) -> tuple[Lane, ...]:
-    """Gives every lane the first free column; columns with long lanes come first."""
-    columns: list[list[Lane]] = []
-    for lane in found:
-        free = (c for c in columns if c[-1].bottom < lane.top)
-        column = next(free, None)
-        if column is None:
-            columns.append(column := [])
-        column.append(lane)
-    columns.sort(key=lambda c: -max(x.bottom - x.top for x in c))
-    place = {id(lane): i for i, column in enumerate(columns) for lane in column}
-    return tuple(replace(lane, column=place[id(lane)]) for lane in found)
-
-
 class _Sheet:
     """The figure under construction; x and y are inches from its upper left corner."""
 
@@ -141,7 +94,7 @@ class _Sheet:
         self._graph, self._title = graph, title
         self._lanes = lanes(graph)
         self._artists: list[Artist] = []
-        self._colour = _colours([x for x in self._lanes if x.group.prunable])
+        self._colour = colours([x for x in self._lanes if x.group.prunable])
         causes = [_cause(x.group) for x in self._lanes if not x.group.prunable]
         self._notes = {cause: f"({_letters(i)})" for i, cause in enumerate(dict.fromkeys(causes))}
 
@@ -183,7 +136,8 @@ class _Sheet:
     def _width(self) -> float:
         texts = [sum(len(t) + 1 for t, _ in parts) for parts in self._label_parts.values()]
         labels = self._stops["label"] + LETTER * max([*texts, 10])
-        return max(labels, MARGIN + LEGEND_WIDTH, MARGIN + TITLE / POINTS * LETTER * len(self._title)) + MARGIN
+        title = MARGIN + TITLE / POINTS * LETTER * len(self._title)
+        return max(labels, MARGIN + LEGEND_WIDTH, title) + MARGIN
 
     @cached_property
     def _top(self) -> float:
@@ -276,8 +230,10 @@ class _Sheet:
             group = lane.group
             text = f"{group.size * group.width}"
             if group.width > 1:
-                text += f" ({group.size}×{group.width})"
-            text = f"{group.name.removeprefix(names[lane.top + 1])} {text}".lstrip()
+                text += f" ({group.size} x {group.width})"
+            rest = group.name.removeprefix(names[lane.top + 1])
+            if rest:
+                text = f"{rest if rest[0] in ':#' else group.name} {text}"
             if not group.prunable:
                 text += f" {self._notes[_cause(group)]}"
             found.setdefault(lane.top, []).append((text, group))
@@ -343,28 +299,8 @@ class _Sheet:
         )
 
 
-LEGEND = (
-    ("write", "writes the channels"),
-    ("read", "reads them"),
-    ("pass", "depthwise"),
-    ("residual", "residual stream"),
-    ("frozen", "stays whole"),
-)
-LEGEND_WIDTH = sum(0.22 + LETTER * (len(text) + 3) for _, text in LEGEND)
-
-
-def _channels(layer: Any) -> str:
+def _channels(layer: Layer) -> str:
     return f"{layer.in_channels} → {layer.out_channels}"
-
-
-def _colours(found: Sequence[Lane]) -> dict[str, str]:
-    """Group name -> colour: in turn, but for those of lanes that run beside this one."""
-    colours: dict[str, str] = {}
-    for i, lane in enumerate(found):
-        beside = {colours[x.group.name] for x in found[:i] if x.bottom >= lane.top - 1}
-        turn = [PALETTE[(i + j) % len(PALETTE)] for j in range(len(PALETTE))]
-        colours[lane.group.name] = next((c for c in turn if c not in beside), turn[0])
-    return colours
 
 
 def _cause(group: ChannelGroup) -> str:

@@ -1,5 +1,6 @@
 """``python -m amc.train``: from a network and images to a smaller network, top to bottom."""
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch import nn
 from agents import save_policy
 from amc import weights
 from amc.allocate import uniform
-from amc.config import TrainConfig, parse
+from amc.config import TrainConfig, flags, parse
 from amc.data import Data, load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
@@ -159,11 +160,8 @@ def overview(
 
 def next_commands(config: TrainConfig, folder: Path) -> str:
     """What a person does next."""
-    same = f"--model {config.model} --data {config.data}"
-    if config.checkpoint:
-        same += f" --checkpoint {config.checkpoint}"
-    if config.width != 1:
-        same += f" --width {config.width:g}"
+    kept = ("checkpoint", "width", "channel_multiple", "min_ratio", "choice")
+    same = shlex.join(["--model", config.model, "--data", config.data, *flags(config, *kept)])
     strategy = folder / "strategy.json"
     return (
         f"\nEverything is in {folder}. Next:\n"

@@ -77,9 +77,9 @@ def test_restrictions_freeze_the_groups_they_name(
 
 def test_reasons_name_the_layer() -> None:
     reasons = {g.name: g.reason for g in graph(exclude=("block.b",)).groups}
-    assert reasons["stem"] == "excluded: block.b"
+    assert reasons["stem"] == "excluded (block.b)"
     reasons = {g.name: g.reason for g in graph(include=("grouped",)).groups}
-    assert reasons["block.a"] == "not included: block.a"
+    assert reasons["block.a"] == "not included (block.a)"
     assert {g.reason for g in graph(prune_residual=False).groups} >= {"residual stream"}
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from amc.graph.export import Inputs
+from amc.errors import UnsupportedModelError
+from amc.graph.export import Inputs, describe
 from amc.graph.surgery import duplicate
 
 _CALLS = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
@@ -37,13 +38,22 @@ def bake(
 
     Returns:
         A copy of the model; without such layers, just a copy.
+
+    Raises:
+        UnsupportedModelError: the network does not run on the example.
     """
     baked = duplicate(model)
     computed = [name for name, module in baked.named_modules() if computes_weight(module)]
     if not computed:
         return baked
     modes = {module: module.training for module in baked.modules()}
-    seen = _executions(baked.eval(), computed, Inputs(example_inputs, dict(example_kwargs or {})))
+    inputs = Inputs(example_inputs, dict(example_kwargs or {}))
+    try:
+        seen = _executions(baked.eval(), computed, inputs)
+    except Exception as error:  # the user's forward may fail in any way
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not run on the example inputs: {describe(error)}"
+        ) from error
     for name, (x, weight, bias, out) in seen.items():
         plain = _plain(baked.get_submodule(name), weight, bias)
         with torch.no_grad():

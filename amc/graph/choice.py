@@ -86,13 +86,13 @@ def _reason(
             return any(matches(p, layer.name, types[layer.name]) for p in patterns)
 
         if meant(choice.exclude):
-            return f"excluded: {layer.name}"
+            return f"excluded ({layer.name})"
         if choice.include and not meant(choice.include):
-            return f"not included: {layer.name}"
+            return f"not included ({layer.name})"
         if not choice.prune_first_conv and layer.name in first:
-            return f"first layer: {layer.name}"
+            return f"first layer ({layer.name})"
         if not choice.prune_downsample and layer.stride > 1:
-            return f"has a stride: {layer.name}"
+            return f"has a stride ({layer.name})"
     if group.residual and not choice.prune_residual:
         return "residual stream"
     return ""
@@ -105,7 +105,7 @@ def _bounded(
     choice: Choice,
     types: Mapping[str, frozenset[str]],
 ) -> ChannelGroup:
-    least, most = 1, group.size
+    least, most = group.bounds
     for layer in layers:
         per_unit = next(
             m.index.shape[1]
@@ -149,10 +149,10 @@ def _check_pattern(pattern: str, types: Mapping[str, frozenset[str]]) -> None:
         return
     kinds = sorted(set[str]().union(*types.values()))
     near = difflib.get_close_matches(pattern, [*types, *kinds], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise AmcError(
-        f"{pattern!r} matches no layer{hint} Types here: {', '.join(kinds)}; all layers: "
-        "python -m amc.inspect"
+        f"{pattern!r} matches no layer{hint} Types here: {', '.join(kinds)}; "
+        "python -m amc.inspect lists the layers"
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from amc.errors import UnsupportedModelError
 
 _LIBRARY = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_HERE = str(Path(__file__).parents[1]) + os.sep
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Channel groups: which slices of which tensors must go together, and the graph of them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -42,7 +42,7 @@ class ChannelGroup:
         reason: why the group must stay whole; empty when it can be pruned.
         residual: whether several layers are added up in these channels.
         width: output channels of the writing layers that go with each channel of the group.
-        least, most: bounds on the kept channels that were asked for; 0 stands for ``size``.
+        least, most: bounds on the kept channels; 0 stands for ``size``.
     """
 
     name: str
@@ -190,9 +190,11 @@ class ChannelGraph:
             if group is None:
                 raise AmcError(f"unknown group {name!r}; groups are {', '.join(self.sizes)}")
             kept = np.unique(np.asarray(indices, dtype=np.int64))
-            if not len(kept) or kept[0] < 0 or kept[-1] >= group.size:
+            least, most = group.bounds
+            inside = len(kept) and 0 <= kept[0] and kept[-1] < group.size
+            if not inside or not (least <= len(kept) <= most):
                 raise AmcError(
-                    f"{name}: expected 1 to {group.size} channels in 0..{group.size - 1} to keep"
+                    f"{name}: expected {least} to {most} channels in 0..{group.size - 1} to keep"
                 )
             if len(kept) == group.size:
                 continue
@@ -214,6 +216,11 @@ class ChannelGraph:
                     stay[member.index] = False
                     stay[member.index[kept]] = True
         return Cut(tensor, dim, len(stay), tuple(np.flatnonzero(stay).tolist()))
+
+    def spare(self, names: Collection[str]) -> "ChannelGraph":
+        """The same graph, in which these groups keep two channels or more."""
+        groups = tuple(replace(g, least=2) if g.name in names else g for g in self.groups)
+        return replace(self, groups=groups)
 
     def freeze(self, reasons: Mapping[str, str]) -> "ChannelGraph":
         """The same graph with further groups that must stay whole."""

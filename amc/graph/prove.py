@@ -4,7 +4,7 @@ A residual branch whose last norm starts at zero, or a layer scale of 1e-6, woul
 so the proof runs on a copy with random weights, in 32 bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,29 @@ TOLERANCE = 1e-4
 
 WRITTEN = "a size is written in forward"
 
+Count = Callable[[ChannelGroup], int]
+"""How many channels a group keeps in a trial."""
+
+
+def two_thirds(group: ChannelGroup) -> int:
+    """A usual cut."""
+    return group.size - max(1, group.size // 3)
+
+
+def fewest(group: ChannelGroup) -> int:
+    """The deepest cut: a dimension of one is what ``squeeze`` and broadcasting fall for."""
+    return group.bounds[0]
+
+
+def proven(graph: ChannelGraph, proof: "Proof") -> ChannelGraph:
+    """The graph with the groups frozen, or kept from a single channel, that need it."""
+    graph = graph.freeze(proof.failing(graph, two_thirds))
+    narrow = proof.failing(graph, fewest)
+    if not narrow:
+        return graph
+    graph = graph.spare(narrow)
+    return graph.freeze(proof.failing(graph, fewest))
+
 
 class Proof:
     """Executes cuts of one network.
@@ -35,52 +58,52 @@ class Proof:
         self._trains = _runs(_training(self._model), self._inputs)
         self._model.eval()
 
-    def failing(self, graph: ChannelGraph) -> dict[str, str]:
-        """Groups that must stay whole so that all others can be cut, and why.
+    def failing(self, graph: ChannelGraph, count: Count) -> dict[str, str]:
+        """Groups that must not be cut to these counts, so that all others can be, and why.
 
         All at once first; halves of what fails after that.
         """
-        objection = self._objection(graph, graph.decisions)
+        objection = self._objection(graph, graph.decisions, count)
         if not objection:
             return {}
-        failed = self._singled_out(graph, graph.decisions, objection)
+        failed = self._singled_out(graph, graph.decisions, count, objection)
         while True:  # what is left may still fail in combination
             rest = [g for g in graph.decisions if g.name not in failed]
-            if not self._objection(graph, rest):
+            if not self._objection(graph, rest, count):
                 return failed
-            last = self._last_straw(graph, rest)
+            last = self._last_straw(graph, rest, count)
             failed[last.name] = "cannot be cut together with the groups before it"
 
     def _singled_out(
-        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], objection: str
+        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], count: Count, objection: str
     ) -> dict[str, str]:
         """The groups that fail by themselves, among some that fail together."""
         if len(groups) == 1:
             return {groups[0].name: objection}
         found: dict[str, str] = {}
         for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
-            objection = self._objection(graph, half)
+            objection = self._objection(graph, half, count)
             if objection:
-                found |= self._singled_out(graph, half, objection)
+                found |= self._singled_out(graph, half, count, objection)
         return found
 
-    def _last_straw(self, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> ChannelGroup:
+    def _last_straw(
+        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], count: Count
+    ) -> ChannelGroup:
         """The last of the shortest run of groups that fails together."""
         low, high = 1, len(groups)
         while low < high:
             middle = (low + high) // 2
-            fails = self._objection(graph, groups[:middle])
+            fails = self._objection(graph, groups[:middle], count)
             low, high = (low, middle) if fails else (middle + 1, high)
         return groups[low - 1]
 
-    def _objection(self, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> str:
+    def _objection(self, graph: ChannelGraph, groups: Sequence[ChannelGroup], count: Count) -> str:
         """What is wrong with the network when these groups are cut; empty when nothing is."""
         if not groups:
             return ""
         rng = np.random.default_rng(0)
-        plan = graph.plan(
-            {g.name: rng.permutation(g.size)[: max(1, g.size - g.size // 3)] for g in groups}
-        )
+        plan = graph.plan({g.name: rng.permutation(g.size)[: count(g)] for g in groups})
         small = shrink(self._model, plan)
         try:
             found = tree_leaves(self._inputs.run(small))

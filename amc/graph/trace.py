@@ -15,7 +15,7 @@ from amc.graph.collect import collect
 from amc.graph.export import Inputs, count_macs, export
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
-from amc.graph.prove import Proof
+from amc.graph.prove import Proof, proven, two_thirds
 from amc.graph.rules import execute
 from amc.graph.surgery import duplicate, tensors
 
@@ -44,11 +44,10 @@ def trace(
     run = label(program, model)
     macs = count_macs(program, inputs)
     graph, proof = collect(run, model, inputs.batch, macs), Proof(model, inputs)
-    failing = proof.failing(graph)
+    failing = proof.failing(graph, two_thirds)
     if _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
         graph = collect(run, model, inputs.batch, macs)
-        failing = proof.failing(graph)
-    return graph.freeze(failing)
+    return proven(graph, proof)
 
 
 def label(program: Any, model: nn.Module) -> Labeller:

@@ -1,0 +1,205 @@
+"""``python -m amc.inspect``: what can be pruned in a network, before anything runs."""
+
+import re
+import sys
+import time
+from dataclasses import asdict
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from amc.account import Account, examine
+from amc.config import InspectConfig, parse
+from amc.data import load_data
+from amc.errors import AmcError
+from amc.graph import bake, baked_layers, choose, trace
+from amc.models import build, is_bundled
+from amc.picture import draw, picture_format
+from amc.report import short
+from amc.run_folder import write_json
+from amc.terminal import Terminal
+
+
+def run(config: InspectConfig) -> Account:
+    """Traces the network and shows what was found.
+
+    Raises:
+        AmcError: something given cannot be used.
+    """
+    terminal = Terminal(quiet=False)
+    if config.plot is not None:
+        picture_format(config.plot)  # before anything else is done
+    torch.manual_seed(0)
+    shape, classes = images(config)
+    given = build(config.model, num_classes=classes, in_channels=shape[0], width=config.width)
+    example = (blank(config.batch, shape),)
+    start = time.perf_counter()
+    model = bake(given, example)
+    graph = choose(trace(model, example), model, config.choice)
+    seconds = time.perf_counter() - start
+    account = examine(config, graph, shape, classes, tuple(baked_layers(given, model)), seconds)
+    terminal.table(layer_table(account))
+    terminal.table(group_table(account))
+    terminal.say(summary(account, config))
+    if config.json is not None:
+        write_json(config.json, asdict(account))
+    if config.plot is not None:
+        draw(graph, config.plot, headline(account))
+    return account
+
+
+def images(config: InspectConfig) -> tuple[tuple[int, ...], int]:
+    """Shape of an image and number of classes."""
+    if config.data is not None:
+        if config.input_shape or config.num_classes:
+            raise AmcError("--data says it all: leave --input-shape and --num-classes out")
+        data = load_data(config.data)
+        return data.input_shape, data.num_classes
+    bundled = is_bundled(config.model)
+    text = config.input_shape or ("1x16x16" if bundled else "3x224x224")
+    sides = re.split(r"[x,]", text.replace(" ", ""))
+    if not all(re.fullmatch(r"[1-9]\d{0,5}", side) for side in sides):
+        raise AmcError(f"--input-shape {text!r}: expected sizes such as 3x224x224 or 3,224,224")
+    return tuple(map(int, sides)), config.num_classes or (10 if bundled else 1000)
+
+
+def blank(batch: int, shape: tuple[int, ...]) -> Tensor:
+    """An empty batch."""
+    try:
+        return torch.zeros(batch, *shape)
+    except RuntimeError:  # torch has no type of its own for this
+        sizes = "x".join(map(str, shape))
+        raise AmcError(f"--batch {batch} of {sizes} does not fit into memory") from None
+
+
+def headline(account: Account) -> str:
+    """The network in one line."""
+    return (
+        f"{account.model}: {short(account.macs)} MACs, {short(account.params)} parameters, "
+        f"{account.prunable} of {len(account.groups)} groups can be pruned"
+    )
+
+
+def layer_table(account: Account) -> Table:
+    """One row per layer, in execution order."""
+    table = _table("Layers", ("layer", "kind", "channels", "kernel", "input", "MACs", "%"))
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("group of outputs", overflow="fold")
+    for layer in account.layers:
+        kernel = "x".join(map(str, layer.kernel))
+        size = "x".join(map(str, layer.input_size))
+        table.add_row(
+            layer.name,
+            layer.kind,
+            f"{layer.in_channels} → {layer.out_channels}",
+            f"{kernel} /{layer.stride}" if layer.stride > 1 else kernel,
+            size.replace("x", "x·x") if len(layer.kernel) == 3 else size,
+            short(layer.macs),
+            f"{100 * layer.macs_share:.1f}",
+            short(layer.params),
+            ", ".join(layer.out_groups),
+        )
+    return table
+
+
+def group_table(account: Account) -> Table:
+    """One row per group, in the order of the walk."""
+    table = _table("Groups", ("group", "written by", "read by", "channels", "may keep", "frees"))
+    with_uniform = account.uniform_ratio is not None
+    if with_uniform:
+        table.add_column("uniform", justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for group in account.groups:
+        size = f"{group.channels}"
+        if group.width > 1:
+            size += f" ({group.channels // group.width} x {group.width})"
+        remarks = ["residual"] if group.residual else []
+        remarks += [f"frozen: {group.reason}"] if group.reason else []
+        row = [
+            group.name,
+            _several(group.writers, group.name),
+            _several(group.readers, group.name),
+            size,
+            "all" if group.reason else f"{group.fewest} to {group.most}",
+            "" if group.reason else f"{group.removable_share:.1%}",
+        ]
+        if with_uniform:
+            row.append("" if group.uniform is None else str(group.uniform))
+        table.add_row(*row, ", ".join(remarks))
+    return table
+
+
+def _table(title: str, headers: tuple[str, ...]) -> Table:
+    """Columns for names and words, folded where they are too long, and for numbers, never."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for header in headers:
+        if header in ("layer", "group", "written by", "read by"):
+            table.add_column(header, overflow="fold")
+        elif header in ("kind", "kernel"):
+            table.add_column(header, no_wrap=True)
+        else:
+            table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _several(names: tuple[str, ...], group: str) -> str:
+    """The first name and how many there are beside it; the group's own name is not repeated."""
+    if not names:
+        return ""
+    first = "itself" if names[0] == group else names[0]
+    return first if len(names) == 1 else f"{first} + {len(names) - 1} more"
+
+
+def summary(account: Account, config: InspectConfig) -> str:
+    """What can be pruned, how far, and the next command."""
+    shape = "x".join(map(str, account.input_shape))
+    frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in account.causes.items()]
+    lines = [
+        f"network   {account.model}: {account.macs:,} MACs, {account.params:,} parameters; "
+        f"traced with {config.batch} x {shape} in {account.seconds:.1f} s"
+        + (f"; {account.other_macs:,} MACs outside of the layers" if account.other_macs else ""),
+        f"groups    {account.prunable} of {len(account.groups)} can be pruned; left whole: "
+        + ("; ".join(frozen) or "none"),
+    ]
+    if account.smallest_ratio is None:
+        layers = "" if account.layers else ": there is no convolution or linear layer"
+        lines.append(f"budget    nothing can be pruned{layers}")
+    else:
+        lines += [
+            f"MACs      {account.removable_share:.1%} can go at most, with one channel in every "
+            "group",
+            f"budget    --preserve-ratio {account.smallest_ratio:g} to 1 with --min-ratio "
+            f"{config.min_ratio:g}, --channel-multiple {config.channel_multiple}",
+        ]
+        if account.largest_ratio < 1:
+            lines.append(f"          bounds leave {account.largest_ratio:.1%} of the MACs at most")
+    if account.infeasible:
+        lines.append(f"uniform   {account.infeasible}")
+    elif account.uniform_ratio is not None:
+        lines.append(
+            f"uniform   {account.uniform_ratio:.2%} of the MACs for --preserve-ratio "
+            f"{config.preserve_ratio:g}"
+        )
+    if account.baked:
+        lines.append(
+            f"baked     {', '.join(account.baked)}: weights computed in forward, now plain"
+        )
+    if account.command:
+        lines += ["", f"Next: {account.command}"]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command; a mistake of the user's ends it with one line and exit status 1."""
+    try:
+        run(parse(InspectConfig, "amc.inspect"))
+    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
+        sys.exit(f"amc.inspect: {error}")
+    except KeyboardInterrupt:
+        sys.exit("amc.inspect: interrupted")
+
+
+if __name__ == "__main__":
+    main()
