@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from amc.graph.export import Inputs, describe
 from amc.graph.groups import ChannelGraph, ChannelGroup
+from amc.graph.labels import IntArray
 from amc.graph.surgery import duplicate, mask, shrink
 
 TOLERANCE = 1e-4
@@ -21,23 +22,25 @@ TOLERANCE = 1e-4
 
 WRITTEN = "a size is written in forward"
 
-Count = Callable[[ChannelGroup], int]
-"""How many channels a group keeps in a trial."""
+Trial = Callable[[ChannelGroup, IntArray], IntArray]
+"""Which channels a group keeps, given all of them in random order."""
 
 
-def two_thirds(group: ChannelGroup) -> int:
-    """A usual cut."""
-    return group.size - max(1, group.size // 3)
+def most(group: ChannelGroup, order: IntArray) -> IntArray:
+    """A usual cut: a third goes."""
+    return order[: group.size - max(1, group.size // 3)]
 
 
-def fewest(group: ChannelGroup) -> int:
-    """The deepest cut: a dimension of one is what ``squeeze`` and broadcasting fall for."""
-    return group.bounds[0]
+def fewest(group: ChannelGroup, order: IntArray) -> IntArray:
+    """The deepest cut: a dimension of one is what ``squeeze`` and broadcasting fall for.
+
+    It keeps channels that `most` removes, in case a dead one hid a difference there.
+    """
+    return order[-group.bounds[0] :]
 
 
-def proven(graph: ChannelGraph, proof: "Proof") -> ChannelGraph:
-    """The graph with the groups frozen, or kept from a single channel, that need it."""
-    graph = graph.freeze(proof.failing(graph, two_thirds))
+def spared(graph: ChannelGraph, proof: "Proof") -> ChannelGraph:
+    """The graph in which groups that cannot go down to a single channel keep two or all."""
     narrow = proof.failing(graph, fewest)
     if not narrow:
         return graph
@@ -58,52 +61,52 @@ class Proof:
         self._trains = _runs(_training(self._model), self._inputs)
         self._model.eval()
 
-    def failing(self, graph: ChannelGraph, count: Count) -> dict[str, str]:
-        """Groups that must not be cut to these counts, so that all others can be, and why.
+    def failing(self, graph: ChannelGraph, trial: Trial) -> dict[str, str]:
+        """Groups that must not be cut like this, so that all others can be, and why.
 
         All at once first; halves of what fails after that.
         """
-        objection = self._objection(graph, graph.decisions, count)
+        objection = self._objection(graph, graph.decisions, trial)
         if not objection:
             return {}
-        failed = self._singled_out(graph, graph.decisions, count, objection)
+        failed = self._singled_out(graph, graph.decisions, trial, objection)
         while True:  # what is left may still fail in combination
             rest = [g for g in graph.decisions if g.name not in failed]
-            if not self._objection(graph, rest, count):
+            if not self._objection(graph, rest, trial):
                 return failed
-            last = self._last_straw(graph, rest, count)
+            last = self._last_straw(graph, rest, trial)
             failed[last.name] = "cannot be cut together with the groups before it"
 
     def _singled_out(
-        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], count: Count, objection: str
+        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], trial: Trial, objection: str
     ) -> dict[str, str]:
         """The groups that fail by themselves, among some that fail together."""
         if len(groups) == 1:
             return {groups[0].name: objection}
         found: dict[str, str] = {}
         for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
-            objection = self._objection(graph, half, count)
+            objection = self._objection(graph, half, trial)
             if objection:
-                found |= self._singled_out(graph, half, count, objection)
+                found |= self._singled_out(graph, half, trial, objection)
         return found
 
     def _last_straw(
-        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], count: Count
+        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], trial: Trial
     ) -> ChannelGroup:
         """The last of the shortest run of groups that fails together."""
         low, high = 1, len(groups)
         while low < high:
             middle = (low + high) // 2
-            fails = self._objection(graph, groups[:middle], count)
+            fails = self._objection(graph, groups[:middle], trial)
             low, high = (low, middle) if fails else (middle + 1, high)
         return groups[low - 1]
 
-    def _objection(self, graph: ChannelGraph, groups: Sequence[ChannelGroup], count: Count) -> str:
+    def _objection(self, graph: ChannelGraph, groups: Sequence[ChannelGroup], trial: Trial) -> str:
         """What is wrong with the network when these groups are cut; empty when nothing is."""
         if not groups:
             return ""
         rng = np.random.default_rng(0)
-        plan = graph.plan({g.name: rng.permutation(g.size)[: count(g)] for g in groups})
+        plan = graph.plan({g.name: trial(g, rng.permutation(g.size)) for g in groups})
         small = shrink(self._model, plan)
         try:
             found = tree_leaves(self._inputs.run(small))
@@ -168,7 +171,7 @@ def _runs(model: nn.Module, inputs: Inputs) -> bool:
 
 
 def _shake(model: nn.Module, generator: torch.Generator) -> None:
-    """Makes the weights random, in place: nothing is zero, signals keep their scale."""
+    """Makes the weights random, in place: signals keep their scale, few channels are dead."""
 
     def draw(like: Tensor, low: float, high: float) -> Tensor:
         uniform = torch.rand(like.shape, generator=generator)
@@ -182,7 +185,7 @@ def _shake(model: nn.Module, generator: torch.Generator) -> None:
                 wide = (3 / max(1, p[0].numel())) ** 0.5
                 p.copy_(draw(p, -wide, wide))
             else:
-                p.copy_(draw(p, -0.5, 0.5) if name.endswith("bias") else draw(p, 0.5, 1.5))
+                p.copy_(draw(p, 0.0, 0.6) if name.endswith("bias") else draw(p, 0.5, 1.5))
         for module in model.modules():
             if not isinstance(module, nn.modules.batchnorm._NormBase):
                 continue

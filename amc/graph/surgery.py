@@ -25,10 +25,18 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         AmcError: the plan was made for another network; the message names the first difference.
     """
-    smaller = duplicate(model)
-    where, source = owners(smaller), tensors(model)
-    for tensor, cuts in by_tensor(plan, source):
-        place(where[tensor], cut(source[tensor].detach(), cuts))
+    source = tensors(model)
+    parts = {
+        id(source[tensor]): _in_place_of(source[tensor], cut(source[tensor].detach(), cuts))
+        for tensor, cuts in by_tensor(plan, source)
+    }
+    smaller = duplicate(model, parts)
+    cut_ones = {id(part) for part in parts.values()}
+    for module in smaller.modules():
+        if any(
+            id(t) in cut_ones for t in (*module._parameters.values(), *module._buffers.values())
+        ):
+            follow(module)
     for one in plan.cuts:
         if attributes.is_attribute(one.tensor):
             _resize(smaller, one)
@@ -52,11 +60,17 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     return masked
 
 
-def duplicate(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a network that keeps activations with their history as attributes."""
+def duplicate(model: nn.Module, parts: Mapping[int, Tensor] | None = None) -> nn.Module:
+    """A deep copy, also of a network that keeps activations with their history as attributes.
+
+    Args:
+        model: never changed.
+        parts: id of a tensor of the model -> what takes its place in the copy.
+    """
     kept = (x for module in model.modules() for x in tree_leaves(vars(module)))
     strays = {id(x): x for x in kept if isinstance(x, Tensor) and not x.is_leaf}
-    return copy.deepcopy(model, {key: x.detach().clone() for key, x in strays.items()})
+    memo = {key: x.detach().clone() for key, x in strays.items()}
+    return copy.deepcopy(model, {**memo, **(parts or {})})
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -101,11 +115,19 @@ def place(where: Sequence[tuple[nn.Module, str]], value: Tensor) -> None:
     module, key = where[0]
     old = module._parameters.get(key)
     if old is not None:
-        value = nn.Parameter(value, requires_grad=old.requires_grad)
-        value.__dict__.update(old.__dict__)
+        value = _in_place_of(old, value)
     for module, key in where:
         (module._buffers if old is None else module._parameters)[key] = value  # type: ignore[assignment]
         follow(module)
+
+
+def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
+    """The value as a parameter if the old tensor was one."""
+    if not isinstance(old, nn.Parameter):
+        return value
+    new = nn.Parameter(value, requires_grad=old.requires_grad)
+    new.__dict__.update(old.__dict__)
+    return new
 
 
 def follow(module: nn.Module) -> None:

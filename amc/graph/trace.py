@@ -15,7 +15,7 @@ from amc.graph.collect import collect
 from amc.graph.export import Inputs, count_macs, export
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
-from amc.graph.prove import Proof, proven, two_thirds
+from amc.graph.prove import Proof, most, spared
 from amc.graph.rules import execute
 from amc.graph.surgery import duplicate, tensors
 
@@ -44,10 +44,11 @@ def trace(
     run = label(program, model)
     macs = count_macs(program, inputs)
     graph, proof = collect(run, model, inputs.batch, macs), Proof(model, inputs)
-    failing = proof.failing(graph, two_thirds)
+    failing = proof.failing(graph, most)
     if _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
         graph = collect(run, model, inputs.batch, macs)
-    return proven(graph, proof)
+        failing = proof.failing(graph, most)
+    return spared(graph.freeze(failing), proof)
 
 
 def label(program: Any, model: nn.Module) -> Labeller:
