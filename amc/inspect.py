@@ -106,7 +106,7 @@ def layer_table(account: Account) -> Table:
 
 def group_table(account: Account) -> Table:
     """One row per group, in the order of the walk."""
-    table = _table("Groups", ("group", "written by", "read by", "channels", "may keep", "frees"))
+    table = _table("Groups", ("group", "writers", "read by", "channels", "may keep", "frees"))
     with_uniform = account.uniform_ratio is not None
     if with_uniform:
         table.add_column("uniform", justify="right", no_wrap=True)
@@ -119,8 +119,8 @@ def group_table(account: Account) -> Table:
         remarks += [f"frozen: {group.reason}"] if group.reason else []
         row = [
             group.name,
-            _several(group.writers, group.name),
-            _several(group.readers, group.name),
+            str(len(group.writers) or ""),
+            _several(group.readers),
             size,
             "all" if group.reason else f"{group.fewest} to {group.most}",
             "" if group.reason else f"{group.removable_share:.1%}",
@@ -135,7 +135,7 @@ def _table(title: str, headers: tuple[str, ...]) -> Table:
     """Columns for names and words, folded where they are too long, and for numbers, never."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for header in headers:
-        if header in ("layer", "group", "written by", "read by"):
+        if header in ("layer", "group", "read by"):
             table.add_column(header, overflow="fold")
         elif header in ("kind", "kernel"):
             table.add_column(header, no_wrap=True)
@@ -144,12 +144,11 @@ def _table(title: str, headers: tuple[str, ...]) -> Table:
     return table
 
 
-def _several(names: tuple[str, ...], group: str) -> str:
-    """The first name and how many there are beside it; the group's own name is not repeated."""
-    if not names:
-        return ""
-    first = "itself" if names[0] == group else names[0]
-    return first if len(names) == 1 else f"{first} + {len(names) - 1} more"
+def _several(names: tuple[str, ...]) -> str:
+    """The first name and how many there are beside it."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{names[0]} + {len(names) - 1} more"
 
 
 def summary(account: Account, config: InspectConfig) -> str:
@@ -184,7 +183,7 @@ def summary(account: Account, config: InspectConfig) -> str:
         )
     if account.baked:
         lines.append(
-            f"baked     {', '.join(account.baked)}: weights computed in forward, now plain"
+            f"baked     {_several(account.baked)}: weights computed in forward, now plain"
         )
     if account.command:
         lines += ["", f"Next: {account.command}"]

@@ -297,8 +297,8 @@ def test_tables_and_summary(nets: str, capsys: pytest.CaptureFixture[str]) -> No
     rows = {
         line.split()[0]: " ".join(line.split()) for line in groups.splitlines() if line.strip()
     }
-    assert rows["stem"] == "stem itself + 1 more a + 1 more 8 (2 x 4) 4 to 8 50.0% residual"
-    assert rows["a"] == "a itself b 12 2 to 12 68.9%"
+    assert rows["stem"] == "stem 2 a + 1 more 8 (2 x 4) 4 to 8 50.0% residual"
+    assert rows["a"] == "a 1 b 12 2 to 12 68.9%"
     assert rows["input"] == "input stem 3 all frozen: network input"
     assert "133,696 MACs, 2,424 parameters; traced with 1 x 3x8x8 in" in rows["network"]
     assert rows["groups"].startswith("groups 3 of 5 can be pruned; left whole: network input; ")
