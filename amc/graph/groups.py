@@ -236,6 +236,6 @@ class ChannelGraph:
         lines = [f"{'group':<{width}}  channels  layers that read it"]
         for group in self.groups:
             tail = ", ".join(group.readers) if group.prunable else f"frozen: {group.reason}"
-            lines.append(f"{group.name:<{width}}  {group.size:>8}  {tail}")
+            lines.append(f"{group.name:<{width}}  {group.size * group.width:>8}  {tail}")
         lines.append(f"{self.macs():,} MACs per sample, {self.total_params:,} parameters")
         return "\n".join(lines)

@@ -111,6 +111,7 @@ class Labeller:
         opaque: tensors whose use is not understood -> why.
         guesses: attributes of modules that may hold a number of channels -> these channels.
         site: dotted name of the module whose code is being executed.
+        place: module and line of the operator that is being executed, for people.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -119,7 +120,7 @@ class Labeller:
         self.entries: dict[str, Tensor] = {}
         self.opaque: dict[str, str] = {}
         self.guesses: list[tuple[str, Tensor]] = []
-        self.site = ""
+        self.site = self.place = ""
         self._modules = dict(model.named_modules())
         names = {id(module): name for name, module in self._modules.items()}
         everywhere = model.named_modules(remove_duplicate=False)
@@ -130,9 +131,9 @@ class Labeller:
         """The module whose code is being executed."""
         return self._modules.get(self.site)
 
-    def enter(self, path: str) -> None:
-        """Says which module's code comes next; a module used under two names keeps its first."""
-        self.site = self._first.get(path, path)
+    def enter(self, path: str, place: str) -> None:
+        """Says whose code comes next; a module used under two names keeps its first."""
+        self.site, self.place = self._first.get(path, path), place
 
     def sized(self, *ranges: Tensor) -> bool:
         """Says that the number of channels in each of these labels [n] is written in the code.

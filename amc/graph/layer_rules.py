@@ -17,7 +17,7 @@ def convolution(run: Labeller, op: Op) -> Tensor:
     weight, x, groups = _weight(given["weight"]), run.tensor(given["input"]), int(given["groups"])
     transposed = "transpose" in op.name
     axis = x.ndim - (len(weight.shape) - 1)  # channels of the input; 1, or 0 without a batch
-    inputs = run.space.along(x, axis)
+    inputs = _channels(run, op, x, axis)
     depthwise = groups > 1 and len(inputs) == groups
     if depthwise:
         in_dim, out_dim = 1, 0
@@ -76,7 +76,7 @@ def linear(run: Labeller, op: Op) -> Tensor:
     """Channels are the last dimension."""
     given, out = op.given, op.out
     weight, x = _weight(given["weight"]), run.tensor(given["input"])
-    _bind_inputs(run, weight.name, 1, run.space.along(x, x.ndim - 1))
+    _bind_inputs(run, weight.name, 1, _channels(run, op, x, x.ndim - 1))
     outputs = run.space.bind(weight.name, 0, run.space.mint(weight.shape[0]))
     bias = _bind_bias(run, given.get("bias"), outputs)
     run.calls.append(LayerCall(weight.name, bias, "linear", 1, 0, out.numel() // out.shape[-1]))
@@ -135,6 +135,14 @@ def _bind_entries(run: Labeller, parameters: list[Value], x: Tensor, dim: int) -
         run.perhaps_sized(run.space.along(x, dim))
 
 
+def _channels(run: Labeller, op: Op, x: Tensor, dim: int) -> Tensor:
+    """The labels along the dimension that a layer reads; channels along others must stay."""
+    if set(run.space.varying(x)) - {dim}:
+        reason = f"{op.name} reads along another dimension than that of the channels{run.place}"
+        run.space.freeze([x], reason)
+    return run.space.along(x, dim)
+
+
 def _weight(weight: Value) -> Source:
     if not isinstance(weight, Source):
         raise Unknown("has a weight that is computed in forward")
@@ -146,7 +154,7 @@ def _bind_inputs(run: Labeller, weight: str, dim: int, inputs: Tensor) -> Tensor
     constant = inputs == CONSTANT
     if bool(constant.any()):
         stay = run.space.mint(len(inputs))
-        run.space.freeze([stay[constant]], "reads a constant")
+        run.space.freeze([stay[constant]], f"reads a constant{run.place}")
         inputs = torch.where(constant, stay, inputs)
     return run.space.bind(weight, dim, inputs)
 

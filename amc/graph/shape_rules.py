@@ -40,7 +40,7 @@ def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
     spread = [any(x.shape[d] == 1 for d in varying) for x in ranked]
     run.space.freeze(
         [x for x, wide in zip(ranked, spread, strict=True) if wide],
-        f"{op.name} applies it to all channels alike",
+        f"{op.name} applies it to all channels alike{run.place}",
     )
     return [
         torch.tensor(CONSTANT).expand(x.shape) if wide else x

@@ -82,15 +82,16 @@ def label(program: Any, model: nn.Module) -> Labeller:
 
 def _execute(run: Labeller, op: Op, node: Any) -> Value:
     """The labels of an operator's result; what cannot be followed is frozen."""
-    site = list((node.meta.get("nn_module_stack") or {}).values())
-    run.enter(site[-1][0] if site else "")
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    site = stack[-1][0] if stack else ""
+    run.enter(site, _place(site, node))
     try:
         return execute(run, op)
     except Unknown as unknown:
         reason = str(unknown)
     except Exception as error:  # a rule that an operator's odd form breaks must not end the trace
         reason = f"cannot be followed ({type(error).__name__}: {error})"
-    why = f"{op.name} {reason}{_place(run.site, node)}"
+    why = f"{op.name} {reason}{run.place}"
     run.give_up([op.args, op.kwargs], why)
     return run.fixed(op.out, why)
 
