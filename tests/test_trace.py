@@ -157,6 +157,22 @@ def test_tracing_draws_no_random_numbers_and_prints_nothing() -> None:
     assert out.getvalue() == err.getvalue() == ""
 
 
+def test_network_that_writes_into_its_input_leaves_the_example_alone() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = conv(3, 8), conv(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x.mul_(2).add_(1)))
+
+    x = images()
+    before = x.clone()
+    graph = amc.trace(InPlace(), (x,))
+    assert graph.sizes == {"a": 8}
+    assert torch.equal(x, before)
+
+
 # --- networks that cannot be traced
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from amc.errors import UnsupportedModelError
@@ -32,10 +32,21 @@ class Inputs:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def run(self, model: nn.Module) -> Any:
-        """The network's outputs: without gradients, random operators always alike."""
+        """The network's outputs: without gradients, random operators always alike.
+
+        It gets copies, as it may write into its inputs.
+        """
+        args, kwargs = self.map(Tensor.clone)
         with torch.no_grad(), torch.random.fork_rng(devices=self._devices):
             torch.manual_seed(0)
-            return model(*self.args, **self.kwargs)
+            return model(*args, **kwargs)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with every tensor changed."""
+        args, kwargs = tree_map(
+            lambda x: change(x) if isinstance(x, Tensor) else x, (self.args, self.kwargs)
+        )
+        return args, kwargs
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -69,7 +80,7 @@ def export(model: nn.Module, inputs: Inputs) -> Any:
         )
     try:
         with _silence(), torch.no_grad():
-            return torch.export.export(model, inputs.args, inputs.kwargs)
+            return torch.export.export(model, *inputs.map(Tensor.clone))
     except Exception as error:  # export raises dozens of types; every one means "not exportable"
         raise UnsupportedModelError(_diagnosis(model, inputs, error)) from error
 
@@ -78,7 +89,8 @@ def count_macs(program: Any, inputs: Inputs) -> int:
     """MACs of the exported operators; the model itself may take fused paths, uncounted."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        program.module()(*inputs.args, **inputs.kwargs)
+        args, kwargs = inputs.map(Tensor.clone)
+        program.module()(*args, **kwargs)
     return counter.get_total_flops() // 2
 
 

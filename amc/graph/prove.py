@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from amc.graph.export import Inputs, describe
 from amc.graph.groups import ChannelGraph, ChannelGroup
@@ -148,8 +148,7 @@ def _training(model: nn.Module) -> nn.Module:
 def _prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, float]:
     """The copy to execute, its inputs, and the tolerance of its data type."""
     generator = torch.Generator().manual_seed(0)
-    varied = _mapped(inputs, lambda x: _varied(x, generator))
-    wide = _mapped(varied, _widened)
+    wide = Inputs(*inputs.map(lambda x: _widened(_varied(x, generator))))
     for random in (True, False):
         candidate = duplicate(model).eval().float()
         if random:
@@ -206,10 +205,3 @@ def _varied(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _widened(x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() else x
-
-
-def _mapped(inputs: Inputs, change: Any) -> Inputs:
-    args, kwargs = tree_map(
-        lambda x: change(x) if isinstance(x, Tensor) else x, (inputs.args, inputs.kwargs)
-    )
-    return Inputs(args, kwargs)
