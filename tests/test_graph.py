@@ -553,6 +553,25 @@ def functional_depthwise_sized_by_an_attribute() -> Case:
     return Case(model, (images(),), {"stem": (8, "stem", "head")})
 
 
+def greater_of_two() -> Case:
+    model = Net(
+        lambda m, x: m.head(torch.where((y := torch.max(m.a(x), m.b(x))) > 0.2, y, 0.1)),
+        a=conv(3, 6), b=conv(3, 6), head=conv(6, 2),
+    )  # fmt: skip
+    return Case(model, (images(),), {"a": (6, "a b", "head")})
+
+
+def inferred_size() -> Case:
+    """Of 2 x 2 x 2 channels only the dimension that is written as -1 can adapt."""
+    model = Net(
+        lambda m, x: m.head(
+            m.stem(x).reshape(2, 2, 2, -1, 6, 6).permute(0, 3, 4, 1, 5, 2).reshape(2, -1, 12, 12)
+        ),
+        stem=conv(3, 8), head=conv(2, 2),
+    )  # fmt: skip
+    return Case(model, (images(),), {"stem": (2, "stem", "head")})
+
+
 CASES: list[Callable[[], Case]] = [
     chain, residual_identity, residual_projection, concatenation, dense_connections,
     flatten_linear, depthwise, depthwise_multiplier, grouped, squeeze_excite,
@@ -566,7 +585,7 @@ CASES: list[Callable[[], Case]] = [
     group_normalisation, group_normalisation_of_single_channels, normalised_over_space,
     gated_linear_unit, parts_sized_by_an_attribute, unequal_parts_sized_by_attributes,
     slices_ending_at_an_attribute, view_sized_by_an_attribute, unflattened,
-    functional_depthwise_sized_by_an_attribute,
+    functional_depthwise_sized_by_an_attribute, greater_of_two, inferred_size,
 ]  # fmt: skip
 
 
@@ -874,6 +893,13 @@ def test_attributes_follow_the_tensors() -> None:
     assert facts == [(3, 6, 1), (6, 12, 6), (12, 2, 2), (2, 2, 1)]
     assert (smaller[1].num_features, smaller[3].num_parameters) == (6, 12)
     assert [(m.in_features, m.out_features) for m in smaller[7:]] == [(98, 3), (3, 2)]
+
+
+@pytest.mark.filterwarnings("ignore")  # a warning of the cut network must not reveal it
+def test_norm_without_tensors_counts_its_channels() -> None:
+    model = nn.Sequential(conv(3, 8), nn.InstanceNorm2d(8), nn.ReLU(), conv(8, 2))
+    smaller = amc.shrink(model, amc.trace(model, (images(),)).plan({"0": [1, 5, 6]}))
+    assert smaller[1].num_features == 3
 
 
 def test_tied_weights_stay_tied() -> None:

@@ -104,8 +104,11 @@ class LabelSpace:
         self.union(first[:, None].expand(rows.shape), rows)
         return first
 
-    def single_axis(self, labels: Tensor) -> Tensor:
-        """Joins labels until they vary along one dimension only, that of the most channels.
+    def single_axis(self, labels: Tensor, adapts: int | None = None) -> Tensor:
+        """Joins labels until they vary along one dimension only.
+
+        That is ``adapts``, a dimension whose size follows from the others, if they vary along it;
+        otherwise the one of the most channels.
 
         A cut removes whole slices of a tensor. When a channel dimension is split in two by a view
         (channel shuffle, heads), only whole slices of one of the two can go. What repeats along a
@@ -119,7 +122,7 @@ class LabelSpace:
         def channels(d: int) -> int:
             return len(np.unique(np.moveaxis(classes, d, 0).reshape(classes.shape[d], -1), axis=0))
 
-        dim = max(axes, key=channels)
+        dim = adapts if adapts in axes else max(axes, key=channels)
         shape = [1] * labels.ndim
         shape[dim] = labels.shape[dim]
         return self.along(labels, dim).reshape(shape).expand(labels.shape)

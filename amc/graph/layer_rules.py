@@ -131,8 +131,8 @@ def _bind_entries(run: Labeller, parameters: list[Value], x: Tensor, dim: int) -
     for source in given:
         if source.shape.numel() > 1:
             run.space.bind(source.name, 0, run.space.along(x, dim))
-    if not given:  # nothing else tells num_features that its channels have gone
-        run.perhaps_sized(run.space.along(x, dim))
+    if not given and isinstance(run.module, nn.modules.batchnorm._NormBase):
+        run.sized(run.space.along(x, dim))  # nothing but num_features knows the channels
 
 
 def _channels(run: Labeller, op: Op, x: Tensor, dim: int) -> Tensor:

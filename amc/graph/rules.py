@@ -58,7 +58,10 @@ RULES: dict[str, Rule] = _table(
     (per_channel("weight"), "prelu"),
     (group_norm, "group_norm"),
     (layer_norm, "layer_norm rms_norm"),
-    (pointwise, "celu celu_ hardswish hardswish_ log_sigmoid mish_ relu6_"),  # not tagged as such
+    (
+        pointwise,
+        "celu celu_ hardswish hardswish_ log_sigmoid mish_ relu6_ where",
+    ),  # not all tagged
     (
         same,
         "contiguous clone detach detach_ alias to _to_copy type_as lift_fresh_copy",

@@ -76,10 +76,19 @@ def movement(run: Labeller, op: Op) -> Value:
         raise Unknown("repeats every channel a different number of times")
     else:
         moved = op.target(*(run.operands(a) for a in op.args), **op.kwargs)
-    moved = run.space.single_axis(uniform(moved))
+    moved = run.space.single_axis(uniform(moved), _inferred(op))
     for dim in run.space.varying(moved) if op.name in SHAPED else ():
         run.perhaps_sized(run.space.along(moved, dim))
     return moved
+
+
+def _inferred(op: Op) -> int | None:
+    """The dimension of the result that was written as -1."""
+    if op.name not in SHAPED:
+        return None
+    sizes = next((a for a in op.args[1:] if isinstance(a, list | tuple)), ())
+    offset = int(op.given["dim"]) % op.args[0].ndim if op.name == "unflatten" else 0
+    return offset + list(sizes).index(-1) if -1 in sizes else None
 
 
 SHAPED = ("view", "reshape", "_unsafe_view", "unflatten")
@@ -184,6 +193,8 @@ def pad(run: Labeller, op: Op) -> Value:
 
 def reduction(run: Labeller, op: Op) -> Value:
     """mean, sum, max, softmax: over space the channels stay; over channels they are mixed."""
+    if "other" in op.given:  # the greater of two tensors
+        return pointwise(run, op)
     x, over = run.tensor(op.given["self"]), op.given.get("dim")
     if over is None or over == []:
         over = list(range(x.ndim))
