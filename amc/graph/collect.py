@@ -13,14 +13,14 @@ from amc.graph.labels import CONSTANT, compact
 from amc.graph.surgery import tensors
 
 
-def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int) -> ChannelGraph:
+def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int | None) -> ChannelGraph:
     """The channel graph of an execution on labels.
 
     Args:
         run: after the execution.
         model: whose tensors were labelled.
         batch: samples in the execution.
-        total_macs: of the whole execution, counted.
+        total_macs: of the whole execution; None when the layers are all there is.
     """
     _settle_entries(run)
     state = tensors(model)
@@ -52,7 +52,7 @@ def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int) -> Cha
         | {name: (len(x),) for (name, _), x in run.space.bound.items() if is_attribute(name)},
         parameters=frozenset(name for name, _ in model.named_parameters()),
         batch=batch,
-        other_macs=(total_macs - counted) // batch,
+        other_macs=0 if total_macs is None else (total_macs - counted) // batch,
         total_params=sum(p.numel() for p in model.parameters()),
     )
 

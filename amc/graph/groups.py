@@ -183,7 +183,7 @@ class ChannelGraph:
             AmcError: an unknown or frozen group, no channel left, or an index out of range.
         """
         groups: dict[str, GroupKeep] = {}
-        kept_rows: dict[tuple[str, int], list[tuple[ChannelGroup, IntArray]]] = {}
+        kept_rows: dict[tuple[str, int], list[tuple[Member, IntArray]]] = {}
         known = {group.name: group for group in self.groups}
         for name, indices in keep.items():
             group = known.get(name)
@@ -202,19 +202,17 @@ class ChannelGraph:
                 raise AmcError(f"{name}: cannot be pruned: {group.reason}")
             groups[name] = GroupKeep(group.size, tuple(kept.tolist()))
             for member in group.members:
-                kept_rows.setdefault((member.tensor, member.dim), []).append((group, kept))
+                kept_rows.setdefault((member.tensor, member.dim), []).append((member, kept))
         cuts = tuple(
             self._cut(t, d, rows) for (t, d), rows in sorted(kept_rows.items(), key=lambda x: x[0])
         )
         return Plan(groups, cuts)
 
-    def _cut(self, tensor: str, dim: int, rows: Iterable[tuple[ChannelGroup, IntArray]]) -> Cut:
+    def _cut(self, tensor: str, dim: int, rows: Iterable[tuple[Member, IntArray]]) -> Cut:
         stay = np.ones(self.shapes[tensor][dim], dtype=bool)
-        for group, kept in rows:
-            for member in group.members:
-                if (member.tensor, member.dim) == (tensor, dim):
-                    stay[member.index] = False
-                    stay[member.index[kept]] = True
+        for member, kept in rows:
+            stay[member.index] = False
+            stay[member.index[kept]] = True
         return Cut(tensor, dim, len(stay), tuple(np.flatnonzero(stay).tolist()))
 
     def spare(self, names: Collection[str]) -> "ChannelGraph":

@@ -110,6 +110,7 @@ class Labeller:
         entries: labels of parameters and buffers that were used as activations, per entry.
         opaque: tensors whose use is not understood -> why.
         guesses: attributes of modules that may hold a number of channels -> these channels.
+        counted: whether `calls` are all that multiplies and accumulates.
         site: dotted name of the module whose code is being executed.
         place: module and line of the operator that is being executed, for people.
     """
@@ -120,6 +121,7 @@ class Labeller:
         self.entries: dict[str, Tensor] = {}
         self.opaque: dict[str, str] = {}
         self.guesses: list[tuple[str, Tensor]] = []
+        self.counted = True
         self.site = self.place = ""
         self._modules = dict(model.named_modules())
         names = {id(module): name for name, module in self._modules.items()}

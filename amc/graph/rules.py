@@ -47,6 +47,11 @@ def execute(run: Labeller, op: Op) -> Value:
     return rule(run, op)
 
 
+def costs_nothing(op: Op) -> bool:
+    """Whether the operator surely does no multiply-accumulates that are counted."""
+    return RULES.get(op.name, mixes) not in (convolution, linear, mixes)
+
+
 def _table(*rows: tuple[Rule, str]) -> dict[str, Rule]:
     return {name: rule for rule, names in rows for name in names.split()}
 

@@ -16,7 +16,7 @@ from amc.graph.export import Inputs, count_macs, export
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
 from amc.graph.prove import Proof, most, spared
-from amc.graph.rules import execute
+from amc.graph.rules import costs_nothing, execute
 from amc.graph.surgery import duplicate, tensors
 
 
@@ -42,7 +42,7 @@ def trace(
     inputs = Inputs(example_inputs, dict(example_kwargs or {}))
     program = export(duplicate(model).eval(), inputs)  # may leave traces in what it exports
     run = label(program, model)
-    macs = count_macs(program, inputs)
+    macs = None if run.counted else count_macs(program, inputs)
     graph, proof = collect(run, model, inputs.batch, macs), Proof(model, inputs)
     failing = proof.failing(graph, most)
     if _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
@@ -91,6 +91,7 @@ def _execute(run: Labeller, op: Op, node: Any) -> Value:
         reason = str(unknown)
     except Exception as error:  # a rule that an operator's odd form breaks must not end the trace
         reason = f"cannot be followed ({type(error).__name__}: {error})"
+    run.counted &= costs_nothing(op)
     why = f"{op.name} {reason}{run.place}"
     run.give_up([op.args, op.kwargs], why)
     return run.fixed(op.out, why)
