@@ -44,7 +44,7 @@ class TrainConfig:
     choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
     """Which layers may be cut."""
 
-    selector: Literal["lasso", "l1", "l2", "random"] = "lasso"
+    selector: Literal["lasso", "obs", "l1", "l2", "random"] = "lasso"
     """Which channels of a group stay."""
     channel_multiple: int = 1
     """Kept channels are multiples of this (4, 8, 16: what the hardware likes)."""

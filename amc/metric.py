@@ -1,4 +1,4 @@
-"""Which channels of a group to keep: Lasso, weight norms, random.
+"""Which channels of a group to keep: Lasso, optimal brain surgeon, weight norms, random.
 
 A selector answers for every number of channels; whatever can be computed once for the group is.
 """
@@ -15,6 +15,7 @@ from amc.graph.labels import FloatArray, IntArray
 from amc.graph.surgery import tensors
 from amc.solve.columns import as_columns, group_columns
 from amc.solve.lasso import LassoPath
+from amc.solve.obs import Reader, elimination_order
 from amc.solve.stats import LayerStats
 
 Selection = Callable[[int], IntArray]
@@ -55,6 +56,23 @@ def lasso(evidence: Evidence, group: ChannelGroup) -> Selection:
         a, c = contributions(evidence.stats[layer.name], state[layer.weight], layer, group)
         gram, moment = gram + a, moment + c
     return LassoPath(gram, moment).keep
+
+
+def obs(evidence: Evidence, group: ChannelGroup) -> Selection:
+    """Group optimal brain surgeon over all readers of the group; nested, exact for each count.
+
+    A group whose readers have no statistics falls back to `l2`.
+    """
+    state = tensors(evidence.model)
+    readers = []
+    for layer in (evidence.graph.layer(n) for n in group.readers if n in evidence.stats):
+        weight = state[layer.weight]
+        columns = group_columns(layer, group, weight)
+        readers.append(Reader(evidence.stats[layer.name], as_columns(weight, layer), columns))
+    if not readers:
+        return l2(evidence, group)
+    order = elimination_order(readers)
+    return lambda count: np.sort(order[len(order) - count :])
 
 
 def l1(evidence: Evidence, group: ChannelGroup) -> Selection:
@@ -120,4 +138,10 @@ def _ranked(score: FloatArray) -> Selection:
     return lambda count: np.sort(order[:count]).astype(np.int64)
 
 
-SELECTORS: dict[str, Selector] = {"lasso": lasso, "l1": l1, "l2": l2, "random": random}
+SELECTORS: dict[str, Selector] = {
+    "lasso": lasso,
+    "obs": obs,
+    "l1": l1,
+    "l2": l2,
+    "random": random,
+}

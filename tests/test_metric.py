@@ -16,7 +16,9 @@ from amc.graph.groups import ChannelGraph, ChannelGroup, Layer
 from amc.graph.surgery import tensors
 from amc.metric import SELECTORS, Evidence, contributions
 from amc.models import build
+from amc.solve.columns import as_columns, group_columns
 from amc.solve.lasso import LassoPath
+from amc.solve.least_squares import error, solve
 from amc.solve.stats import Recorder, Sampling, collect
 
 ALL = Sampling(0)
@@ -217,11 +219,39 @@ def test_lasso_drops_dead_channels_first() -> None:
     assert 1 in SELECTORS["l1"](evidence, graph.decisions[0])(3)
 
 
-def test_lasso_without_statistics_is_l2() -> None:
+def added_error(evidence: Evidence, group: ChannelGroup, gone: set[int]) -> float:
+    """Of all readers, re-solved without these channels, each by its own energy."""
+    total, state = 0.0, tensors(evidence.model)
+    for name in group.readers:
+        layer, stats = evidence.graph.layer(name), evidence.stats[name]
+        weight = state[layer.weight]
+        lost = set(group_columns(layer, group, weight)[sorted(gone)].flatten().tolist())
+        keep = torch.tensor([c for c in range(stats.xx.shape[1]) if c not in lost])
+        solution = solve(stats, keep, as_columns(weight, layer)[:, keep])
+        total += error(stats, keep, solution) / stats.energy
+    return total
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_obs_drops_what_costs_all_readers_least(network: Callable[[], nn.Module]) -> None:
+    _, graph, evidence = traced(network)
+    for group in graph.decisions:
+        select, every = SELECTORS["obs"](evidence, group), set(range(group.size))
+        for count in range(group.size - 1, 0, -1):
+            before, kept = set(select(count + 1)), set(select(count))
+            (dropped,) = before - kept
+            assert kept < before
+            gone = every - before
+            costs = {c: added_error(evidence, group, gone | {c}) for c in before}
+            assert costs[dropped] <= min(costs.values()) * (1 + 1e-4) + 1e-7
+
+
+@pytest.mark.parametrize("name", ["lasso", "obs"])
+def test_without_statistics_it_is_l2(name: str) -> None:
     model, graph, _ = traced(Chain)
     evidence = Evidence(graph, model, {})
     for group in graph.decisions:
-        expected, found = (SELECTORS[name](evidence, group) for name in ("l2", "lasso"))
+        expected, found = (SELECTORS[which](evidence, group) for which in ("l2", name))
         for count in range(1, group.size + 1):
             assert np.array_equal(expected(count), found(count))
 
