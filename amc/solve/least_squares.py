@@ -28,14 +28,28 @@ def solve(stats: LayerStats, keep: Tensor, start: Tensor, ridge: float = RIDGE) 
     """
     gram = stats.xx[:, keep][:, :, keep]
     moment = stats.xy[:, keep]
+    factor, scale = factorise(gram, ridge)
+    return torch.cholesky_solve(moment + scale * start.to(gram.dtype), factor)
+
+
+def factorise(gram: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """Cholesky factor of X'X + r I, and r.
+
+    Args:
+        gram: [G, D, D].
+        ridge: r, relative to the mean of the diagonal.
+
+    Returns:
+        (factor [G, D, D], r [G, 1, 1]).
+    """
     scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1) * ridge
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None]
-    eye = torch.eye(len(keep), dtype=gram.dtype, device=gram.device)
+    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     factor, failed = torch.linalg.cholesky_ex(gram + scale * eye)
     if bool(failed.any()):  # numerically indefinite: a hundred times the ridge always suffices
-        factor = torch.linalg.cholesky(gram + 100 * scale * eye)
         scale = 100 * scale
-    return torch.cholesky_solve(moment + scale * start.to(gram.dtype), factor)
+        factor = torch.linalg.cholesky(gram + scale * eye)
+    return factor, scale
 
 
 def error(stats: LayerStats, keep: Tensor, weights: Tensor) -> float:

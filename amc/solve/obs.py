@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from amc.graph.labels import IntArray
-from amc.solve.least_squares import RIDGE
+from amc.solve.least_squares import factorise
 from amc.solve.stats import LayerStats
 
 AT_ONCE = 128
@@ -109,13 +109,7 @@ class _Problem:
     def _solve(self) -> None:
         alive = self._alive.to(self._start.device)
         gram = self._stats.xx[:, alive][:, :, alive]
-        scale = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(1)
-        scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None]
-        eye = torch.eye(len(alive), dtype=gram.dtype, device=gram.device)
-        factor, failed = torch.linalg.cholesky_ex(gram + scale * eye)
-        if bool(failed.any()):  # numerically indefinite: a hundred times the ridge suffices
-            scale = 100 * scale
-            factor = torch.linalg.cholesky(gram + scale * eye)
+        factor, scale = factorise(gram)
         self._inverse = torch.cholesky_inverse(factor)
         moment = self._stats.xy[:, alive] + scale * self._start[:, alive]
         self._weights = torch.cholesky_solve(moment, factor)
