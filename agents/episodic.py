@@ -1,24 +1,21 @@
 """How an SB3 off-policy algorithm learns from walks: whole episodes, one reward, executed actions.
 
-Stable-Baselines3 counts steps; AMC counts episodes. This class sits between an SB3 algorithm and
-its base class and overrides the hooks where the two differ. It decides no number: the settings
-belong to the algorithm (`ddpg.py`), the noise to `exploration.py`, the rewards to `replay.py`.
+Stable-Baselines3 counts steps; AMC counts episodes, and all of them have the same length: one step
+per decision. So the walk is written out here, and the algorithm itself (networks, targets, losses,
+optimisers) stays SB3's. The settings belong to `settings.py`, the noise to `exploration.py`, the
+rewards to `replay.py`.
 """
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import update_learning_rate
 
 from agents.exploration import Exploration
@@ -32,9 +29,9 @@ OnEpisode = Callable[[int, float, dict[str, Any]], bool | None]
 class EpisodicAlgorithm(OffPolicyAlgorithm):
     """Off-policy algorithm that explores, stores and trains episode by episode.
 
-    Mix it in before the SB3 algorithm, `class MyAgent(EpisodicAlgorithm, TD3)`, and set the
-    attributes below. The private methods overridden here are SB3's own extension points in all but
-    name; the tests guard their behaviour.
+    Mix it in before the SB3 algorithm, `class MyAgent(EpisodicAlgorithm, TD3)`, and call
+    `prepare` once it is made. With a vector environment of N walks, N episodes are walked side by
+    side by the same policy before it learns from them.
 
     Attributes:
         exploration: turns the actor's proposal into the action to try; counts the episodes.
@@ -44,58 +41,89 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
 
     exploration: Exploration
     actor_lr: float
+    imitated: int
+
+    def prepare(self, exploration: Exploration, actor_lr: float, imitated: int, seed: int) -> None:
+        """Set what SB3's constructor does not know."""
+        self.exploration, self.actor_lr, self.imitated = exploration, actor_lr, imitated
+        self._random = torch.Generator().manual_seed(seed).get_state()
+        self.set_logger(Logger(folder=None, output_formats=[]))
 
     def learn_episodes(self, n_episodes: int, on_episode: OnEpisode | None = None) -> None:
-        """Walk `n_episodes` more whole episodes, warm-up included, training after each.
+        """Walk at least `n_episodes` more whole episodes, warm-up included, training after each.
 
-        When `on_episode` runs, the agent stands between two episodes: what is saved there can be
-        continued exactly. A walk that breaks off by an exception is forgotten.
+        When `on_episode` runs, the agent stands between two episodes. A walk that breaks off by
+        an exception is forgotten.
 
         Args:
             n_episodes: how many episodes to finish.
-            on_episode: called with the episode's index since the agent was made, its reward (as
-                float32, which is all SB3 keeps) and the `info` of its last step. Returning False
-                stops the search.
+            on_episode: called with the episode's index since the agent was made, its reward and
+                the `info` of its last step. Returning False stops the search.
         """
-        # SB3 wants a number of steps, which matters to schedules only: none is used here.
-        name = type(self).__name__
-        _, callback = self._setup_learn(sys.maxsize, None, False, tb_log_name=name)
-        replay = self._episode_replay()
-        assert self.env is not None and isinstance(self.train_freq, TrainFreq)
-        for _ in range(n_episodes):
-            rollout = self.collect_rollouts(
-                self.env, callback, self.train_freq, replay, log_interval=1
-            )
-            self.train(rollout.episode_timesteps, self.batch_size)
-            if on_episode is not None:
-                info = callback.locals["infos"][0]
-                if on_episode(self.exploration.episode - 1, replay.last_reward, info) is False:
+        finished = 0
+        while finished < n_episodes:
+            first = self.exploration.episode
+            rewards, infos = self._walk()
+            if self.exploration.past_warmup:
+                with self._own_randomness():
+                    steps = self._decisions * len(infos)
+                    self.train(steps, self.batch_size)
+                    self._imitate(steps)
+            finished += len(infos)
+            for offset, (reward, info) in enumerate(zip(rewards, infos, strict=True)):
+                if on_episode is not None and on_episode(first + offset, reward, info) is False:
                     return
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Take the gradient steps of the episode just finished, unless it was a warm-up one."""
-        if self.exploration.past_warmup:
-            super().train(gradient_steps, batch_size)
+    def _walk(self) -> tuple[list[float], list[dict[str, Any]]]:
+        """Walk one episode per environment and store them; their rewards and last infos."""
+        assert self.env is not None and isinstance(self.replay_buffer, EpisodeReplay)
+        seen, actions, total = [], [], np.zeros(self.env.num_envs)
+        observation, done = self.env.reset(), False
+        self.exploration.start(self.env.num_envs)
+        while not done:
+            with self._own_randomness():
+                proposal, _ = self.predict(np.asarray(observation), deterministic=False)  # [N, A]
+            seen.append(np.asarray(observation))
+            observation, rewards, dones, infos = self.env.step(self.exploration.act(proposal))
+            actions.append(_executed(infos, proposal))
+            total += rewards
+            done = bool(dones.any())
+            if done != bool(dones.all()):
+                raise ValueError("walks side by side must all have the same number of decisions")
+        self._decisions = len(actions)
+        walked, taken = np.stack(seen, axis=1), np.stack(actions, axis=1)  # [N, L, S], [N, L, A]
+        for i, info in enumerate(infos):
+            self.replay_buffer.add_episode(
+                walked[i],
+                self.policy.scale_action(taken[i]),
+                info["terminal_observation"],
+                float(total[i]),
+            )
+        self.exploration.finish(total.tolist(), list(taken), list(walked))
+        return total.tolist(), infos
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """Walk one episode; if it breaks off, forget it and let the next one start by a reset."""
-        finished = self.exploration.episode
-        try:
-            return super().collect_rollouts(*args, **kwargs)
-        finally:
-            if self.exploration.episode == finished:
-                self._episode_replay().drop_unfinished()
-                self._last_obs = None
+    def _imitate(self, gradient_steps: int) -> None:
+        """Draw the actor towards what the best episodes did (Oh et al. 2018, arXiv:1806.05635)."""
+        if not self.imitated:
+            return
+        seen, actions = self.exploration.best(self.imitated)
+        states = torch.as_tensor(seen, device=self.device)
+        wished = torch.as_tensor(self.policy.scale_action(actions), device=self.device)
+        optimiser = self.actor.optimizer
+        assert isinstance(optimiser, torch.optim.Optimizer)
+        for _ in range(gradient_steps):
+            loss = torch.nn.functional.mse_loss(self.actor(states), wished)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
 
-    def _episode_replay(self) -> EpisodeReplay:
-        assert isinstance(self.replay_buffer, EpisodeReplay)
-        return self.replay_buffer
-
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        """Log to nowhere unless asked: SB3 would leave an empty temporary folder at each call."""
-        if self.tensorboard_log is None and self.verbose == 0 and not self._custom_logger:
-            self.set_logger(Logger(folder=None, output_formats=[]))
-        return super()._setup_learn(*args, **kwargs)
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """Runs SB3's code, which draws from torch's global generator, on a private state."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random)
+            yield
+            self._random = torch.get_rng_state()
 
     def _update_learning_rate(
         self, optimizers: list[torch.optim.Optimizer] | torch.optim.Optimizer
@@ -106,34 +134,15 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
         assert isinstance(actor_optimizer, torch.optim.Optimizer)
         update_learning_rate(actor_optimizer, self.actor_lr)
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[Array, Array]:
-        """Return the explored action twice: in [0, 1] for the environment, in [-1, 1] to store."""
-        assert self._last_obs is not None
-        proposal, _ = self.predict(self._last_obs, deterministic=False)  # [1, A]
-        action = self.exploration.act(proposal)
-        return action, self.policy.scale_action(action)
 
-    def _store_transition(
-        self,
-        replay_buffer: ReplayBuffer,
-        buffer_action: Array,
-        new_obs: Array | dict[str, Array],
-        reward: Array,
-        dones: Array,
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Store the action that was executed after clip and rounding, not the one proposed."""
-        if "executed_action" not in infos[0]:
-            raise ValueError("the environment must put 'executed_action' into each step's info")
-        executed = np.asarray(infos[0]["executed_action"], dtype=np.float32)
-        if not np.all((executed >= 0.0) & (executed <= 1.0)):
-            raise ValueError(f"executed_action must lie in [0, 1], got {executed}")
-        buffer_action = self.policy.scale_action(executed.reshape(buffer_action.shape))
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        if dones[0]:
-            self.exploration.finish_episode()
+def _executed(infos: list[dict[str, Any]], like: Array) -> NDArray[np.float32]:
+    """The actions that were carried out after clip and rounding, not those proposed, [N, A]."""
+    if not all("executed_action" in info for info in infos):
+        raise ValueError("the environment must put 'executed_action' into each step's info")
+    executed = np.stack([np.asarray(info["executed_action"], np.float32) for info in infos])
+    if not np.all((executed >= 0.0) & (executed <= 1.0)):
+        raise ValueError(f"executed_action must lie in [0, 1], got {executed}")
+    return executed.reshape(like.shape)
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

@@ -46,75 +46,159 @@ def sample_truncated_normal(
 
 
 class Exploration:
-    """Seed strategies, then uniform random episodes, then truncated normal noise.
+    """Demonstrations, then random episodes, then truncated normal noise around the actor.
 
     Episode e (from 0) plays
 
-    * `first_actions[e]` at every step, while e < len(first_actions);
-    * independent U[0, 1] actions, while e < warmup_episodes;
-    * a truncated normal around the actor's proposal, sigma(e) = max(sigma_min, sigma *
-      decay^(e - warmup_episodes)), from then on.
+    * `demonstrations[e]`, one action per step, while e < len(demonstrations);
+    * random actions around 0.5, while e < warmup_episodes: each episode has its own spread, drawn
+      from U[0, 1], and independent actions in 0.5 +- spread / 2;
+    * from then on, with probability `elite`, a variation of the best episodes so far: parents are
+      the better of random members of the `population` best, half of the time two are crossed, and
+      each action is changed with probability `share`, one at least, by a truncated normal of
+      standard deviation `mutation`. The agent sees what lies around the best strategies, wherever
+      its actor stands (a population beside an agent: Khadka & Tumer 2018, arXiv:1805.07917);
+    * else a truncated normal around the actor's proposal, sigma(e) = max(sigma_min, sigma *
+      decay^(e - warmup_episodes)).
 
-    `episode` and `rng` are the whole state: whoever saves both can go on from an episode's
-    end as if nothing had happened.
+    Every episode draws from a generator of its own, made from the seed and its number, so that
+    episodes that are walked side by side draw what they would draw one after the other.
 
     Attributes:
-        episode: number of finished episodes, which is also the index of the running one.
-        rng: the private generator; no other code draws from it.
+        episode: number of finished episodes, which is also the index of the (first) running one.
+        rewards, actions, observations: of the finished episodes; actions [L, A] as they were
+            carried out, observations [L, S].
     """
 
     def __init__(
         self,
         *,
         warmup_episodes: int,
-        first_actions: Sequence[float],
+        demonstrations: Sequence[Sequence[float]],
         sigma: float,
         sigma_decay: float,
         sigma_min: float,
         seed: int | Sequence[int],
+        narrow_warmup: bool = True,
+        elite: float = 0.0,
+        mutation: float = 0.15,
+        share: float = 0.3,
+        population: int = 10,
     ) -> None:
         if warmup_episodes < 0:
             raise ValueError(f"warmup_episodes must be >= 0, got {warmup_episodes}")
-        if not all(0.0 <= action <= 1.0 for action in first_actions):
-            raise ValueError(f"first_actions must lie in [0, 1], got {tuple(first_actions)}")
+        if not all(0.0 <= action <= 1.0 for actions in demonstrations for action in actions):
+            raise ValueError("demonstrations must lie in [0, 1]")
         if not 0.0 <= sigma_min <= sigma < np.inf:
             raise ValueError(f"need 0 <= sigma_min <= sigma, got {sigma_min} and {sigma}")
         if not 0.0 < sigma_decay <= 1.0:
             raise ValueError(f"sigma_decay must be in (0, 1], got {sigma_decay}")
         self.warmup_episodes = warmup_episodes
-        self.first_actions = tuple(first_actions)
+        self.demonstrations = tuple(tuple(actions) for actions in demonstrations)
         self.initial_sigma = sigma
         self.sigma_decay = sigma_decay
         self.sigma_min = sigma_min
+        self.narrow_warmup = narrow_warmup
+        self.elite, self.mutation, self.share = elite, mutation, share
+        self.population = population
         self.episode = 0
-        self.rng = np.random.default_rng(seed)
+        self.rewards: list[float] = []
+        self.actions: list[NDArray[np.floating]] = []
+        self.observations: list[NDArray[np.floating]] = []
+        self._seed = [seed] if isinstance(seed, int) else list(seed)
+        self._walks: list[_Walk] = []
 
     @property
     def past_warmup(self) -> bool:
         """Whether at least one episode after the warm-up is finished, so that training is due."""
-        return self.episode > self.warmup_episodes
+        return self.episode > max(self.warmup_episodes, len(self.demonstrations))
 
     @property
     def sigma(self) -> float:
         """Standard deviation in the running episode, in action units; constant in the warm-up."""
-        age = max(0, self.episode - self.warmup_episodes)
+        return self._sigma(self.episode)
+
+    def _sigma(self, episode: int) -> float:
+        age = max(0, episode - max(self.warmup_episodes, len(self.demonstrations)))
         return max(self.sigma_min, self.initial_sigma * self.sigma_decay**age)
 
-    def act(self, proposal: Array) -> Array:
-        """Return the action to try in the running episode.
+    def start(self, walks: int = 1) -> None:
+        """Begin the next ``walks`` episodes, which are walked side by side."""
+        self._walks = []
+        for episode in range(self.episode, self.episode + walks):
+            walk = _Walk(np.random.default_rng([*self._seed, episode]))
+            if episode < len(self.demonstrations):
+                walk.script = np.array(self.demonstrations[episode])[:, None]
+            elif episode >= self.warmup_episodes and walk.lot < self.elite and self.actions:
+                walk.script = self._variation(walk.rng)
+            self._walks.append(walk)
+
+    def act(self, proposals: Array) -> Array:
+        """Return the actions to try in the running episodes.
 
         Args:
-            proposal: the actor's action in [0, 1], any shape.
+            proposals: the actor's actions in [0, 1], [N, A] for the N running episodes.
 
         Returns:
-            The explored action in [0, 1], the shape of `proposal`.
+            The explored actions in [0, 1], [N, A].
         """
-        if self.episode < len(self.first_actions):
-            return np.full_like(proposal, self.first_actions[self.episode])
-        if self.episode < self.warmup_episodes:
-            return self.rng.random(proposal.shape).astype(np.float32)
-        return sample_truncated_normal(self.rng, proposal, self.sigma).astype(np.float32)
+        actions = [
+            self._act(self.episode + i, walk, proposal)
+            for i, (walk, proposal) in enumerate(zip(self._walks, proposals, strict=True))
+        ]
+        return np.stack(actions).astype(np.float32)
 
-    def finish_episode(self) -> None:
-        """Move on to the next episode: the only place where the schedule advances."""
-        self.episode += 1
+    def _act(self, episode: int, walk: "_Walk", proposal: Array) -> NDArray[np.floating]:
+        if walk.script is not None:
+            walk.step += 1
+            return np.broadcast_to(walk.script[walk.step - 1], proposal.shape)
+        if episode < self.warmup_episodes:
+            spread = walk.spread if self.narrow_warmup else 1.0
+            return 0.5 + spread * (walk.rng.random(proposal.shape) - 0.5)
+        return sample_truncated_normal(walk.rng, proposal, self._sigma(episode))
+
+    def _variation(self, rng: np.random.Generator) -> NDArray[np.floating]:
+        """A variation of the best episodes, [L, A]."""
+        order = np.argsort(-np.array(self.rewards), kind="stable")[: self.population]
+        one, other = (self.actions[order[rng.integers(len(order), size=3).min()]] for _ in "ab")
+        crossed = rng.random() < 0.5 and rng.random(one.shape) < 0.5
+        changed = rng.random(one.shape) < self.share
+        changed[rng.integers(len(one))] = True
+        parent = np.where(crossed, other, one)
+        return np.where(changed, sample_truncated_normal(rng, parent, self.mutation), parent)
+
+    def best(self, count: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Observations [B, S] and actions [B, A] of the best episodes."""
+        order = np.argsort(-np.array(self.rewards), kind="stable")[:count]
+        return (
+            np.concatenate([self.observations[i] for i in order]),
+            np.concatenate([self.actions[i] for i in order]),
+        )
+
+    def finish(
+        self,
+        rewards: Sequence[float] = (),
+        actions: Sequence[NDArray[np.floating]] = (),
+        observations: Sequence[NDArray[np.floating]] = (),
+    ) -> None:
+        """Move on past the running episodes: the only place where the schedule advances.
+
+        Args:
+            rewards: of the episodes.
+            actions: carried out in them, [L, A] each.
+            observations: before each action, [L, S] each.
+        """
+        self.rewards += rewards
+        self.actions += actions
+        self.observations += observations
+        self.episode += len(self._walks)
+        self._walks = []
+
+
+class _Walk:
+    """What one running episode needs to remember."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng, self.step = rng, 0
+        self.spread, self.lot = float(rng.random()), float(rng.random())
+        self.script: NDArray[np.floating] | None = None

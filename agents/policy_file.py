@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 if TYPE_CHECKING:
-    from stable_baselines3 import TD3
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
 
 FORMAT_VERSION = 1
 _LIBRARIES = ("numpy", "safetensors", "stable-baselines3", "torch")
@@ -65,7 +66,9 @@ class Policy:
         return result
 
 
-def save_policy(path_stem: str | Path, model: "TD3", metadata: Mapping[str, Any]) -> None:
+def save_policy(
+    path_stem: str | Path, model: "OffPolicyAlgorithm", metadata: Mapping[str, Any]
+) -> None:
     """Write the actor of `model` to `<path_stem>.safetensors` and `<path_stem>.json`.
 
     Each file replaces an older one in a single step. If the machine stops between the two, the old
@@ -73,18 +76,18 @@ def save_policy(path_stem: str | Path, model: "TD3", metadata: Mapping[str, Any]
 
     Args:
         path_stem: both file names without their suffix.
-        model: an agent of SB3's DDPG or TD3 family whose actions lie in [0, 1].
+        model: DDPG, TD3 or SAC of SB3, with actions in [0, 1]; of SAC's actor its mean.
         metadata: JSON values for the reader: names of the observations, meaning of the action.
 
     Raises:
         ValueError: the actor is no plain ReLU perceptron, or the metadata are no JSON.
     """
-    layers = list(model.actor.mu)
+    layers = _layers(model)
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     sizes = [layer.in_features for layer in linears] + [linears[-1].out_features]
     if [type(layer) for layer in layers] != [type(layer) for layer in _build_network(sizes)]:
         raise ValueError("only a ReLU perceptron with a tanh output can be saved as a policy file")
-    weights = model.actor.mu.state_dict()
+    weights = nn.Sequential(*layers).state_dict()
     payload = safetensors.torch.save({name: value.cpu() for name, value in weights.items()})
     description = {
         "format_version": FORMAT_VERSION,
@@ -130,6 +133,13 @@ def load_policy(path_stem: str | Path) -> Policy:
     network = _build_network(sizes)
     network.load_state_dict(weights, assign=True)
     return Policy(network, observation_size, description["metadata"])
+
+
+def _layers(model: "OffPolicyAlgorithm") -> list[nn.Module]:
+    """The layers of the actor, from the observation to the tanh."""
+    actor: Any = model.actor
+    latent = getattr(actor, "latent_pi", None)
+    return list(actor.mu) if latent is None else [*latent, actor.mu, nn.Tanh()]
 
 
 def _build_network(sizes: Sequence[int]) -> nn.Sequential:

@@ -6,7 +6,7 @@ subtracts a moving baseline b from it when the critic is trained: the target is
 (R - b) + gamma * Q'(s', mu'(s')). An episode therefore waits outside the ring until it is done.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 Array = NDArray[Any]
-Baseline = Literal["episode", "batch", "none"]
+Baseline = Literal["rank", "episode", "batch", "none"]
 RewardOn = Literal["every", "last"]
 
 
@@ -32,6 +32,8 @@ class EpisodeReplay(ReplayBuffer):
       moves once per episode and stands still during its gradient steps, so this is our default.
     * `"batch"`: x is the mean reward of each sampled mini-batch (AMC's code, decay 0.5).
     * `"none"`: b stays 0.
+    * `"rank"`: R is replaced by its rank among all episodes so far, from -1 to 1. Free of the
+      reward's scale, and outliers of bad episodes do not drown what tells the good ones apart.
 
     With `reward_on="last"` the samples carry R - b on the last transition and 0 elsewhere. At
     gamma = 1 both choices have the same best policy.
@@ -41,7 +43,7 @@ class EpisodeReplay(ReplayBuffer):
         observation_space: space of the observations, [S].
         action_space: space of the actions, [A].
         device: where the samples go.
-        n_envs: must be 1: an episode is walked alone.
+        n_envs: ignored: episodes that are walked side by side are stored one after the other.
         optimize_memory_usage: not supported; SB3 passes it to every buffer.
         buffer_episodes: least capacity in episodes. The ring learns their length from the first
             one and grows for a longer one as long as it has not been full.
@@ -71,12 +73,13 @@ class EpisodeReplay(ReplayBuffer):
         baseline_decay: float,
         seed: int | list[int],
     ) -> None:
-        if n_envs != 1 or optimize_memory_usage:
-            raise ValueError("EpisodeReplay needs one environment and no optimize_memory_usage")
+        if optimize_memory_usage:
+            raise ValueError("EpisodeReplay does not support optimize_memory_usage")
         if reward_on not in ("every", "last"):
             raise ValueError(f"reward_on must be 'every' or 'last', got {reward_on!r}")
-        if baseline not in ("episode", "batch", "none"):
-            raise ValueError(f"baseline must be 'episode', 'batch' or 'none', got {baseline!r}")
+        if baseline not in get_args(Baseline):
+            allowed = ", ".join(map(repr, get_args(Baseline)))
+            raise ValueError(f"baseline must be one of {allowed}, got {baseline!r}")
         if not 0.0 <= baseline_decay < 1.0:
             raise ValueError(f"baseline_decay must be in [0, 1), got {baseline_decay}")
         # A walk has no meaning beyond its last decision, so a time-out is an end like any other.
@@ -94,37 +97,32 @@ class EpisodeReplay(ReplayBuffer):
         self.baseline: float | None = None
         self.last_reward = 0.0
         self.rng = np.random.default_rng(seed)
-        self._held: list[tuple[Array, Array, Array, Array]] = []
+        self._episodes: list[float] = []
 
-    def drop_unfinished(self) -> None:
-        """Forget the transitions of an episode that will never be finished."""
-        self._held.clear()
-
-    def add(
-        self,
-        obs: Array,
-        next_obs: Array,
-        action: Array,
-        reward: Array,
-        done: Array,
-        infos: list[dict[str, Any]],
+    def add_episode(
+        self, observations: Array, actions: Array, last_observation: Array, reward: float
     ) -> None:
-        """Hold one transition back; write the whole episode when it is the last one."""
-        self._held.append((obs.copy(), next_obs.copy(), action.copy(), reward.copy()))
-        if done[0]:
-            self._write_episode()
+        """Store one finished walk of L decisions.
 
-    def _write_episode(self) -> None:
-        """Move the held transitions to the ring, each with the sum of the episode's rewards."""
-        episode, self._held = self._held, []
-        total = np.sum([reward for *_, reward in episode], axis=0)  # [1]
-        if not np.isfinite(total[0]):  # one such value would spoil the baseline for good
-            raise ValueError(f"the reward of an episode must be finite, got {total[0]}")
-        self._make_room(len(episode))
-        for step, (obs, next_obs, action, _) in enumerate(episode, start=1):
-            done = np.array([step == len(episode)])
-            super().add(obs, next_obs, action, total, done, [])
-        self.last_reward = float(total[0])
+        Args:
+            observations: [L, S], before each decision.
+            actions: [L, A], carried out, in SB3's [-1, 1] scale.
+            last_observation: [S], after the last decision.
+            reward: R of the whole walk.
+
+        Raises:
+            ValueError: the reward is not finite; one such value would spoil the baseline for good.
+        """
+        if not np.isfinite(reward):
+            raise ValueError(f"the reward of an episode must be finite, got {reward}")
+        self._make_room(len(actions))
+        following = [*observations[1:], last_observation]
+        for step, row in enumerate(zip(observations, following, actions, strict=True), start=1):
+            obs, next_obs, action = (part[None] for part in row)
+            done = np.array([step == len(actions)])
+            super().add(obs, next_obs, action, np.array([reward]), done, [{}])
+        self.last_reward = float(reward)
+        self._episodes.append(self.last_reward)
         if self.baseline_kind == "episode":
             self._move_baseline(self.last_reward)
 
@@ -161,7 +159,14 @@ class EpisodeReplay(ReplayBuffer):
         rewards, dones = self.rewards[rows], self.dones[rows]  # [B, 1]
         if self.baseline_kind == "batch":
             self._move_baseline(float(rewards.mean()))
-        rewards = rewards - (self.baseline or 0.0)
+        if self.baseline_kind == "rank":
+            order = np.sort(np.asarray(self._episodes, dtype=rewards.dtype))
+            middle = np.searchsorted(order, rewards, "left") + np.searchsorted(
+                order, rewards, "right"
+            )
+            rewards = (middle / len(order) - 1.0).astype(np.float32)
+        else:
+            rewards = rewards - (self.baseline or 0.0)
         if self.reward_on == "last":
             rewards = rewards * dones
         batch = (

@@ -8,7 +8,7 @@ spends the rest of the budget evenly.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -102,20 +102,14 @@ class Budget:
     def range(self, decided: Sequence[int]) -> tuple[int, int]:
         """Positions in `options` of the fewest and most channels that the next group may take."""
         options = self.options[len(decided)]
-        most = _last(
-            len(options),
-            lambda i: self._cost(decided, int(options[i]), self._least) <= self.target,
-        )
-        fewest = _first(
-            len(options), lambda i: self._cost(decided, int(options[i]), self._most) >= self.floor
-        )
+        counts = np.tile(self._least, (2 * len(options), 1))
+        counts[len(options) :] = self._most
+        counts[:, : len(decided)] = decided
+        counts[:, len(decided)] = np.concatenate([options, options])
+        cost = self.graph.cost.macs_of(counts)  # both halves increase with the options
+        most = max(int((cost[: len(options)] <= self.target).sum()) - 1, 0)
+        fewest = int((cost[len(options) :] < self.floor).sum())
         return min(fewest, most), most
-
-    def _cost(self, decided: Sequence[int], count: int, rest: IntArray) -> int:
-        counts = rest.copy()
-        counts[: len(decided)] = decided
-        counts[len(decided)] = count
-        return self.graph.cost.macs(counts)
 
     def even(self, decided: Sequence[int]) -> int:
         """Position in `options` of the next group when all that are left take a common ratio.
@@ -164,6 +158,19 @@ class Budget:
         position = fewest + int(np.abs(options[fewest : most + 1] - wished).argmin())
         count = int(options[position])
         return count, _inverse(count, knots, action)
+
+    def actions(self, strategy: Strategy) -> list[float]:
+        """The actions that lead to a strategy, or as near to it as the budget allows."""
+        decided: list[int] = []
+        found = []
+        for group, options in zip(self.graph.decisions, self.options, strict=True):
+            fewest, most = self.range(decided)
+            wished = strategy.get(group.name, group.size)
+            position = fewest + int(np.abs(options[fewest : most + 1] - wished).argmin())
+            knots = options[[fewest, self.even(decided), most]].astype(float)
+            decided.append(int(options[position]))
+            found.append(_inverse(decided[-1], knots, 0.5))
+        return found
 
     def complete(self, counts: Sequence[int]) -> IntArray:
         """Widens groups step by step until the strategy is within the tolerance or maximal.
@@ -235,21 +242,3 @@ def _inverse(count: int, knots: FloatArray, action: float) -> float:
     if low == even:
         return min(action, 0.5)
     return max(action, 0.5) if even == high else 0.5
-
-
-def _last(size: int, holds: Callable[[int], bool]) -> int:
-    """The last i in 0..size-1 for which a decreasing predicate holds; 0 when none does."""
-    low, high = 0, size - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle - 1)
-    return low
-
-
-def _first(size: int, holds: Callable[[int], bool]) -> int:
-    """The first i in 0..size-1 for which an increasing predicate holds; size-1 when none does."""
-    low, high = 0, size - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low

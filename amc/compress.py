@@ -1,45 +1,35 @@
 """One strategy applied: select channels, reconstruct their readers, shrink.
 
-Two applications of the same strategy:
-
-* `Compressor.cut` on cached statistics, for the search: solutions are remembered per layer and
-  kept inputs, so that a strategy costs a copy of the network, look-ups and slicing.
-* `compress`, the final one: layers in execution order, inputs from the network pruned so far,
-  targets from the original (the asymmetric form of He et al. 2017), so that each layer also
-  corrects the error of those before it.
+`Compressor.cut` applies it on cached statistics, for the search: solutions are remembered per
+layer and kept inputs, so that a strategy costs a copy of the network, look-ups and slicing. What
+is kept in the end goes through `amc.sequential.compress`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from amc.errors import AmcError
+from amc.graph.attributes import is_attribute
 from amc.graph.groups import ChannelGraph, Layer
 from amc.graph.labels import IntArray
-from amc.graph.surgery import cut, owners, place, shrink, tensors
+from amc.graph.scratch import Scratch
+from amc.graph.surgery import cut, duplicate, tensors
 from amc.metric import Evidence, Selection, Selector
-from amc.plan import Plan, Strategy
+from amc.plan import Cut, Plan, Strategy
 from amc.solve.columns import as_columns, as_weight, input_columns
 from amc.solve.least_squares import solve
-from amc.solve.stats import (
-    Batches,
-    LayerStats,
-    Outputs,
-    Sampling,
-    collect,
-    sample_outputs,
-    select_outputs,
-)
+from amc.solve.stats import Batches, LayerStats, Sampling, collect
 
 MAX_COLUMNS = 8192
 """Layers with more inputs x kernel than this are cut but not reconstructed (X'X: 0.5 GB)."""
 
 MEMO_BYTES = 2**30
 """Solutions are forgotten, all at once, when they take more than this."""
-
-OUTPUT_BYTES = 2**30
-"""Outputs of the original network that are held at a time; more layers take more passes."""
 
 
 def reconstructed_layers(graph: ChannelGraph) -> tuple[Layer, ...]:
@@ -59,6 +49,22 @@ def _kernel(graph: ChannelGraph, layer: Layer) -> int:
     for extent in graph.shapes[layer.weight][2:]:
         size *= extent
     return size
+
+
+class Memo(dict[tuple[Any, ...], Tensor]):
+    """Tensors that were computed once; all are forgotten when they take more than `MEMO_BYTES`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = 0
+
+    def __setitem__(self, key: tuple[Any, ...], value: Tensor) -> None:
+        """Remembers a tensor."""
+        self._bytes += value.nbytes
+        if self._bytes > MEMO_BYTES:
+            self.clear()
+            self._bytes = value.nbytes
+        super().__setitem__(key, value)
 
 
 class Compressor:
@@ -82,11 +88,18 @@ class Compressor:
     ) -> None:
         self.graph, self.model, self.stats = graph, model, stats
         self._selector, self._evidence = selector, Evidence(graph, model, stats, seed)
+        self._source = {name: t.detach() for name, t in tensors(model).items()}
+        self._solved = {x.weight: x for x in reconstructed_layers(graph) if x.name in stats}
+        self._holders = _holders(graph)
+        self._full = graph.counts({})
         self._selections: dict[str, Selection] = {}
         self._keeps: dict[tuple[str, int], IntArray] = {}
-        self._solutions: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-        self._bytes = 0
-        self._source = {name: t.detach() for name, t in tensors(model).items()}
+        self._solutions = Memo()
+        self._parts = Memo()
+
+    @cached_property
+    def _scratch(self) -> Scratch:
+        return Scratch(self.model)
 
     def keep(self, group: str, count: int) -> IntArray:
         """The channels of a group that stay when it keeps ``count`` of them."""
@@ -115,98 +128,77 @@ class Compressor:
 
     def cut(self, strategy: Strategy) -> nn.Module:
         """A new network under a strategy, reconstructed on the cached statistics, in eval mode."""
-        plan = self.plan(strategy)
-        small = shrink(self.model, plan).eval()
-        where = owners(small)
-        for name, weight in self.weights(plan).items():
-            place(where[name], weight)
-        return small
+        return duplicate(self.borrow(strategy))
+
+    def borrow(self, strategy: Strategy) -> nn.Module:
+        """The same as `cut` without a copy: valid until the next call, and not to be changed.
+
+        Once solutions and slices are remembered this costs look-ups only.
+        """
+        if not strategy.keys() <= self.graph.sizes.keys():
+            self.plan(strategy)  # says which name is unknown
+        counts, cuts = self.graph.counts(strategy), dict[str, list[Cut]]()
+        parts, lengths = dict[str, Tensor](), dict[str, int]()
+        for name, holders in self._holders.items():
+            if (counts[holders] == self._full[holders]).all():
+                continue
+            key = (name, *counts[holders].tolist())
+            if key not in self._parts:
+                cuts = cuts or _by_tensor(self.plan(strategy))
+                self._parts[key] = self._scratch.part(name, self._part(name, cuts[name]))
+            if is_attribute(name):
+                lengths[name] = len(self._parts[key])
+            else:
+                parts[name] = self._parts[key]
+        return self._scratch.wear(parts, lengths)
 
     def weights(self, plan: Plan) -> dict[str, Tensor]:
         """Solved and cut weights of every layer that loses inputs, by tensor name."""
-        cuts = {(c.tensor, c.dim): c for c in plan.cuts}
-        found = {}
-        for layer in reconstructed_layers(self.graph):
-            inputs = cuts.get((layer.weight, layer.in_dim))
-            if inputs is None or layer.name not in self.stats:
-                continue
-            weight = self._solve(layer, inputs.keep)
-            outputs = cuts.get((layer.weight, layer.out_dim))
-            found[layer.weight] = cut(weight, [outputs]) if outputs else weight.clone()
-        return found
+        cuts = _by_tensor(plan)
+        return {
+            name: self._part(name, cuts[name])
+            for name, layer in self._solved.items()
+            if any(c.dim == layer.in_dim for c in cuts.get(name, ()))
+        }
+
+    def _part(self, tensor: str, cuts: Sequence[Cut]) -> Tensor:
+        """What is left of a tensor; solved for if it is a weight that loses inputs."""
+        if is_attribute(tensor):
+            return torch.empty(len(cuts[0].keep))
+        layer = self._solved.get(tensor)
+        inputs = next((c for c in cuts if layer and c.dim == layer.in_dim), None)
+        if layer is None or inputs is None:
+            return cut(self._source[tensor], cuts)
+        outputs = [c for c in cuts if c.dim == layer.out_dim]
+        weight = self._solve(layer, inputs.keep)
+        return cut(weight, outputs) if outputs else weight.clone()
 
     def _solve(self, layer: Layer, inputs: tuple[int, ...]) -> Tensor:
         """New weight [O, I', *kernel] for the kept inputs, all outputs."""
-        key = (layer.name, inputs)
+        key = (layer.name, *inputs)
         if key not in self._solutions:
             weight = self._source[layer.weight]
-            stats = self.stats[layer.name]
             columns = input_columns(torch.tensor(inputs), weight).flatten().to(weight.device)
-            solution = solve(stats, columns, as_columns(weight, layer)[:, columns])
+            start = as_columns(weight, layer)[:, columns]
+            solution = solve(self.stats[layer.name], columns, start)
             self._solutions[key] = as_weight(solution, weight)
-            self._bytes += self._solutions[key].nbytes
-            if self._bytes > MEMO_BYTES:
-                self._solutions, self._bytes = {key: self._solutions[key]}, 0
         return self._solutions[key]
 
 
-def compress(
-    compressor: Compressor,
-    plan: Plan,
-    batches: Batches,
-    sampling: Sampling,
-    on_layer: Callable[[str], None] = lambda name: None,
-) -> nn.Module:
-    """The network under a plan, every reader solved in execution order on fresh statistics.
-
-    Args:
-        compressor: network, graph and cached statistics (the starting point of each solution).
-        plan: what stays.
-        batches: calibration images.
-        sampling: which output positions become rows.
-        on_layer: called with the name of each layer that is done.
-
-    Returns:
-        A new module of the model's class; training flags as in the original.
-    """
-    graph, model = compressor.graph, compressor.model
-    small = shrink(model, plan)
-    where, solved = owners(small), compressor.weights(plan)
-    for name, weight in solved.items():
-        place(where[name], weight)
-    cuts = {(c.tensor, c.dim): c for c in plan.cuts}
-    layers = [layer for layer in reconstructed_layers(graph) if layer.weight in solved]
-    targets: Outputs = {}
-    for position, layer in enumerate(layers):
-        if layer.name not in targets:
-            targets = sample_outputs(
-                model, _fitting(layers[position:], graph, sampling, batches), batches, sampling
-            )
-        stats = collect(small, [layer], batches, sampling, targets)[layer.name]
-        outputs = cuts.get((layer.weight, layer.out_dim))
-        if outputs is not None:
-            per_group = [k for k in outputs.keep if k < outputs.size // layer.groups]
-            stats = select_outputs(stats, torch.tensor(per_group, device=stats.xx.device))
-        weight = solved[layer.weight]
-        columns = torch.arange(stats.xx.shape[1], device=stats.xx.device)
-        start = as_columns(weight, layer)
-        place(where[layer.weight], as_weight(solve(stats, columns, start), weight))
-        on_layer(layer.name)
-    return small
+def _holders(graph: ChannelGraph) -> dict[str, IntArray]:
+    """Tensors and attributes that hold prunable channels -> positions of their decisions."""
+    found: dict[str, set[int]] = {}
+    for position, group in enumerate(graph.decisions):
+        for member in group.members:
+            found.setdefault(member.tensor, set()).add(position)
+    return {name: np.array(sorted(positions)) for name, positions in found.items()}
 
 
-def _fitting(
-    layers: Sequence[Layer], graph: ChannelGraph, sampling: Sampling, batches: Batches
-) -> list[Layer]:
-    """The first of the layers whose sampled outputs together fit `OUTPUT_BYTES`; at least one."""
-    images, total = sum(len(labels) for _, labels in batches), 0
-    for end, layer in enumerate(layers):
-        places = layer.positions // graph.batch
-        points = min(places, sampling.points * layer.calls) if sampling.points else places
-        total += 4 * images * points * layer.out_channels
-        if total > OUTPUT_BYTES:
-            return list(layers[: max(1, end)])
-    return list(layers)
+def _by_tensor(plan: Plan) -> dict[str, list[Cut]]:
+    cuts: dict[str, list[Cut]] = {}
+    for one in plan.cuts:
+        cuts.setdefault(one.tensor, []).append(one)
+    return cuts
 
 
 def calibrate(

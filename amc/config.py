@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -57,8 +57,24 @@ class TrainConfig:
 
     episodes: int = 200
     """Strategies that the search tries."""
-    warmup_episodes: int = 50
+    agent: Literal["ddpg", "td3", "sac", "evolution", "random"] = "ddpg"
+    """What searches: an agent, or one of the baselines of python -m amc.compare."""
+    warmup_episodes: int = 20
     """The first of them: uniform once, then random, before the agent learns."""
+    regime: Literal["auto", "calibrate", "finetune"] = "auto"
+    """What the reward must predict: the network as it is after the cut (calibrate), or after
+    fine-tuning (finetune: a few steps of training in every episode). auto: finetune when
+    fine-tuning follows."""
+    reward_steps: int = 30
+    """Training steps in every episode of the finetune regime."""
+    time_limit: float | None = None
+    """Minutes after which the search stops and goes on with the best strategy so far."""
+    patience: int | None = None
+    """Episodes without a better strategy after which the search stops."""
+    workers: int = 1
+    """Processes that measure strategies side by side, one thread each (CPU)."""
+    walks: int | None = None
+    """Strategies that an agent walks side by side before it learns; default: --workers."""
     reward: str = "loss"
     """loss (minus the cross-entropy), accuracy, accuracy_flops, accuracy_params, or
     module:function of an envs.Outcome."""
@@ -86,6 +102,9 @@ class TrainConfig:
 
     run_dir: Path | None = None
     """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>."""
+    resume: Path | None = None
+    """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
+    only --time-limit, --workers and --quiet may be given."""
     seed: int = 0
     """The same seed on the same machine gives the same result, bit for bit."""
     device: str = "auto"
@@ -108,6 +127,10 @@ class TrainConfig:
             ("calibration_batches", 1),
             ("points_per_layer", 0),
             ("reward_images", 1),
+            ("reward_steps", 1),
+            ("workers", 1),
+            ("walks", 1),
+            ("patience", 1),
             ("finalists", 1),
             ("finetune_epochs", 0),
             ("group_size", 0),
@@ -115,11 +138,19 @@ class TrainConfig:
             ("channel_multiple", 1),
             ("seed", 0),
         ):
-            if getattr(self, name) < least:
+            value = getattr(self, name)
+            if value is not None and value < least:
                 flag = "--" + name.replace("_", "-")
-                raise AmcError(f"{flag} must be {least} or more, got {getattr(self, name)}")
+                raise AmcError(f"{flag} must be {least} or more, got {value}")
         for name in ("learning_rate", "temperature", "distill_weight"):
             _within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
+        if self.time_limit is not None:
+            _within("--time-limit", self.time_limit, 0, float("inf"))
+
+    @property
+    def tuned_reward(self) -> bool:
+        """Whether the reward must predict the network after fine-tuning."""
+        return self.regime == "finetune" or (self.regime == "auto" and self.finetune_epochs > 0)
 
 
 @dataclass(frozen=True)
@@ -173,6 +204,74 @@ class InspectConfig:
                 raise AmcError(f"{flag} must be 1 or more, got {number}")
 
 
+@dataclass(frozen=True)
+class CompareConfig:
+    """Lets all ways to find a strategy compete: same network, images, budget and evaluations."""
+
+    preserve_ratio: float = 0.5
+    """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
+    methods: tuple[str, ...] = ("ddpg", "td3", "sac", "evolution", "random", "greedy", "uniform")
+    """Who competes; in the end the first is compared with each of the others."""
+    seeds: int = 3
+    """Searches per method; greedy and uniform know no chance and need one evaluation."""
+
+    model: str = "resnet20"
+    """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
+    path/to/file.py:function."""
+    width: float = 1.0
+    """Factor on every number of channels of a bundled network."""
+    data: str = "digits"
+    """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function."""
+    checkpoint: Path | None = None
+    """Weights: a state dict (torch.save) or safetensors. Without: bundled networks are trained."""
+
+    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
+    """Which layers may be cut."""
+
+    selector: Literal["lasso", "obs", "l1", "l2", "random"] = "lasso"
+    """Which channels of a group stay."""
+    channel_multiple: int = 1
+    """Kept channels are multiples of this (4, 8, 16: what the hardware likes)."""
+    min_ratio: float = 0.1
+    """No group keeps less than this part of its channels."""
+    calibration_batches: int = 60
+    """Batches of 32 training images for statistics and batch-norm adaptation."""
+    points_per_layer: int = 10
+    """Output positions per layer and batch that become rows of the regression; 0: all."""
+
+    episodes: int = 200
+    """Strategies that every search tries."""
+    warmup_episodes: int = 20
+    """The first of an agent's: uniform once, then random, before it learns."""
+    reward: str = "loss"
+    """loss (minus the cross-entropy), accuracy, accuracy_flops, accuracy_params, or
+    module:function of an envs.Outcome; of the cut network, without fine-tuning."""
+    reward_images: int = 500
+    """Validation images per episode at most."""
+    apply: bool = True
+    """Cut the best strategy of every search for real, and tell its accuracy."""
+
+    run_dir: Path | None = None
+    """Folder of the comparison; default runs/compare-<model>-<data>-<ratio>. The same command goes
+    on with what it finds there."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    quiet: bool = False
+    """Print errors only."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise AmcError(f"--seeds must be 1 or more, got {self.seeds}")
+        _ = self.training  # which checks all the other settings
+
+    @property
+    def training(self) -> TrainConfig:
+        """The run whose search is compared; it ends with the cut."""
+        shared = {one.name for one in fields(TrainConfig)} & {one.name for one in fields(self)}
+        settings = {name: getattr(self, name) for name in shared}
+        return TrainConfig(**settings, mode="auto", finetune_epochs=0)
+
+
 def _within(flag: str, value: float, low: float, high: float) -> None:
     if not low < value <= high or value == float("inf"):  # NaN fails the comparison
         raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {value:g}")
@@ -198,6 +297,49 @@ def flags(config: Any, *names: str) -> list[str]:
         else:
             words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
     return words
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """Every setting, as JSON values."""
+    found: dict[str, Any] = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        found[one.name] = as_json(value) if is_dataclass(value) else _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_json(config: type[Config], settings: Mapping[str, Any], where: Path) -> Config:
+    """The inverse of `as_json`; settings that are not there have their defaults.
+
+    Raises:
+        AmcError: an unknown setting, or one of the wrong kind; the message names the file.
+    """
+    hints, values = get_type_hints(config), dict[str, Any]()
+    for name, value in settings.items():
+        if name not in hints:
+            raise AmcError(
+                f"{where}: unknown setting {name!r}; was it written by a newer version?"
+            )
+        kinds = get_args(hints[name]) or (hints[name],)
+        if get_origin(hints[name]) is Literal and value not in kinds:
+            raise AmcError(f"{where}: {name} {value!r} is unknown; allowed: {', '.join(kinds)}")
+        if isinstance(value, str) and Path in kinds:
+            value = Path(value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, Mapping) and is_dataclass(hints[name]):
+            value = from_json(hints[name], value, where)
+        values[name] = value
+    try:
+        return config(**values)
+    except TypeError as error:
+        raise AmcError(f"{where}: {error}") from None
 
 
 def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:

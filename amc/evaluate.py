@@ -1,6 +1,7 @@
 """How good a network is on labelled images."""
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.errors import AmcError
 
@@ -30,7 +32,7 @@ class Score:
 def head(
     batches: Iterable[tuple[Tensor, Tensor]], images: int, size: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """The first ``images`` images in batches of ``size``, kept in memory."""
+    """The first ``images`` images, in memory, in even batches of ``size`` at most."""
     parts, found = [], 0
     for inputs, labels in batches:
         parts.append((inputs[: images - found], labels[: images - found]))
@@ -40,7 +42,8 @@ def head(
     if not parts:
         return []
     every, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    return [(every[i : i + size], labels[i : i + size]) for i in range(0, len(labels), size)]
+    count = math.ceil(len(labels) / size)
+    return list(zip(every.tensor_split(count), labels.tensor_split(count), strict=True))
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
@@ -61,19 +64,44 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
     return found
 
 
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """Accuracy and cross-entropy in eval mode; the model's modes are restored."""
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    batch_statistics: bool = False,
+) -> Score:
+    """Accuracy and cross-entropy in eval mode; the model's modes are restored.
+
+    Args:
+        model: returns logits, see `logits`.
+        batches: labelled images.
+        batch_statistics: batch norms use mean and variance of each batch instead of their running
+            ones, which stay as they are: what they would be once adapted, for no second pass.
+    """
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.long, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     images = 0
-    with torch.inference_mode(), evaluating(model):
+    adapted = normalising_by_batch(model) if batch_statistics else contextlib.nullcontext()
+    with torch.inference_mode(), evaluating(model), adapted:
         for inputs, labels in batches:
             scores, labels = logits(model, inputs.to(device)), labels.to(device)
             correct += (scores.argmax(dim=1) == labels).sum()
             loss += F.cross_entropy(scores.float(), labels, reduction="sum")
             images += len(labels)
     return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images)
+
+
+@contextlib.contextmanager
+def normalising_by_batch(model: nn.Module) -> Iterator[None]:
+    """Batch norms use the statistics of the batch inside, and leave their own untouched."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training, norm.track_running_stats = False, True
 
 
 @contextlib.contextmanager

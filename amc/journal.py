@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from amc.config import TrainConfig
 from amc.recover.finetune import Step
 from amc.report import Report
-from amc.search import Episode
+from amc.trials import Episode
 
 
 class Journal:
@@ -21,20 +21,25 @@ class Journal:
         self._sizes, self._original = sizes, original_macs
         self._episodes = self._step = 0
 
-    def episode(self, episode: Episode, losses: Mapping[str, Any]) -> None:
-        """One strategy that was tried, and the agent's losses after it."""
+    def episode(self, episode: Episode) -> None:
+        """One strategy that was tried."""
         scalars = {
             "search/reward": episode.reward,
             "search/best_reward": episode.best,
             "search/accuracy": episode.outcome.score.accuracy,
             "search/loss": episode.outcome.score.loss,
             "search/macs_ratio": episode.outcome.macs / self._original,
-            **{f"agent/{k.split('/')[-1]}": v for k, v in losses.items() if "loss" in k},
             **{f"ratio/{n}": k / self._sizes[n] for n, k in episode.strategy.items()},
         }
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, self._episodes)
         self._episodes += 1
+
+    def learned(self, logged: Mapping[str, Any]) -> None:
+        """The agent's losses after the episode."""
+        for name, value in logged.items():
+            if name.endswith("_loss"):
+                self._writer.add_scalar(f"agent/{name.split('/')[-1]}", value, self._episodes - 1)
 
     def finetune_step(self, step: Step) -> None:
         """One step of fine-tuning."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc.graph.groups import ChannelGraph, ChannelGroup, Layer, Member
+from amc.graph.groups import ChannelGraph, ChannelGroup, Member
 from amc.graph.labels import FloatArray, IntArray
 from amc.graph.surgery import tensors
 from amc.solve.columns import as_columns, group_columns
-from amc.solve.lasso import LassoPath
+from amc.solve.lasso import Ladder
 from amc.solve.obs import Reader, elimination_order
 from amc.solve.stats import LayerStats
 
@@ -43,19 +43,12 @@ Selector = Callable[[Evidence, ChannelGroup], Selection]
 
 
 def lasso(evidence: Evidence, group: ChannelGroup) -> Selection:
-    """Lasso over all readers of the group, each scaled by its own output energy.
+    """Lasso over all readers of the group, solved anew on the way down.
 
     A group whose readers have no statistics falls back to `l2`.
     """
-    readers = [evidence.graph.layer(n) for n in group.readers if n in evidence.stats]
-    if not readers:
-        return l2(evidence, group)
-    gram, moment = np.zeros((group.size, group.size)), np.zeros(group.size)
-    state = tensors(evidence.model)
-    for layer in readers:
-        a, c = contributions(evidence.stats[layer.name], state[layer.weight], layer, group)
-        gram, moment = gram + a, moment + c
-    return LassoPath(gram, moment).keep
+    readers = _readers(evidence, group)
+    return Ladder(readers).keep if readers else l2(evidence, group)
 
 
 def obs(evidence: Evidence, group: ChannelGroup) -> Selection:
@@ -63,12 +56,7 @@ def obs(evidence: Evidence, group: ChannelGroup) -> Selection:
 
     A group whose readers have no statistics falls back to `l2`.
     """
-    state = tensors(evidence.model)
-    readers = []
-    for layer in (evidence.graph.layer(n) for n in group.readers if n in evidence.stats):
-        weight = state[layer.weight]
-        columns = group_columns(layer, group, weight)
-        readers.append(Reader(evidence.stats[layer.name], as_columns(weight, layer), columns))
+    readers = _readers(evidence, group)
     if not readers:
         return l2(evidence, group)
     order = elimination_order(readers)
@@ -91,28 +79,14 @@ def random(evidence: Evidence, group: ChannelGroup) -> Selection:
     return _ranked(rng.random(group.size))
 
 
-def contributions(
-    stats: LayerStats, weight: Tensor, layer: Layer, group: ChannelGroup
-) -> tuple[FloatArray, FloatArray]:
-    """The Lasso problem of one reader: Gram [C, C] and moment [C] of the channels' contributions.
-
-    Channel i contributes ``X_i W_i`` to the outputs; inputs outside of the group keep theirs, so
-    the target is what they leave. Both are divided by the reader's output energy.
-    """
-    columns = group_columns(layer, group, weight)  # [C, m]
-    w = as_columns(weight, layer)  # [G, D, N]
-    others = torch.ones(w.shape[1], dtype=torch.bool)
-    others[columns.flatten()] = False
-    rest = others.nonzero().flatten().to(w.device)
-    moment = stats.xy - stats.xx[:, :, rest] @ w[:, rest]
-    flat = columns.flatten().to(w.device)
-    picked = w[:, flat]
-    gram = (stats.xx[:, flat][:, :, flat] * (picked @ picked.mT)).sum(dim=0)
-    size, width = columns.shape
-    gram = gram.reshape(size, width, size, width).sum(dim=(1, 3))
-    along = (moment[:, flat] * picked).sum(dim=(0, 2)).reshape(size, width).sum(dim=1)
-    scale = max(stats.energy, torch.finfo(torch.float64).tiny)
-    return (gram / scale).cpu().numpy(), (along / scale).cpu().numpy()
+def _readers(evidence: Evidence, group: ChannelGroup) -> list[Reader]:
+    """The layers that read the group and have statistics, as regressions."""
+    state, readers = tensors(evidence.model), []
+    for layer in (evidence.graph.layer(n) for n in group.readers if n in evidence.stats):
+        weight = state[layer.weight]
+        columns = group_columns(layer, group, weight)
+        readers.append(Reader(evidence.stats[layer.name], as_columns(weight, layer), columns))
+    return readers
 
 
 def _weight_norm(evidence: Evidence, group: ChannelGroup, power: int) -> FloatArray:

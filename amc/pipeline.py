@@ -1,16 +1,17 @@
 """The steps of a run, each with its progress bar: calibrate, search, cut, tune."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amc.budget import Budget
-from amc.compress import Compressor, calibrate, compress
+from amc.compress import Compressor, calibrate
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
@@ -20,17 +21,27 @@ from amc.imports import load_function, one_line
 from amc.journal import Journal
 from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
-from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.distill import Loss, cross_entropy, distillation
 from amc.recover.finetune import Recipe, Step, train
-from amc.search import Episode, Found, proxy, search
+from amc.recover.quick import Quick
+from amc.search import Found, Settings, proxy, search
+from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
 from amc.terminal import Terminal
+from amc.trials import Episode, Limits, Trials
+from amc.workers import workers
 from envs import REWARDS, Outcome, Reward
 
 CALIBRATION_BATCH = 32
 EVALUATION_BATCH = 256
-ADAPTATION_IMAGES = 128
+
+DECISIVE = (
+    "model", "width", "data", "preserve_ratio", "selector", "channel_multiple", "min_ratio",
+    "calibration_batches", "points_per_layer", "episodes", "agent", "warmup_episodes", "regime",
+    "finetune_epochs", "distill", "reward_steps", "reward", "reward_images",
+    "bn_adapt", "batch_size", "seed",
+)  # fmt: skip
+"""Settings that a search depends on: a record made with others is refused."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,6 @@ class Pipeline:
         found = head(self.data.val, self.config.reward_images, EVALUATION_BATCH)
         return [(x.to(self.device), y.to(self.device)) for x, y in found]
 
-    @cached_property
-    def adaptation(self) -> list[tuple[Tensor, Tensor]]:
-        """Training images for batch norm within an episode; none when it is not adapted."""
-        if not self.config.bn_adapt:
-            return []
-        found = head(self.data.calibration, ADAPTATION_IMAGES, ADAPTATION_IMAGES)
-        return [(x.to(self.device), y) for x, y in found]
-
     @property
     def example(self) -> tuple[Tensor]:
         """Inputs to trace a network with."""
@@ -81,32 +84,77 @@ class Pipeline:
         return Compressor(graph, model, stats, selector, self.config.seed)
 
     def search(
-        self, budget: Budget, compressor: Compressor, reward: Reward, journal: Journal
+        self,
+        budget: Budget,
+        compressor: Compressor,
+        reward: Reward,
+        journal: Journal,
+        record: Path,
+        about: Mapping[str, Any],
     ) -> Found:
-        """The best strategy within the budget."""
-        config = self.config
-        with self.terminal.bar("search", config.episodes + 1) as bar:
+        """The best strategy within the budget.
 
-            def show(episode: Episode, losses: Mapping[str, Any]) -> None:
-                journal.episode(episode, losses)
+        Args:
+            budget: what a strategy may cost.
+            compressor: what cuts.
+            reward: of an outcome.
+            journal: is told of every episode.
+            record: file that makes it possible to go on after a stop.
+            about: what the outcomes depend on besides the settings.
+        """
+        config = self.config
+        limits = Limits(
+            config.episodes, config.time_limit and 60 * config.time_limit, config.patience
+        )
+        walks = config.walks or config.workers
+        settings = {**{name: getattr(config, name) for name in DECISIVE}, "walks": walks}
+        worth = self.worth(compressor)
+        with self.terminal.bar("search", config.episodes) as bar:
+
+            def show(episode: Episode) -> None:
+                journal.episode(episode)
                 bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
 
-            return search(
-                budget,
-                proxy(compressor, self.validation, self.adaptation),
-                reward,
-                episodes=config.episodes,
-                warmup_episodes=config.warmup_episodes,
-                seed=config.seed,
-                on_episode=show,
-            )
+            trials = Trials(worth, reward, limits, record, {**settings, **about}, show)
+            if trials.recorded:
+                self.terminal.say(f"resume   {trials.recorded} episodes are on record")
+            with workers(worth, config.workers) as measure:
+                try:
+                    return search(
+                        budget,
+                        trials,
+                        reward,
+                        config.agent,
+                        seed=config.seed,
+                        settings=Settings(warmup_episodes=config.warmup_episodes),
+                        measure=measure,
+                        walks=walks,
+                        on_learn=journal.learned,
+                    )
+                except KeyboardInterrupt:
+                    if trials.history:
+                        self.terminal.say(f"\n{so_far(trials, budget)}")
+                    raise
 
-    def cut(self, compressor: Compressor, plan: Plan) -> nn.Module:
-        """The network under a plan: reconstructed layer by layer, batch norm adapted."""
+    def worth(self, compressor: Compressor) -> Callable[[Strategy], Outcome]:
+        """What an episode measures: the network after the cut, or after a little training."""
+        config, quick = self.config, None
+        if config.tuned_reward:
+            teacher = compressor.model if config.distill else None
+            quick = Quick.of(self.data.train, config.reward_steps, teacher)
+        return proxy(compressor, self.validation, config.bn_adapt, quick)
+
+    def originals(self, compressor: Compressor) -> Originals:
+        """What the network computes before it is cut, for all cuts of it."""
+        return Originals(compressor.graph, compressor.model, self.images, self.sampling)
+
+    def cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
+        """The network under a plan: reconstructed layer by layer, batch norm following."""
         layers = len(compressor.weights(plan))
         with self.terminal.bar("apply", layers) as bar:
-            small = compress(compressor, plan, self.images, self.sampling, lambda _: bar.step())
-        return adapt_batchnorm(small, self.images) if self.config.bn_adapt else small
+            return compress(
+                compressor, plan, originals, self.config.bn_adapt, lambda _: bar.step()
+            )
 
     def cut_best(
         self, compressor: Compressor, strategies: Sequence[Strategy], reward: Reward
@@ -115,10 +163,10 @@ class Pipeline:
 
         The search judges on cached statistics; what counts is the network after the final cut.
         """
-        graph, found = compressor.graph, []
+        graph, originals, found = compressor.graph, self.originals(compressor), []
         for number, strategy in enumerate(strategies):
             plan = compressor.plan(strategy)
-            small = self.cut(compressor, plan)
+            small = self.cut(compressor, plan, originals)
             outcome = Outcome(
                 evaluate(small, self.validation), graph.macs(plan), graph.params(plan)
             )
@@ -175,11 +223,21 @@ class Pipeline:
             compressor = self.calibrate(now, current)
             plan = compressor.plan({name: strategy[name] for name in chunk})
             keep |= {name: group.keep for name, group in plan.groups.items()}
-            current = self.cut(compressor, plan)
+            current = self.cut(compressor, plan, self.originals(compressor))
             epochs = share + (extra if number == len(chunks) - 1 else 0)
             current = self.tune(current, model, journal, epochs, trained)
             trained += epochs
         return current, graph.plan(keep)
+
+
+def so_far(trials: Trials, budget: Budget) -> str:
+    """The state of a search that was stopped, in one line."""
+    best = trials.best
+    return (
+        f"stopped after {len(trials.history)} of {trials.limits.episodes} episodes; best so far: "
+        f"episode {best.number}, reward {best.reward:.4f}, accuracy "
+        f"{best.outcome.score.accuracy:.2%}, MACs {best.outcome.macs / budget.original:.3f}"
+    )
 
 
 def reward_function(name: str) -> Reward:

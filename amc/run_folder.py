@@ -1,17 +1,18 @@
 """The folder of a run: what is written there, and how the pruned network comes back."""
 
+import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from amc import weights
-from amc.config import TrainConfig
+from amc.config import TrainConfig, as_json, flags, from_json
 from amc.errors import AmcError
 from amc.files import write_atomically
 from amc.graph.bake import computes_weight
@@ -28,7 +29,7 @@ def claim(config: TrainConfig) -> Path:
     Raises:
         AmcError: it cannot be made or written.
     """
-    folder = config.run_dir or Path("runs") / _default_name(config)
+    folder = run_dir(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -38,8 +39,20 @@ def claim(config: TrainConfig) -> Path:
     return folder
 
 
+def run_dir(config: TrainConfig) -> Path:
+    """The folder of the run, which need not exist."""
+    return config.resume or config.run_dir or Path("runs") / _default_name(config)
+
+
 def begin(folder: Path, config: TrainConfig, say: Callable[[str], None]) -> None:
-    """Writes the configuration; an earlier run in the folder is moved aside first, and said so."""
+    """Writes the configuration; an earlier run in the folder is moved aside first, and said so.
+
+    With ``--resume`` the folder stays; only what TensorBoard shows is written anew.
+    """
+    if config.resume:
+        for events in folder.glob("events.out.tfevents.*"):
+            events.unlink()
+        return
     if (folder / MARK).exists():
         number = 1
         while (moved := folder.with_name(f"{folder.name}.{number}")).exists():
@@ -50,8 +63,49 @@ def begin(folder: Path, config: TrainConfig, say: Callable[[str], None]) -> None
         except OSError as error:
             raise AmcError(f"--run-dir {folder}: cannot be moved: {error.strerror}") from None
         say(f"the earlier run in {folder} is now {moved}")
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
-    write_json(folder / MARK, plain)
+    write_json(folder / MARK, as_json(config))
+
+
+def resumed(config: TrainConfig) -> TrainConfig:
+    """The settings of the run that ``--resume`` names.
+
+    Raises:
+        AmcError: there is no run, or other settings were given as well.
+    """
+    folder = config.resume
+    assert folder is not None
+    if not (folder / MARK).is_file():
+        raise AmcError(f"--resume {folder}: there is no run (no {MARK})")
+    saved = read_json(folder / MARK)
+    if not isinstance(saved, dict):
+        raise AmcError(f"{folder / MARK}: expected an object, got {type(saved).__name__}")
+    own = {
+        "time_limit": config.time_limit,
+        "workers": config.workers,
+        "walks": saved.get("walks") or saved.get("workers"),  # the search depends on it
+        "quiet": config.quiet,
+    }
+    if words := flags(replace(config, resume=None, time_limit=None, workers=1, quiet=False)):
+        raise AmcError(
+            f"--resume {folder}: {words[0]} cannot be given, the settings are those of the run; "
+            "allowed: --time-limit, --workers, --quiet"
+        )
+    settings = {**saved, **own, "run_dir": str(folder)}
+    return from_json(TrainConfig, {**settings, "resume": str(folder)}, folder / MARK)
+
+
+def resumable(config: TrainConfig) -> bool:
+    """Whether there is a run with these settings that ``--resume`` would go on with."""
+    if config.resume:
+        return (config.resume / MARK).is_file()
+    with contextlib.suppress(AmcError):  # what is there is no run
+        return bool(read_json(run_dir(config) / MARK) == as_json(config))
+    return False
+
+
+def record(folder: Path) -> Path:
+    """The file of the search's record."""
+    return folder / "episodes.jsonl"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

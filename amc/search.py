@@ -1,62 +1,54 @@
-"""The search: an agent walks the environment, the best feasible strategy wins.
+"""The search: an agent walks the environment, the best strategy within the budget wins.
 
 The only room besides the entrance that joins `amc`, `envs` and `agents`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from amc.allocate import evolution, random_search, uniform
 from amc.budget import Budget
 from amc.compress import Compressor
 from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.plan import Strategy
-from amc.recover.batchnorm import adapt_batchnorm
+from amc.recover.quick import Quick
 from amc.solve.stats import Batches
 
 try:
-    from agents import AmcDDPG
-    from envs import ChannelPruningEnv, Outcome, Reward
+    from agents import AGENTS
+    from agents import Settings as Settings  # for those who call `search`
+    from agents.episodic import EpisodicAlgorithm
+    from amc.trials import Enough, Episode, Trials
+    from envs import ChannelPruningEnv, Outcome, Reward, SideBySide
 except ImportError as error:  # both names are common: say whose packages these are
     places = ", ".join(f"{n}: {s.origin}" for n in ("agents", "envs") if (s := find_spec(n)))
     raise AmcError(
         f"`agents` and `envs` of amc-pruning are hidden by other packages ({places}): {error}"
     ) from error
 
-GREEDY = -1
-"""Episode number of the noise-free policy, walked once after the last episode."""
+Proposals = Generator[Strategy, float, None]
+"""A search that needs no environment: yields strategies, is sent the reward of each."""
 
-
-@dataclass(frozen=True)
-class Episode:
-    """One strategy that was tried.
-
-    Attributes:
-        number: from 0; `GREEDY` for the noise-free policy.
-        strategy: channels kept per group.
-        outcome: score and size.
-        reward: of the outcome.
-        best: highest reward up to here.
-    """
-
-    number: int
-    strategy: Strategy
-    outcome: Outcome
-    reward: float
-    best: float
+PROPOSALS: Mapping[str, Callable[[Budget, int], Proposals]] = {
+    "evolution": evolution,
+    "random": random_search,
+}
+METHODS = (*AGENTS, *PROPOSALS)
 
 
 @dataclass(frozen=True)
 class Found:
-    """Result of a search: the best episode, all of them, and the agent that found them."""
+    """Result of a search: the best episode, all of them, and the agent that found them, if any."""
 
     best: Episode
     history: tuple[Episode, ...]
-    agent: AmcDDPG
+    agent: EpisodicAlgorithm | None
 
     def finalists(self, count: int, always: Strategy) -> list[Strategy]:
         """The best strategies and ``always``: ``count`` different ones, best first."""
@@ -68,18 +60,16 @@ class Found:
 
 
 def proxy(
-    compressor: Compressor, validation: Batches, adaptation: Batches = ()
+    compressor: Compressor, validation: Batches, adapt: bool = True, quick: Quick | None = None
 ) -> Callable[[Strategy], Outcome]:
-    """What a strategy is worth, on cached statistics: cut, adapt, validate, count.
-
-    Batch norm is adapted on a few images: over random strategies of ResNet-20 on digits this
-    raised the rank correlation with the loss of the final, sequential cut from -0.07 to 0.66 at
-    0.15 of the MACs and from 0.41 to 0.66 at 0.3, for the price of one more validation pass.
+    """What a strategy is worth, on cached statistics: cut, train a little if told to, validate.
 
     Args:
         compressor: what cuts.
         validation: labelled images that the score is measured on.
-        adaptation: images for batch norm; none leaves it alone.
+        adapt: batch norms normalise by the validation images themselves, which stands for their
+            adaptation after the cut and costs no second pass.
+        quick: a few steps of training between cut and validation.
     """
     graph, seen = compressor.graph, dict[tuple[int, ...], Outcome]()
 
@@ -87,10 +77,10 @@ def proxy(
         counts = graph.counts(strategy)
         key = tuple(counts.tolist())
         if key not in seen:
-            small = compressor.cut(strategy)
-            if adaptation:
-                adapt_batchnorm(small, adaptation)
-            score = evaluate(small, validation)
+            if quick:
+                score = quick.tuned(compressor.cut(strategy), validation)
+            else:
+                score = evaluate(compressor.borrow(strategy), validation, batch_statistics=adapt)
             seen[key] = Outcome(score, graph.cost.macs(counts), graph.cost.params(counts))
         return seen[key]
 
@@ -99,40 +89,65 @@ def proxy(
 
 def search(
     budget: Budget,
-    evaluate: Callable[[Strategy], Outcome],
+    trials: Trials,
     reward: Reward,
+    method: str = "ddpg",
     *,
-    episodes: int,
-    warmup_episodes: int,
-    seed: int,
-    on_episode: Callable[[Episode, Mapping[str, Any]], None] = lambda episode, losses: None,
+    seed: int = 0,
+    settings: Settings | None = None,
+    first: Sequence[Strategy] = (),
+    measure: Callable[[Sequence[Strategy]], Sequence[Outcome]] | None = None,
+    walks: int = 1,
+    on_learn: Callable[[Mapping[str, Any]], None] = lambda logged: None,
 ) -> Found:
-    """Lets DDPG find the strategy of highest reward within the budget (He et al. 2018).
+    """Finds the strategy of highest reward within the budget.
 
-    The first episode of the warm-up is the uniform strategy.
+    Args:
+        budget: what a strategy may cost.
+        trials: tells what strategies are worth, and when it is enough.
+        reward: of an outcome.
+        method: one of `METHODS`.
+        seed: of everything random.
+        settings: of an agent.
+        first: strategies that an agent is shown after the uniform one, which is always the first.
+        measure: outcomes of several strategies at once.
+        walks: strategies that an agent walks side by side under one policy, which learns from all
+            of them afterwards.
+        on_learn: called with what SB3 logged, after an agent has learned from an episode.
     """
-    history: list[Episode] = []
+    agent = None
+    if method in PROPOSALS:
+        follow(PROPOSALS[method](budget, seed), trials)
+    else:
 
-    def record(number: int, info: dict[str, Any]) -> None:
-        outcome: Outcome = info["outcome"]
-        value = float(reward(outcome))
-        best = max([value, *(e.best for e in history[-1:])])
-        history.append(Episode(number, info["strategy"], outcome, value, best))
-        on_episode(history[-1], agent.logger.name_to_value)
+        def env() -> ChannelPruningEnv:
+            return ChannelPruningEnv(budget, trials, reward)
 
-    agent = AmcDDPG(
-        ChannelPruningEnv(budget, evaluate, reward),
-        warmup_episodes=min(warmup_episodes, episodes),
-        seed=seed,
-    )
-    agent.learn_episodes(episodes, lambda number, _, info: record(number, info))
-    record(GREEDY, walk(agent, ChannelPruningEnv(budget, evaluate, reward)))
-    feasible = [e for e in history if budget.allows(e.strategy)]
-    best = max(feasible, key=lambda e: e.reward)
-    return Found(best, tuple(history), agent)
+        def look_ahead(strategies: Sequence[Strategy]) -> None:
+            if measure:
+                trials.look_ahead(strategies, measure)
+
+        shown = [budget.actions(strategy) for strategy in (uniform(budget), *first)]
+        walked = SideBySide(env, walks, look_ahead) if walks > 1 else env()
+        agent = AGENTS[method](walked, settings, shown, seed)
+        with suppress(Enough):
+            while trials.left > walks or not trials.history:
+                agent.learn_episodes(1)
+                on_learn(agent.logger.name_to_value)
+            walk(agent, env())
+    return Found(trials.best, tuple(trials.history), agent)
 
 
-def walk(policy: AmcDDPG, env: ChannelPruningEnv) -> dict[str, Any]:
+def follow(proposals: Proposals, trials: Trials) -> None:
+    """Tries what is proposed until it is enough."""
+    with suppress(Enough):
+        strategy = next(proposals)
+        while True:
+            trials(strategy)
+            strategy = proposals.send(trials.history[-1].reward)
+
+
+def walk(policy: Any, env: ChannelPruningEnv) -> dict[str, Any]:
     """One episode without noise; the info of its last step."""
     observation, info = env.reset()
     done = False

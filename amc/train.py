@@ -24,7 +24,7 @@ from amc.pipeline import Pipeline, reward_function
 from amc.plan import Plan, save_plan, save_strategy
 from amc.prepare import allocation, blank, check_outputs, choose_device, network
 from amc.report import Change, Report, latencies, layer_changes, layer_table, summary_table
-from amc.run_folder import begin, claim, write_json
+from amc.run_folder import begin, claim, record, resumable, resumed, run_dir, write_json
 from amc.terminal import Terminal
 from envs.features import NAMES
 
@@ -35,6 +35,8 @@ def run(config: TrainConfig) -> Path:
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
+    if config.resume:
+        config = resumed(config)
     terminal, clock = Terminal(config.quiet), Clock()
     torch.manual_seed(config.seed)
     reward, device = reward_function(config.reward), choose_device(config.device)
@@ -63,11 +65,15 @@ def run(config: TrainConfig) -> Path:
 
     # The strategy, how much each group keeps: searched for, unless it was given.
     journal, finalists = Journal(folder, graph.sizes, graph.macs()), [strategy]
+    tried = 0
     with clock("search"):
         if budget is not None:
-            found = pipe.search(budget, compressor, reward, journal)
+            about = {"weights": weights.digest(model)}
+            found = pipe.search(budget, compressor, reward, journal, record(folder), about)
             finalists = found.finalists(config.finalists, uniform(budget))
-            save_policy(folder / "policy", found.agent, {"observations": list(NAMES)})
+            tried = len(found.history)
+            if found.agent:
+                save_policy(folder / "policy", found.agent, {"observations": list(NAMES)})
 
     # The plan, which channels; the cut network, reconstructed layer by layer.
     with clock("apply"):
@@ -98,7 +104,7 @@ def run(config: TrainConfig) -> Path:
             "pruned": cut.accuracy,
             "recovered": recovered.accuracy,
         },
-        episodes=config.episodes if budget else 0,
+        episodes=tried,
         seconds=clock.seconds(),
         layers=layer_changes(graph, strategy),
         frozen={g.name: g.reason for g in graph.groups if not g.prunable},
@@ -172,13 +178,24 @@ def next_commands(config: TrainConfig, folder: Path) -> str:
 
 
 def main() -> None:
-    """The command; a mistake of the user's ends it with one line and exit status 2."""
+    """The command; a mistake of the user's ends it with one line and exit status 1."""
+    config: TrainConfig | None = None
     try:
-        run(parse(TrainConfig, "amc.train"))
+        config = parse(TrainConfig, "amc.train")
+        run(config)
     except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
         sys.exit(f"amc.train: {error}")
     except KeyboardInterrupt:
-        sys.exit("amc.train: interrupted; what was finished is in the run folder")
+        print(f"amc.train: interrupted{going_on(config)}", file=sys.stderr)
+        sys.exit(130)
+
+
+def going_on(config: TrainConfig | None) -> str:
+    """How to go on with a run that was interrupted, if it has begun."""
+    if config is None or not resumable(config):
+        return ""
+    command = ["--resume", str(run_dir(config)), *flags(config, "workers")]
+    return f"; go on: python -m amc.train {shlex.join(command)}"
 
 
 if __name__ == "__main__":

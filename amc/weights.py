@@ -1,5 +1,6 @@
 """Weights of a network as bytes: safetensors, which hold no code."""
 
+import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,6 +13,11 @@ from amc.errors import AmcError
 def to_bytes(model: nn.Module) -> bytes:
     """The network's state dict as a safetensors file; tied tensors are written once per name."""
     return save({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
+
+
+def digest(model: nn.Module) -> str:
+    """Fingerprint of the weights."""
+    return hashlib.sha256(to_bytes(model)).hexdigest()
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ import gymnasium
 
 from envs.channel_pruning import ChannelPruningEnv
 from envs.rewards import REWARDS, Outcome, Reward
+from envs.side_by_side import SideBySide
 
-__all__ = ["REWARDS", "ChannelPruningEnv", "Outcome", "Reward"]
+__all__ = ["REWARDS", "ChannelPruningEnv", "Outcome", "Reward", "SideBySide"]
 
 gymnasium.register(id="amc/ChannelPruning-v0", entry_point="envs:ChannelPruningEnv")

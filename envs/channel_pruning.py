@@ -95,5 +95,12 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
             info |= {"strategy": strategy, "outcome": outcome}
         return self._observation(), reward, done, False, info
 
+    def ahead(self, action: Array) -> Strategy | None:
+        """The strategy that this action would complete; None when decisions are left after it."""
+        if len(self._decided) + 1 < len(self.budget.options):
+            return None
+        count, _ = self.budget.execute(self._decided, float(np.ravel(action)[0]))
+        return self.budget.strategy(self.budget.complete([*self._decided, count]))
+
     def _observation(self) -> Array:
         return self._features.at(np.array(self._decided, dtype=np.int64))

@@ -1,31 +1,30 @@
-"""What an episode of the search costs, against its floor: one validation pass.
+"""What an episode of the search costs, against its floor.
 
-    python experiments/episode_cost.py --model resnet20 --data digits --preserve-ratio 0.5
+    python experiments/episode_cost.py --model resnet20 --data glyphs --preserve-ratio 0.3
 
-Everything is measured within one process, on strategies of random walks; compare the ratios, the
-milliseconds depend on the machine.
+The floor of an episode is one validation pass of the uniform cut and the agent's gradient
+steps. A search is run twice in one process with the same seed; the second time all solutions and
+slices are remembered, and that one is measured: selection, reconstruction, cutting and environment
+are what is left over. Compare the ratios, the milliseconds depend on the machine.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 import tyro
+from bench import Bench
 
+import amc.search
 from agents import AmcDDPG
 from amc.allocate import uniform
-from amc.budget import Budget
-from amc.compress import Compressor, calibrate
-from amc.data import load_data
-from amc.evaluate import evaluate, head
-from amc.graph import trace
-from amc.metric import SELECTORS
-from amc.plan import Strategy
-from amc.pretrain import pretrained
-from amc.search import proxy
-from amc.solve.stats import Sampling
-from envs import ChannelPruningEnv, Outcome
+from amc.evaluate import evaluate
+from amc.search import Settings, proxy, search
+from amc.trials import Limits, Trials
 from envs.rewards import loss
 
 
@@ -34,71 +33,75 @@ class Setting:
     """What to measure."""
 
     model: str = "resnet20"
-    data: str = "digits"
-    preserve_ratio: float = 0.5
+    data: str = "glyphs"
+    preserve_ratio: float = 0.3
     episodes: int = 60
+    threads: int = 2
 
 
-def median_ms(action: Callable[[], object], repeats: int) -> float:
-    """Median wall milliseconds of a call."""
-    times = []
-    for _ in range(repeats):
+@contextmanager
+def timed(place: Any, name: str, spent: list[float]):
+    """Adds up the seconds in a function while the context lasts."""
+    function: Callable[..., Any] = getattr(place, name)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent.append(time.perf_counter() - start)
+
+    setattr(place, name, wrapper)
+    yield
+    setattr(place, name, function)
 
 
 def main() -> None:
     """Prints the table."""
     setting = tyro.cli(Setting)
-    data = load_data(setting.data)
-    model, _ = pretrained(setting.model, 1.0, data)
-    images, validation = head(data.calibration, 1920, 32), head(data.val, 1000, 256)
-    graph = trace(model.eval(), (images[0][0][:2],))
-    budget = Budget(graph, setting.preserve_ratio)
-    stats = calibrate(graph, model, images, Sampling())
-    compressor = Compressor(graph, model, stats, SELECTORS["lasso"])
-    small = compressor.cut(uniform(budget))
-    evaluate(small, validation)
-    floor = median_ms(lambda: evaluate(small, validation), 15)
+    torch.set_num_threads(setting.threads)
+    bench = Bench(setting.model, setting.data)
+    budget, validation = bench.budget(setting.preserve_ratio), bench.pipe.validation
 
-    def nothing(strategy: Strategy) -> Outcome:
-        return outcome
+    def once() -> float:
+        start = time.perf_counter()
+        trials = Trials(proxy(bench.compressor, validation), loss, Limits(setting.episodes))
+        search(budget, trials, loss, settings=Settings(warmup_episodes=2))
+        return time.perf_counter() - start
 
-    outcome = proxy(compressor, validation)(uniform(budget))
-    rng = np.random.default_rng(0)
-    strategies = [random_walk(budget, rng) for _ in range(setting.episodes)]
-    queue = iter(strategies + strategies)
-    first = median_ms(lambda: compressor.cut(next(queue)), len(strategies))
-    again = median_ms(lambda: compressor.cut(next(queue)), len(strategies))
-    walk = median_ms(lambda: random_walk(budget, rng), 30)
-    agent = AmcDDPG(ChannelPruningEnv(budget, nothing, loss), warmup_episodes=2)
-    agent.learn_episodes(4)
-    learn = median_ms(lambda: agent.learn_episodes(1), 20) - walk
+    cold = once()
+    validating: list[float] = []
+    learning: list[float] = []
+    with timed(amc.search, "evaluate", validating), timed(AmcDDPG, "train", learning):
+        warm = once()
+    small = bench.compressor.cut(uniform(budget))
+    evaluate(small, validation, batch_statistics=True)
+    passes = []
+    for _ in range(15):
+        start = time.perf_counter()
+        evaluate(small, validation, batch_statistics=True)
+        passes.append(time.perf_counter() - start)
 
+    n = setting.episodes
+    floor = float(np.median(passes)) + sum(learning) / n
+    rest = (warm - sum(validating) - sum(learning)) / n
     print(f"{setting.model}, {setting.data}, {setting.preserve_ratio:g} of the MACs")
-    print("| part of an episode | ms | of a validation pass |")
-    print("|---|---|---|")
+    print("| per episode | ms | of the floor |\n|---|---|---|")
     for name, value in (
-        (
-            f"validation pass of the uniform cut, {sum(len(y) for _, y in validation)} images",
-            floor,
-        ),
-        ("environment and budget", walk),
-        ("cut, solutions not seen before", first),
-        ("cut, solutions remembered", again),
-        (f"agent, {len(graph.decisions)} gradient steps", learn),
+        (f"validation pass of the uniform cut, {passes_of(validation)} images", np.median(passes)),
+        (f"agent, {len(budget.options)} gradient steps", sum(learning) / n),
+        ("floor: both", floor),
+        ("validation passes of the strategies tried", sum(validating) / n),
+        ("selection, reconstruction, cutting, environment", rest),
+        ("whole episode, solutions remembered", warm / n),
+        ("whole episode, nothing remembered", cold / n),
     ):
-        print(f"| {name} | {value:.1f} | {value / floor:.2f} |")
+        print(f"| {name} | {1e3 * value:.1f} | {value / floor:.3f} |")
 
 
-def random_walk(budget: Budget, rng: np.random.Generator) -> dict[str, int]:
-    """A strategy of random actions."""
-    decided: list[int] = []
-    for _ in budget.options:
-        decided.append(budget.execute(decided, float(rng.random()))[0])
-    return budget.strategy(budget.complete(decided))
+def passes_of(validation: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+    """Images in the validation pass."""
+    return sum(len(labels) for _, labels in validation)
 
 
 if __name__ == "__main__":

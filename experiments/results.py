@@ -1,6 +1,8 @@
-"""The README's result table: whole runs at several seeds, mean ± standard deviation.
+"""Is the searched strategy better than the uniform one? Whole runs, mean ± standard deviation.
 
-    python experiments/results.py --models resnet20 --data digits --ratios 0.5 0.3 --seeds 0 1 2
+    python experiments/results.py --data digits --ratios 0.5 0.3 0.15
+    python experiments/results.py --data glyphs --selectors lasso obs --finetune-epochs 0
+    python experiments/results.py --data glyphs --ratios 0.1 0.05 --finetune-epochs 5
 
 Searched and uniform strategies get the same reconstruction, batch-norm adaptation and epochs of
 fine-tuning. Runs that are already in the folder are not repeated. Accuracies are of the test
@@ -9,14 +11,18 @@ split.
 
 import json
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from amc.config import TrainConfig
 from amc.train import run
+
+Selector = Literal["lasso", "obs", "l1", "l2", "random"]
+Mode = Literal["auto", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -26,31 +32,40 @@ class Table:
     models: tuple[str, ...] = ("resnet20",)
     data: str = "digits"
     ratios: tuple[float, ...] = (0.5, 0.3, 0.15)
-    modes: tuple[Literal["auto", "uniform"], ...] = ("auto", "uniform")
+    selectors: tuple[Selector, ...] = ("lasso",)
+    modes: tuple[Mode, ...] = ("auto", "uniform")
     seeds: tuple[int, ...] = (0, 1, 2)
+    episodes: int = 200
     finetune_epochs: int = 4
+    regime: Literal["auto", "calibrate", "finetune"] = "auto"
     folder: Path = Path("runs/results")
 
 
 def report(
-    table: Table, model: str, mode: Literal["auto", "uniform"], ratio: float, seed: int
-) -> dict:
-    """The report of one run, which is started unless it is there."""
-    name = f"{model}-{table.data}-{mode}-{ratio:g}-{table.finetune_epochs}-{seed}"
+    table: Table, model: str, mode: Mode, selector: Selector, ratio: float, seed: int
+) -> dict[str, Any]:
+    """The report of one run, which is started, or continued, unless it is there."""
+    kind = mode if mode == "uniform" else f"{mode}-{table.regime}-{table.episodes}"
+    name = f"{model}-{table.data}-{kind}-{selector}-{ratio:g}-{table.finetune_epochs}-{seed}"
     path = table.folder / name / "report.json"
     if not path.exists():
         config = TrainConfig(
             model=model,
             data=table.data,
             mode=mode,
+            selector=selector,
             preserve_ratio=ratio,
             seed=seed,
+            episodes=table.episodes,
             finetune_epochs=table.finetune_epochs,
+            regime=table.regime,
             run_dir=path.parent,
             quiet=True,
         )
-        run(config)
-    return json.loads(path.read_text())
+        started = (path.parent / "config.json").exists()
+        run(TrainConfig(resume=path.parent, quiet=True) if started else config)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
 def spread(values: list[float]) -> str:
@@ -63,23 +78,26 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     """Runs what is missing and prints the table."""
     table = tyro.cli(Table)
-    print("| network, data | MACs | strategy | before | cut, no training | recovered | seconds |")
-    print("|---|---|---|---|---|---|---|")
-    for model in table.models:
-        for ratio in table.ratios:
-            for mode in table.modes:
-                found = [report(table, model, mode, ratio, seed) for seed in table.seeds]
-                accuracy = {
-                    key: spread([r["accuracy"][key] for r in found])
-                    for key in ("original", "pruned", "recovered")
-                }
-                macs = mean(r["macs"]["ratio"] for r in found)
-                seconds = mean(r["seconds"]["total"] for r in found)
-                print(
-                    f"| {model}, {table.data} | {macs:.3f} | {mode} | {accuracy['original']} "
-                    f"| {accuracy['pruned']} | {accuracy['recovered']} | {seconds:.0f} |",
-                    flush=True,
-                )
+    print(
+        "| network, data | MACs | selector | strategy | before | cut, no training | recovered "
+        "| search, s | all, s |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    for model, ratio, selector, mode in product(
+        table.models, table.ratios, table.selectors, table.modes
+    ):
+        found = [report(table, model, mode, selector, ratio, seed) for seed in table.seeds]
+        accuracy = {
+            key: spread([r["accuracy"][key] for r in found])
+            for key in ("original", "pruned", "recovered")
+        }
+        macs = mean(r["macs"]["ratio"] for r in found)
+        seconds = {key: mean(r["seconds"][key] for r in found) for key in ("search", "total")}
+        print(
+            f"| {model}, {table.data} | {macs:.3f} | {selector} | {mode} | {accuracy['original']} "
+            f"| {accuracy['pruned']} | {accuracy['recovered']} "
+            f"| {seconds['search']:.0f} | {seconds['total']:.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

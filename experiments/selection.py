@@ -3,8 +3,9 @@
     python experiments/selection.py --data glyphs --ratios 0.5 0.3 0.15
 
 Uniform strategies, no fine-tuning. "cached" solves every layer on the statistics of the original
-network; "sequential" solves in execution order, inputs from the network pruned so far; then batch
-norm is adapted. Accuracies are of the test split, over the seeds of the sampled positions.
+network; "sequential" solves in execution order, inputs from the network pruned so far, the second
+time with batch norm adapted after every layer. Accuracies are of the test split, over the seeds
+of the sampled positions.
 """
 
 import time
@@ -15,13 +16,13 @@ import tyro
 
 from amc.allocate import uniform
 from amc.budget import Budget
-from amc.compress import Compressor, calibrate, compress
+from amc.compress import Compressor, calibrate
 from amc.data import load_data
 from amc.evaluate import evaluate, head
 from amc.graph import trace
 from amc.metric import SELECTORS
 from amc.pretrain import pretrained
-from amc.recover.batchnorm import adapt_batchnorm
+from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
 
 
@@ -65,9 +66,11 @@ def main() -> None:
                 plan = compressor.plan(strategy)
                 seconds = time.perf_counter() - start
                 cut = evaluate(compressor.cut(strategy), data.test).accuracy
-                final = compress(compressor, plan, images, sampling)
-                sequential = evaluate(final, data.test).accuracy  # before it is adapted in place
-                adapted = evaluate(adapt_batchnorm(final, images), data.test).accuracy
+                originals = Originals(graph, model, images, sampling)
+                final = compress(compressor, plan, originals)
+                sequential = evaluate(final, data.test).accuracy
+                final = compress(compressor, plan, originals, adapt=True)
+                adapted = evaluate(final, data.test).accuracy
                 rows.append((cut, sequential, adapted, seconds))
             *accuracies, times = zip(*rows, strict=True)
             cells = " | ".join(spread(list(found)) for found in accuracies)

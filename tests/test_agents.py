@@ -1,5 +1,6 @@
 """The agents on a toy walk whose best policy is known."""
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -11,18 +12,30 @@ import safetensors.torch
 import torch
 from gymnasium import spaces
 from scipy import stats
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import (
+    AGENTS,
     AmcDDPG,
     EpisodeReplay,
+    EpisodicAlgorithm,
     Exploration,
     Policy,
+    Settings,
     load_policy,
     sample_truncated_normal,
     save_policy,
 )
 
 TARGETS = (0.1, 0.8, 0.3, 0.9)
+
+PLAIN: dict[str, Any] = {
+    "net_arch": (32, 32), "warmup_episodes": 5, "gamma": 1.0, "sigma": 0.5, "baseline": "episode",
+    "elite": 0.0, "imitated": 0,
+}  # fmt: skip
+"""An agent that learns by its critic alone, and adds noise to its own actions alone."""
+
+every_agent = pytest.mark.parametrize("kind", AGENTS)
 
 
 class ToyWalk(gym.Env[np.ndarray, np.ndarray]):
@@ -77,16 +90,28 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_agent(env: gym.Env | None = None, **settings: Any) -> AmcDDPG:
-    return AmcDDPG(env or ToyWalk(), **{"net_arch": (32, 32), "warmup_episodes": 5, **settings})
+def make_agent(
+    env: Any = None,
+    kind: str = "ddpg",
+    demonstrations: Sequence[Sequence[float]] = (),
+    seed: int = 0,
+    **settings: Any,
+) -> EpisodicAlgorithm:
+    chosen = Settings(**{**PLAIN, **settings})
+    return AGENTS[kind](env or ToyWalk(), chosen, demonstrations, seed)
 
 
 def make_exploration(**settings: Any) -> Exploration:
     defaults = {"sigma": 0.5, "sigma_decay": 0.95, "sigma_min": 0.02, "seed": 0}
-    return Exploration(**{"warmup_episodes": 3, "first_actions": (0.5,), **defaults, **settings})
+    return Exploration(**{"warmup_episodes": 3, "demonstrations": (), **defaults, **settings})
 
 
-def greedy_reward(agent: AmcDDPG, env: ToyWalk) -> float:
+def side_by_side(walks: int) -> tuple[DummyVecEnv, list[ToyWalk]]:
+    envs = [ToyWalk() for _ in range(walks)]
+    return DummyVecEnv([lambda env=env: env for env in envs]), envs
+
+
+def greedy_reward(agent: EpisodicAlgorithm, env: ToyWalk) -> float:
     observation, _ = env.reset()
     done = False
     while not done:
@@ -95,22 +120,51 @@ def greedy_reward(agent: AmcDDPG, env: ToyWalk) -> float:
     return reward
 
 
-def weights_of(agent: AmcDDPG) -> list[torch.Tensor]:
+def weights_of(agent: EpisodicAlgorithm) -> list[torch.Tensor]:
     return [value.clone() for value in agent.policy.state_dict().values()]
+
+
+def state_of(agent: EpisodicAlgorithm) -> dict[str, Any]:
+    """Everything that decides how the agent goes on."""
+    optimizers = {"actor": agent.actor.optimizer, "critic": agent.critic.optimizer}
+    if getattr(agent, "ent_coef_optimizer", None) is not None:
+        optimizers["entropy"] = agent.ent_coef_optimizer
+        optimizers["weight"] = torch.optim.SGD([agent.log_ent_coef])  # its value
+    moments = {
+        (name, i, key): value.clone() if isinstance(value, torch.Tensor) else value
+        for name, optimizer in optimizers.items()
+        for i, parameter in enumerate(p for g in optimizer.param_groups for p in g["params"])
+        for key, value in {**optimizer.state[parameter], "value": parameter.detach()}.items()
+    }
+    replay = agent.replay_buffer
+    return {
+        **moments,
+        **agent.policy.state_dict(),
+        **{
+            name: getattr(replay, name) for name in ("observations", "actions", "rewards", "dones")
+        },
+        "place": (replay.pos, replay.full, replay.baseline, replay.last_reward),
+        "sampling": replay.rng.bit_generator.state,
+        "torch": agent._random,
+        "episode": agent.exploration.episode,
+        "rewards": agent.exploration.rewards,
+        "walked": np.array(agent.exploration.actions),
+        "seen": np.array(agent.exploration.observations),
+    }
+
+
+def assert_same_state(first: EpisodicAlgorithm, second: EpisodicAlgorithm) -> None:
+    one, other = state_of(first), state_of(second)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor | np.ndarray):
+            assert np.array_equal(np.asarray(value), np.asarray(other[name])), name
+        else:
+            assert value == other[name], name
 
 
 def same(first: Iterable[torch.Tensor], second: Iterable[torch.Tensor]) -> list[bool]:
     return [torch.equal(one, other) for one, other in zip(first, second, strict=True)]
-
-
-def assert_same_agent(first: AmcDDPG, second: AmcDDPG) -> None:
-    assert all(same(weights_of(first), weights_of(second)))
-    for name in ("observations", "actions", "rewards", "dones"):
-        assert np.array_equal(
-            getattr(first.replay_buffer, name), getattr(second.replay_buffer, name)
-        )
-    assert first.replay_buffer.baseline == second.replay_buffer.baseline
-    assert first.exploration.episode == second.exploration.episode
 
 
 # ---- truncated normal
@@ -138,34 +192,212 @@ def test_truncated_normal_collapses_onto_its_mean(sigma: float) -> None:
 # ---- exploration
 
 
-def test_sigma_decays_per_episode_from_the_end_of_the_warmup_to_its_floor() -> None:
-    exploration = make_exploration()
+def episodes_of(
+    exploration: Exploration, proposals: np.ndarray, walks: int, steps: int = 1
+) -> list[np.ndarray]:
+    """What every episode plays, [steps, A] each, ``walks`` of them at a time."""
+    played = []
+    for first in range(0, len(proposals), walks):
+        here = proposals[first : first + walks]
+        exploration.start(len(here))
+        actions = [exploration.act(here) for _ in range(steps)]
+        exploration.finish()
+        played += list(np.stack(actions, axis=1))
+    return played
+
+
+@pytest.mark.parametrize("demonstrations", [0, 2, 5])
+def test_sigma_decays_per_episode_from_the_end_of_the_warmup_to_its_floor(
+    demonstrations: int,
+) -> None:
+    exploration = make_exploration(demonstrations=[(0.5,)] * demonstrations)
     sigmas = []
     for _ in range(100):
         sigmas.append(exploration.sigma)
-        exploration.finish_episode()
-    assert sigmas[:6] == pytest.approx([0.5, 0.5, 0.5, 0.5, 0.475, 0.45125])
+        exploration.start()
+        exploration.finish()
+    constant = max(3, demonstrations) + 1
+    assert sigmas[:constant] == [0.5] * constant
+    assert sigmas[constant : constant + 2] == pytest.approx([0.475, 0.45125])
     assert sigmas[-1] == 0.02
 
 
-def test_seed_strategies_come_first_then_uniform_actions_then_noise_around_the_proposal() -> None:
-    exploration = make_exploration(first_actions=(0.5, 1.0), sigma=0.02)
-    proposal = np.full((1000, 1), 0.3, dtype=np.float32)
-    played = []
-    for _ in range(4):
-        played.append(exploration.act(proposal))
-        exploration.finish_episode()
-    assert np.all(played[0] == 0.5) and np.all(played[1] == 1.0)
-    assert stats.kstest(played[2].ravel(), "uniform").pvalue > 1e-3
+def test_demonstrations_come_first_then_random_actions_then_noise_around_the_proposal() -> None:
+    shown = [(0.5, 0.25), (1.0, 0.0)]
+    exploration = make_exploration(demonstrations=shown, sigma=0.02)
+    proposals = np.full((4, 1000), 0.3, dtype=np.float32)
+    played = episodes_of(exploration, proposals, walks=1, steps=2)
+    for actions, demonstration in zip(played, shown, strict=False):
+        assert np.all(actions == np.array(demonstration, dtype=np.float32)[:, None])
+    assert played[2].std() > 0.01 and abs(played[2].mean() - 0.5) < 0.05
     assert abs(played[3].mean() - 0.3) < 0.01 and played[3].std() < 0.05
-    assert all(action.dtype == np.float32 for action in played)
+    assert all(actions.dtype == np.float32 for actions in played)
+
+
+def test_demonstrations_that_outlast_the_warmup_are_all_played() -> None:
+    exploration = make_exploration(demonstrations=[(i / 10,) for i in range(6)])
+    played = episodes_of(exploration, np.full((6, 1), 0.7, dtype=np.float32), walks=1)
+    assert np.ravel(played).tolist() == pytest.approx([i / 10 for i in range(6)])
+    assert not exploration.past_warmup  # as many as in a warm-up of six
+
+
+def test_random_episodes_have_spreads_of_their_own_and_are_uniform_within() -> None:
+    exploration = make_exploration(warmup_episodes=400)
+    played = np.array(episodes_of(exploration, np.zeros((400, 500)), walks=1))[:, 0]
+    spreads = 2 * np.abs(played - 0.5).max(axis=1)
+    assert stats.kstest(spreads, "uniform").pvalue > 1e-3
+    within = (played - 0.5) / spreads[:, None] + 0.5  # the largest of 500 is close to the spread
+    assert stats.kstest(within.ravel()[::97], "uniform").pvalue > 1e-3
+    assert np.corrcoef(played[:, 0] - 0.5, played[:, 1] - 0.5)[0, 1] < 0.2
+
+
+def test_wide_warmup_is_uniform_on_the_whole_range() -> None:
+    exploration = make_exploration(warmup_episodes=50, narrow_warmup=False)
+    played = np.array(episodes_of(exploration, np.zeros((50, 100)), walks=1))
+    assert stats.kstest(played.ravel(), "uniform").pvalue > 1e-3
+    assert (2 * np.abs(played - 0.5).max(axis=(1, 2)) > 0.9).all()
+
+
+@pytest.mark.parametrize("walks", [2, 3, 8, 12])
+def test_walks_side_by_side_draw_what_they_would_draw_one_after_the_other(walks: int) -> None:
+    """Demonstrations, random episodes, and noise of the standard deviation of each episode."""
+    proposals = np.random.default_rng(5).random((12, 2)).astype(np.float32)
+
+    def played(walks: int) -> list[np.ndarray]:
+        exploration = make_exploration(demonstrations=[(0.2, 0.4, 0.6)] * 2, warmup_episodes=5)
+        return episodes_of(exploration, proposals, walks, steps=3)
+
+    together, alone = played(walks), played(1)
+    assert all(map(np.array_equal, together, alone))
+    assert len({actions.tobytes() for actions in alone[2:]}) == 10  # no two are alike
+
+
+def test_an_episode_that_broke_off_is_drawn_again() -> None:
+    first, second = make_exploration(warmup_episodes=9), make_exploration(warmup_episodes=9)
+    proposals = np.zeros((4, 1))
+    expected = episodes_of(first, proposals, walks=2, steps=3)
+    second.start(2)
+    second.act(proposals[:2])
+    assert all(map(np.array_equal, episodes_of(second, proposals, walks=2, steps=3), expected))
+
+
+class Finished:
+    """Episodes of four decisions whose best is known."""
+
+    def __init__(self, number: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.actions = list(rng.random((number, 4, 1)))
+        self.rewards = rng.permutation(number).astype(float).tolist()
+        self.observations = list(rng.random((number, 4, 2)))
+
+    def ranked(self) -> np.ndarray:
+        """Actions [N, L], the best first."""
+        return np.array(self.actions)[np.argsort(-np.array(self.rewards)), :, 0]
+
+
+def after(found: Finished, **settings: Any) -> Exploration:
+    """An exploration whose warm-up were these episodes."""
+    number = len(found.rewards)
+    exploration = make_exploration(**{"warmup_episodes": number, **settings})
+    exploration.start(number)
+    exploration.finish(found.rewards, found.actions, found.observations)
+    assert exploration.episode == number
+    return exploration
+
+
+def variations(exploration: Exploration, number: int) -> np.ndarray:
+    """What the next episodes play if their actor proposes 7, which is no action, [N, L]."""
+    exploration.start(number)
+    proposal = np.full((number, 1), 7.0, dtype=np.float32)
+    return np.stack([exploration.act(proposal) for _ in range(4)], axis=1)[..., 0]
+
+
+def test_variation_of_the_best_changes_some_actions_a_little() -> None:
+    found = Finished(20)
+    best = found.ranked()[0].astype(np.float32)
+    exploration = after(found, elite=1.0, population=1, mutation=0.05, share=0.3)
+    played = variations(exploration, 400)
+    changed = played != best
+    assert changed.any(axis=1).all()  # one at least
+    expected = 0.3 + 0.7 / 4
+    assert changed.mean() == pytest.approx(expected, abs=0.04)
+    assert (changed.mean(axis=0) > 0.3).all()  # any of them
+    steps = (played - best)[changed]
+    oracle = [stats.truncnorm(-b / 0.05, (1 - b) / 0.05, loc=b, scale=0.05).std() for b in best]
+    assert np.std(steps) == pytest.approx(np.mean(oracle), rel=0.15)
+    assert played.min() >= 0 and played.max() <= 1
+
+
+def test_only_one_action_is_changed_if_no_share_is() -> None:
+    found = Finished(20)
+    played = variations(after(found, elite=1.0, population=1, share=0.0), 50)
+    assert ((played != found.ranked()[0].astype(np.float32)).sum(axis=1) == 1).all()
+
+
+def test_variations_come_from_the_best_of_the_population_and_cross_two_of_them() -> None:
+    found = Finished(30)
+    ranked = found.ranked().astype(np.float32)
+    played = variations(after(found, elite=1.0, population=5, share=0.0), 600)
+    sources = [
+        [set(np.flatnonzero(ranked[:, t] == action)) for t, action in enumerate(actions)]
+        for actions in played
+    ]
+    kept = [[next(iter(s)) for s in source if s] for source in sources]
+    assert all(len(k) == 3 for k in kept)  # one of four was changed
+    members = np.concatenate(kept)
+    assert set(members) == set(range(5))  # nobody else
+    counts = np.bincount(members, minlength=5) / len(members)
+    oracle = [((5 - i) ** 3 - (4 - i) ** 3) / 5**3 for i in range(5)]  # the best of three draws
+    np.testing.assert_allclose(counts, oracle, atol=0.05)
+    crossed = np.mean([len(set(k)) > 1 for k in kept])
+    same_parent = sum(p**2 for p in oracle)
+    assert crossed == pytest.approx(0.5 * (1 - same_parent) * (1 - 2 / 8), abs=0.06)
+
+
+@pytest.mark.parametrize("elite", [0.0, 0.25, 0.75, 1.0])
+def test_share_of_episodes_that_vary_the_best(elite: float) -> None:
+    found = Finished(20)
+    found.actions = [np.round(actions) for actions in found.actions]
+    exploration = after(found, elite=elite, mutation=0.02, sigma=0.02)
+    exploration.start(1000)
+    played = exploration.act(np.full((1000, 1), 0.5, dtype=np.float32))[:, 0]
+    around_the_proposal = np.abs(played - 0.5) < 0.2
+    assert np.mean(around_the_proposal) == pytest.approx(1 - elite, abs=0.05)
+    assert np.all(around_the_proposal | (np.abs(played - np.round(played)) < 0.2))
+
+
+def test_nothing_is_varied_in_the_warmup_or_before_anything_is_known() -> None:
+    unknown = make_exploration(elite=1.0, warmup_episodes=0, sigma=0.0, sigma_min=0.0)
+    unknown.start()
+    assert unknown.act(np.full((1, 1), 0.3, dtype=np.float32)) == np.float32(0.3)
+    shown = [(0.2, 0.4)] * 3
+    proposals = np.full((6, 1), 0.7, dtype=np.float32)
+    varied, plain = (
+        episodes_of(
+            make_exploration(elite=elite, warmup_episodes=6, demonstrations=shown),
+            proposals, walks=2, steps=2,
+        )
+        for elite in (1.0, 0.0)
+    )  # fmt: skip
+    assert all(map(np.array_equal, varied, plain))
+
+
+def test_best_episodes_are_those_of_the_highest_rewards() -> None:
+    found = Finished(12)
+    exploration = after(found)
+    order = np.argsort(-np.array(found.rewards))
+    for count in (1, 3, 12, 50):
+        seen, actions = exploration.best(count)
+        assert np.array_equal(seen, np.concatenate([found.observations[i] for i in order[:count]]))
+        assert np.array_equal(actions, np.concatenate([found.actions[i] for i in order[:count]]))
 
 
 @pytest.mark.parametrize(
     "setting",
     [
         {"warmup_episodes": -1},
-        {"first_actions": (1.5,)},
+        {"demonstrations": [(0.5, 1.5)]},
+        {"demonstrations": [(float("nan"),)]},
         {"sigma_min": 0.6},
         {"sigma_decay": 0.0},
         {"sigma": float("nan")},
@@ -186,23 +418,21 @@ def make_replay(**settings: Any) -> EpisodeReplay:
 
 
 def add_episode(replay: EpisodeReplay, reward: float, length: int = 4) -> None:
-    for step in range(1, length + 1):
-        value = np.full((1, 1), step / 10, dtype=np.float32)
-        last = step == length
-        earned = np.array([reward if last else 0.0], dtype=np.float32)
-        replay.add(value, value, value, earned, np.array([last]), [{}])
+    """Observations 0.1, 0.2, ... and as actions the reward, which tells the episode."""
+    seen = np.arange(1, length + 2, dtype=np.float32)[:, None] / 10
+    actions = np.full((length, 1), reward, dtype=np.float32)
+    replay.add_episode(seen[:-1], actions, seen[-1], reward)
 
 
-def test_an_episode_is_held_back_until_it_is_done_and_then_carries_one_reward() -> None:
+def test_every_transition_of_an_episode_carries_its_reward_and_the_next_observation() -> None:
     replay = make_replay()
-    value, zero = np.ones((1, 1), dtype=np.float32), np.zeros(1, dtype=np.float32)
-    replay.add(value, value, value, zero, np.array([False]), [{}])
-    assert replay.size() == 0
-    replay.drop_unfinished()
     for reward in (0.25, 0.75):
         add_episode(replay, reward)
+    assert replay.size() == 8
     assert replay.rewards[:8, 0].tolist() == [0.25] * 4 + [0.75] * 4
     assert replay.dones[:8, 0].tolist() == [0, 0, 0, 1] * 2
+    assert replay.observations[:8, 0, 0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4] * 2)
+    assert replay.next_observations[:8, 0, 0].tolist() == pytest.approx([0.2, 0.3, 0.4, 0.5] * 2)
     assert replay.last_reward == 0.75
 
 
@@ -226,6 +456,42 @@ def test_batch_baseline_follows_the_mean_of_the_samples() -> None:
     for _ in range(20):
         replay.sample(512)
     assert replay.baseline == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("case", ["distinct", "ties", "one", "equal", "huge"])
+def test_ranks_are_those_of_scipy(case: str) -> None:
+    """Average ranks 1 .. n, moved to -1 .. 1; of all episodes, also those no longer held."""
+    rng = np.random.default_rng(0)
+    rewards = {
+        "distinct": rng.normal(size=30),
+        "ties": rng.integers(0, 5, 30).astype(float),
+        "one": np.array([3.5]),
+        "equal": np.full(6, -2.0),
+        "huge": np.array([-1e30, -5.0, -4.999, -4.998, 1e-30]),
+    }[case]
+    replay = make_replay(baseline="rank", buffer_episodes=7)
+    for number, reward in enumerate(rewards, start=1):
+        add_episode(replay, float(reward))
+        seen = rewards[:number].astype(np.float32)
+        expected = (2 * stats.rankdata(seen) - 1) / number - 1
+        of_reward = dict(zip(seen.tolist(), expected.tolist(), strict=True))
+        sample = replay.sample(64)
+        assert sample.rewards.dtype == torch.float32
+        found = zip(sample.actions.ravel().tolist(), sample.rewards.ravel().tolist(), strict=True)
+        for reward_of_episode, rank in found:
+            assert rank == pytest.approx(of_reward[reward_of_episode], abs=1e-6)
+    assert (replay.rewards[: replay.size(), 0] == replay.actions[: replay.size(), 0, 0]).all()
+    assert replay.baseline is None
+
+
+def test_ranks_on_the_last_transition_only() -> None:
+    replay = make_replay(baseline="rank", reward_on="last", buffer_episodes=3)
+    for reward in (5.0, 9.0, 7.0):
+        add_episode(replay, reward)
+    sample = replay.sample(256)
+    for done, action, reward in zip(sample.dones, sample.actions, sample.rewards, strict=True):
+        expected = {5.0: -2 / 3, 7.0: 0.0, 9.0: 2 / 3}[action.item()] if done else 0.0
+        assert reward.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_reward_on_last_leaves_zeros_elsewhere() -> None:
@@ -253,52 +519,125 @@ def test_replay_refuses_unknown_settings(setting: dict[str, Any]) -> None:
         make_replay(**setting)
 
 
-# ---- the agent
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("baseline", ["rank", "episode", "batch", "none"])
+def test_a_reward_that_is_no_number_is_refused(baseline: str, reward: float) -> None:
+    replay = make_replay(baseline=baseline)
+    with pytest.raises(ValueError, match=f"must be finite, got {reward}"):
+        add_episode(replay, reward)
+    assert replay.size() == 0 and replay.baseline is None
 
 
-def test_agent_beats_random_search_at_equal_episodes() -> None:
-    episodes, targets = 200, (0.1, 0.8, 0.3, 0.9, 0.6, 0.2, 0.7, 0.1, 0.9, 0.4)
-    best, late, greedy = [], [], []
-    for seed in range(3):
-        env = ToyWalk(targets)
-        agent = make_agent(env, net_arch=(64, 64), actor_lr=1e-3, warmup_episodes=50, seed=seed)
-        rewards: list[float] = []
-        agent.learn_episodes(episodes, lambda _, reward, info, seen=rewards: seen.append(reward))
-        best.append(max(rewards))
-        late.append(np.mean(rewards[-20:]))
-        greedy.append(greedy_reward(agent, env))
+# ---- the agents
+
+
+def best_of_random_searches(targets: Sequence[float], episodes: int) -> np.ndarray:
+    """The best reward of each of 200 searches."""
     strategies = np.random.default_rng(0).random((200, episodes, len(targets)))
-    random_best = -np.sum((strategies - targets) ** 2, axis=-1).min(axis=1)  # of 200 searches
-    assert np.mean(best) > np.quantile(random_best, 0.9)
-    assert np.mean(late) > np.median(random_best)
-    assert np.mean(greedy) > np.median(random_best)
+    return -np.sum((strategies - targets) ** 2, axis=-1).min(axis=1)
 
 
-def test_first_episode_is_uniform_strategy_and_the_warmup_is_random() -> None:
-    env = ToyWalk()
-    agent = make_agent(env, warmup_episodes=150)
+def learned(
+    targets: Sequence[float], episodes: int, seeds: int, kind: str, **settings: Any
+) -> tuple[float, float, float]:
+    """Means over the seeds: best reward, reward of the last episodes, reward without noise."""
+    found = []
+    for seed in range(seeds):
+        env, rewards = ToyWalk(targets), list[float]()
+        agent = make_agent(env, kind, seed=seed, **settings)
+        agent.learn_episodes(episodes, lambda _, reward, info, seen=rewards: seen.append(reward))
+        found.append((max(rewards), np.mean(rewards[-15:]), greedy_reward(agent, env)))
+    best, late, greedy = np.mean(found, axis=0)
+    return best, late, greedy
+
+
+@pytest.mark.parametrize(
+    ("kind", "baseline"), [("ddpg", "episode"), ("td3", "rank"), ("sac", "episode")]
+)
+def test_agent_beats_random_search_at_equal_episodes(kind: str, baseline: str) -> None:
+    targets, episodes = (0.1, 0.8, 0.3, 0.9, 0.6, 0.2), 80
+    best, _, greedy = learned(
+        targets, episodes, 2, kind, baseline=baseline, actor_lr=3e-3, critic_lr=3e-3, tau=0.05,
+        warmup_episodes=30, sigma_decay=0.9,
+    )  # fmt: skip
+    assert best > np.median(best_of_random_searches(targets, episodes))
+    uniform = -np.sum((0.5 - np.array(targets)) ** 2)
+    assert greedy > uniform / 2
+
+
+@pytest.mark.slow
+@every_agent
+@pytest.mark.parametrize("baseline", ["episode", "rank"])
+@pytest.mark.parametrize("elite", [0.0, 0.75])
+def test_agent_beats_random_search_on_a_longer_walk(
+    kind: str, baseline: str, elite: float
+) -> None:
+    """With its own noise alone, and as it is by default, among the best episodes."""
+    targets, episodes = (0.1, 0.8, 0.3, 0.9, 0.6, 0.2, 0.7, 0.1, 0.9, 0.4), 200
+    best, late, greedy = learned(
+        targets, episodes, 3, kind, baseline=baseline, net_arch=(64, 64), actor_lr=1e-3,
+        warmup_episodes=50, elite=elite, imitated=10 if elite else 0,
+    )  # fmt: skip
+    at_random = best_of_random_searches(targets, episodes)
+    assert best > np.quantile(at_random, 0.9)
+    assert greedy > np.quantile(at_random, 0.5 if not elite else 0.9)
+    if elite:
+        assert best > at_random.max()
+    if kind != "sac":  # whose policy goes on exploring
+        assert late > np.median(at_random)
+
+
+@every_agent
+def test_warmup_shows_the_demonstrations_and_is_random_and_teaches_nothing(kind: str) -> None:
+    env, shown = ToyWalk(), [(0.5,) * 4, (0.0, 0.25, 0.75, 1.0)]
+    agent = make_agent(env, kind, shown, warmup_episodes=150, narrow_warmup=False)
     before = weights_of(agent)
     agent.learn_episodes(150)
     played = np.array(env.history)
-    assert np.all(played[0] == 0.5)
-    assert stats.kstest(played[1:].ravel(), "uniform").pvalue > 1e-3
+    assert played[:2].tolist() == [list(actions) for actions in shown]
+    assert stats.kstest(played[2:].ravel(), "uniform").pvalue > 1e-3
     assert all(same(before, weights_of(agent)))
+    assert agent.replay_buffer.size() == 600
 
 
-def test_training_takes_as_many_steps_as_the_episode_and_only_past_the_warmup() -> None:
-    agent = make_agent(warmup_episodes=3)
+@every_agent
+def test_training_takes_as_many_steps_as_the_episode_and_only_past_the_warmup(kind: str) -> None:
+    agent = make_agent(kind=kind, warmup_episodes=3)
     updates = []
     agent.learn_episodes(6, lambda *_: updates.append(agent._n_updates))
     assert updates == [0, 0, 0, 4, 8, 12]
 
 
-def test_executed_actions_are_stored() -> None:
+@every_agent
+def test_executed_actions_are_stored(kind: str) -> None:
     env = ToyWalk(lowest=0.6)
-    agent = make_agent(env)
+    agent = make_agent(env, kind, narrow_warmup=False)
     agent.learn_episodes(10)
     stored = (agent.replay_buffer.actions[: agent.replay_buffer.size(), 0, 0] + 1) / 2
     np.testing.assert_allclose(stored, np.ravel(env.history), atol=1e-6)
     assert stored.min() == pytest.approx(0.6) and (stored < 0.601).sum() > 5
+
+
+def test_after_the_warmup_sac_plays_its_own_random_actions_and_the_others_add_noise() -> None:
+    for kind in AGENTS:
+        env = ToyWalk()
+        agent = make_agent(env, kind, warmup_episodes=0, sigma=0.1)
+        proposed, predict = [], agent.predict
+
+        def watch(observation: Any, deterministic: bool, predict: Any = predict) -> Any:
+            action, state = predict(observation, deterministic=deterministic)
+            proposed.append(float(action[0, 0]))  # noqa: B023 - called before the next round
+            return action, state
+
+        agent.predict = watch  # type: ignore[method-assign]
+        agent.learn_episodes(5)
+        played = np.ravel(env.history)
+        greedy = predict(agent.replay_buffer.observations[:20, 0], deterministic=True)[0]
+        if kind == "sac":
+            assert played.tolist() == proposed
+        else:
+            assert 0.01 < np.std(played - proposed) < 0.2
+        assert np.abs(np.ravel(greedy) - played).max() > 1e-3
 
 
 def test_actor_and_critic_keep_their_own_learning_rates() -> None:
@@ -308,36 +647,152 @@ def test_actor_and_critic_keep_their_own_learning_rates() -> None:
     agent.learn_episodes(3)
     assert all(same(actor, agent.actor.parameters()))
     assert not any(same(critic, agent.critic.parameters()))
-    agent = make_agent(warmup_episodes=0)
+
+
+@every_agent
+def test_learning_rates_arrive_at_the_optimisers(kind: str) -> None:
+    agent = make_agent(kind=kind, warmup_episodes=0, actor_lr=1e-4, critic_lr=2e-3, imitated=2)
     agent.learn_episodes(2)
     assert agent.actor.optimizer.param_groups[0]["lr"] == 1e-4
-    assert agent.critic.optimizer.param_groups[0]["lr"] == 1e-3
+    assert agent.critic.optimizer.param_groups[0]["lr"] == 2e-3
 
 
-def test_same_seed_gives_the_same_bits_whatever_happens_to_global_generators() -> None:
+@pytest.mark.parametrize("baseline", ["episode", "rank"])
+def test_critic_learns_the_reward_less_the_baseline_and_what_comes_after(baseline: str) -> None:
+    """One gradient step of DDPG against y = r + gamma (1 - done) Q'(s', mu'(s'))."""
+    agent = make_agent(warmup_episodes=30, gamma=0.9, baseline=baseline)
+    agent.learn_episodes(31)  # one round of training, so that the targets lag behind
+    replay = copy.deepcopy(agent.replay_buffer)
+    sample = replay.sample(agent.batch_size)
+    with torch.no_grad():
+        following = agent.actor_target(sample.next_observations)
+        (after,) = agent.critic_target(sample.next_observations, following)
+        wanted = sample.rewards + 0.9 * (1 - sample.dones) * after
+        (value,) = agent.critic(sample.observations, sample.actions)
+    expected = torch.nn.functional.mse_loss(value, wanted).item()
+    agent.train(1, agent.batch_size)
+    found = agent.logger.name_to_value["train/critic_loss"]
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert 0 < expected
+
+
+@every_agent
+def test_imitation_draws_the_actor_to_the_best_episode(kind: str) -> None:
+    """The critic knows nothing here, its step size is zero."""
+    settings = {"warmup_episodes": 12, "critic_lr": 0.0, "actor_lr": 3e-3, "sigma": 0.02}
+    distances = []
+    for imitated in (0, 1):
+        env = ToyWalk()
+        agent = make_agent(env, kind, imitated=imitated, narrow_warmup=False, **settings)
+        agent.learn_episodes(12)
+        seen, best = agent.exploration.best(1)
+        before, _ = agent.predict(seen, deterministic=True)
+        for _ in range(60):
+            agent.train(4, agent.batch_size)
+            agent._imitate(4)
+        found, _ = agent.predict(seen, deterministic=True)
+        distances.append((np.abs(before - best).max(), np.abs(found - best).max()))
+    (_, without), (start, imitating) = distances
+    assert imitating < min(0.2, start / 2, without / 2)
+
+
+@every_agent
+def test_imitation_is_a_step_for_every_step_of_training_and_not_in_the_warmup(kind: str) -> None:
+    agent = make_agent(kind=kind, warmup_episodes=3, imitated=2)
+    taken = []
+    imitate = agent._imitate
+    agent._imitate = lambda steps: taken.append((steps, agent._n_updates)) or imitate(steps)  # type: ignore[func-returns-value,method-assign]
+    agent.learn_episodes(6)
+    assert taken == [(4, 4), (4, 8), (4, 12)]
+
+
+# ---- the same seed
+
+
+@every_agent
+@pytest.mark.parametrize("walks", [1, 3])
+def test_same_seed_gives_the_same_bits_whatever_happens_to_global_generators(
+    kind: str, walks: int
+) -> None:
+    def made(seed: int) -> EpisodicAlgorithm:
+        own = {"elite": 0.5, "imitated": 3, "baseline": "rank"}
+        return make_agent(side_by_side(walks)[0], kind, [(0.5,) * 4], seed, sigma=0.2, **own)
+
     def disturb(episode: int, reward: float, info: dict[str, Any]) -> None:
         np.random.seed(episode)
         torch.manual_seed(episode)
 
-    first, second, other = make_agent(seed=3), make_agent(seed=3), make_agent(seed=4)
-    first.learn_episodes(12)
-    second.learn_episodes(7, disturb)
-    second.learn_episodes(5)
-    other.learn_episodes(12)
-    assert_same_agent(first, second)
+    first, second, other = made(3), made(3), made(4)
+    first.learn_episodes(15)
+    second.learn_episodes(9, disturb)
+    second.learn_episodes(6)
+    other.learn_episodes(15)
+    assert first._n_updates > 0
+    assert_same_state(first, second)
     assert not np.array_equal(first.replay_buffer.actions, other.replay_buffer.actions)
 
 
-def test_a_saved_agent_goes_on_as_if_it_had_never_stopped(tmp_path: Any) -> None:
-    straight, stopped = make_agent(), make_agent()
-    straight.learn_episodes(12)
-    stopped.learn_episodes(8)
-    stopped.save(tmp_path / "agent.zip")
-    stopped.save_replay_buffer(tmp_path / "replay.pkl")
-    resumed = AmcDDPG.load(tmp_path / "agent.zip", env=ToyWalk())
-    resumed.load_replay_buffer(tmp_path / "replay.pkl")
-    resumed.learn_episodes(4)
-    assert_same_agent(straight, resumed)
+@every_agent
+def test_learning_leaves_the_global_generators_alone(kind: str) -> None:
+    agent = make_agent(kind=kind, warmup_episodes=2)
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
+    agent.learn_episodes(6)
+    assert torch.equal(before[0], torch.random.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+
+
+# ---- side by side
+
+
+@every_agent
+@pytest.mark.parametrize("walks", [2, 4])
+def test_walks_side_by_side_are_the_same_warmup_as_one_after_the_other(
+    kind: str, walks: int
+) -> None:
+    shown = [(0.5,) * 4, (0.1, 0.2, 0.3, 0.4)]
+    envs = side_by_side(walks)[0]
+    together = make_agent(envs, kind, shown, warmup_episodes=12)
+    alone = make_agent(kind=kind, demonstrations=shown, warmup_episodes=12)
+    together.learn_episodes(12)
+    alone.learn_episodes(12)
+    for name in ("observations", "next_observations", "actions", "rewards", "dones"):
+        one, other = getattr(together.replay_buffer, name), getattr(alone.replay_buffer, name)
+        assert np.array_equal(one, other), name
+    assert together.replay_buffer.baseline == alone.replay_buffer.baseline
+    assert together.exploration.episode == alone.exploration.episode == 12
+
+
+@every_agent
+def test_a_round_of_walks_is_reported_in_order_and_learned_from_at_once(kind: str) -> None:
+    envs, walks = side_by_side(3)
+    agent = make_agent(envs, kind, warmup_episodes=4)
+    seen, updates = [], []
+
+    def watch(episode: int, reward: float, info: dict[str, Any]) -> None:
+        seen.append((episode, reward, float(info["executed_action"][0])))
+        updates.append(agent._n_updates)
+
+    agent.learn_episodes(8, watch)  # two rounds are six, so it takes a third
+    assert [episode for episode, *_ in seen] == list(range(9))
+    assert updates == [0] * 3 + [12] * 3 + [24] * 3
+    for episode, reward, action in seen:
+        played = walks[episode % 3].history[episode // 3]
+        assert reward == pytest.approx(-np.sum((np.array(played) - TARGETS) ** 2))
+        assert action == pytest.approx(played[-1])
+
+
+def test_walks_of_different_lengths_are_refused() -> None:
+    long, short = ToyWalk(), ToyWalk()
+    short.targets = TARGETS[:2]
+    short._observe = long._observe  # type: ignore[method-assign]
+    agent = make_agent(DummyVecEnv([lambda: long, lambda: short]))
+    with pytest.raises(ValueError, match="the same number of decisions"):
+        agent.learn_episodes(2)
+
+
+# ---- between episodes
 
 
 def test_on_episode_sees_every_episode_and_can_stop_the_search() -> None:
@@ -368,39 +823,52 @@ def test_a_broken_walk_leaves_no_half_episode(fail_at_step: int) -> None:
     assert np.all(agent.replay_buffer.observations[0:20:4, 0, 0] == 1.0)  # first decisions
 
 
-def test_a_reward_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be finite, got nan"):
-        add_episode(make_replay(), float("nan"))
+@every_agent
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(
+            net_arch=(20, 10), batch_size=7, tau=0.1, gamma=0.5, warmup_episodes=3, buffer_size=99,
+            baseline="batch", baseline_decay=0.25, reward_on="last", elite=0.125, mutation=0.3,
+            share=0.7, population=4, sigma_decay=0.5, buffer_episodes=3, narrow_warmup=False,
+        ),
+    ],
+    ids=["default", "other"],
+)  # fmt: skip
+def test_settings_arrive(kind: str, settings: Settings) -> None:
+    agent = AGENTS[kind](ToyWalk(), settings)
+    assert agent.policy.net_arch == list(settings.net_arch)
+    assert agent.critic.n_critics == {"ddpg": 1, "td3": 2, "sac": 2}[kind]
+    for name in ("batch_size", "tau", "gamma", "buffer_size"):
+        assert getattr(agent, name) == getattr(settings, name), name
+    for name in ("reward_on", "baseline_decay", "buffer_episodes"):
+        assert getattr(agent.replay_buffer, name) == getattr(settings, name), name
+    assert agent.replay_buffer.baseline_kind == settings.baseline
+    for name in (
+        "warmup_episodes", "sigma_decay", "elite", "mutation", "share", "population",
+        "narrow_warmup",
+    ):  # fmt: skip
+        assert getattr(agent.exploration, name) == getattr(settings, name), name
+    assert agent.exploration.sigma == (0.0 if kind == "sac" else settings.sigma)
 
 
-def test_plain_sb3_learn_still_works() -> None:
-    agent = make_agent().learn(total_timesteps=40)
-    assert agent.exploration.episode == 10 and agent._n_updates == 20
-
-
-def test_tensorboard_files_are_written_only_on_request(tmp_path: Any) -> None:
-    make_agent(tensorboard_log=str(tmp_path)).learn_episodes(7)
-    assert list(tmp_path.rglob("events.out.tfevents*"))
-
-
-def test_defaults_are_those_of_amc() -> None:
-    agent = AmcDDPG(ToyWalk())
-    assert agent.policy.net_arch == [300, 300] and agent.batch_size == 64
-    assert agent.tau == 0.01 and agent.gamma == 1.0 and agent.exploration.warmup_episodes == 50
-    assert agent.replay_buffer.buffer_size == 2000 and agent.critic.n_critics == 1
-
-
-def test_environments_that_do_not_fit_are_refused() -> None:
+@every_agent
+def test_environments_that_do_not_fit_are_refused(kind: str) -> None:
     env = ToyWalk()
     env.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     with pytest.raises(ValueError, match=r"actions must be a Box\(0, 1\)"):
-        AmcDDPG(env)
+        make_agent(env, kind)
+    env = ToyWalk()
+    env.observation_space = spaces.Box(0.0, 1.0, (5, 1), np.float32)
+    with pytest.raises(ValueError, match=r"observations must be a Box of shape \(S,\)"):
+        make_agent(env, kind)
     env = ToyWalk()
     env.step = lambda action: (env._observe(), 0.0, True, False, {})  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="must put 'executed_action'"):
-        make_agent(env).learn_episodes(1)
+        make_agent(env, kind).learn_episodes(1)
     with pytest.raises(ValueError, match=r"executed_action must lie in \[0, 1\]"):
-        make_agent(ToyWalk(lowest=1.5)).learn_episodes(1)
+        make_agent(ToyWalk(lowest=1.5), kind).learn_episodes(1)
 
 
 # ---- policy file
@@ -414,32 +882,44 @@ def saved(tmp_path: Any) -> tuple[AmcDDPG, Any]:
     return agent, tmp_path / "run.0.5"
 
 
-def test_policy_file_round_trip(saved: tuple[AmcDDPG, Any]) -> None:
-    agent, stem = saved
+@every_agent
+@pytest.mark.parametrize("net_arch", [(32, 32), (7,), (16, 8, 4)])
+def test_loaded_policy_is_exactly_the_agent_without_noise(
+    kind: str, net_arch: tuple[int, ...], tmp_path: Any
+) -> None:
+    agent = make_agent(kind=kind, warmup_episodes=1, actor_lr=1e-2, net_arch=net_arch)
+    agent.learn_episodes(6)
+    stem = tmp_path / "run.0.5"
+    save_policy(stem, agent, {"observation_names": ["a", "b", "c", "d", "e"]})
     state = torch.random.get_rng_state()
     policy = load_policy(stem)
     assert torch.equal(state, torch.random.get_rng_state())
     observations = np.random.default_rng(0).random((50, 5), dtype=np.float32)
     expected, _ = agent.predict(observations, deterministic=True)
+    assert np.ptp(expected) > 1e-4
     assert isinstance(policy, Policy) and policy.predict(observations).shape == (50, 1)
-    np.testing.assert_allclose(policy.predict(observations), expected, atol=1e-6)
-    np.testing.assert_allclose(policy.predict(observations[7]), expected[7], atol=1e-6)
+    assert np.array_equal(policy.predict(observations), expected)
+    for observation in observations:
+        alone, _ = agent.predict(observation, deterministic=True)
+        assert np.array_equal(policy.predict(observation), alone)
     assert policy.metadata == {"observation_names": ["a", "b", "c", "d", "e"]}
-    assert sorted(path.name for path in stem.parent.iterdir()) == [
-        "run.0.5.json",
-        "run.0.5.safetensors",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["run.0.5.json", "run.0.5.safetensors"]
     with pytest.raises(ValueError, match=r"observation must be \[5\]"):
         policy.predict(np.zeros(4))
 
 
-def test_saving_again_replaces_the_policy(saved: tuple[AmcDDPG, Any]) -> None:
-    agent, stem = saved
-    agent.learn_episodes(2)
-    save_policy(stem, agent, {})
+@every_agent
+def test_saving_again_replaces_the_policy(kind: str, tmp_path: Any) -> None:
+    agent = make_agent(kind=kind, warmup_episodes=1)
     observation = np.full(5, 0.5, dtype=np.float32)
-    expected, _ = agent.predict(observation, deterministic=True)
-    np.testing.assert_allclose(load_policy(stem).predict(observation), expected, atol=1e-6)
+    found = []
+    for _ in range(2):
+        agent.learn_episodes(3)
+        save_policy(tmp_path / "policy", agent, {})
+        found.append(load_policy(tmp_path / "policy").predict(observation))
+        assert np.array_equal(found[-1], agent.predict(observation, deterministic=True)[0])
+    assert not np.array_equal(*found)
 
 
 def edit_json(stem: Any, **changes: Any) -> None:
@@ -511,8 +991,10 @@ def test_weights_of_a_right_hash_are_still_checked(saved: tuple[AmcDDPG, Any]) -
 def test_what_cannot_be_a_policy_file_is_not_saved(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="JSON"):
         save_policy(tmp_path / "policy", make_agent(), {"weights": np.zeros(2)})
-    agent = make_agent()
-    agent.actor.mu[1] = torch.nn.Tanh()
-    with pytest.raises(ValueError, match="ReLU"):
-        save_policy(tmp_path / "policy", agent, {})
+    for kind in AGENTS:
+        agent = make_agent(kind=kind)
+        layers = agent.actor.latent_pi if kind == "sac" else agent.actor.mu
+        layers[1] = torch.nn.Tanh()
+        with pytest.raises(ValueError, match="ReLU"):
+            save_policy(tmp_path / "policy", agent, {})
     assert not list(tmp_path.iterdir())

@@ -1,12 +1,13 @@
 """The budget: never exceeded, used up, and exactly what a walk can still reach."""
 
 import itertools
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import amc
 from amc import Budget
@@ -277,3 +278,87 @@ def test_tolerance_of_one_lets_the_agent_go_as_low_as_it_likes() -> None:
     least = [int(o[0]) for o in budget.options]
     assert walk(budget, np.zeros(len(least))) == least
     assert budget.complete(least).tolist() == least
+
+
+# The promise: never above the target, and as close to it as the steps allow
+
+WIDTHS = {"resnet20": 1.0, "plain20": 1.0, "mobilenet_v2": 0.25, "vgg16": 0.25, "resnet56": 0.5}
+RATIOS = (0.1, 0.3, 0.5, 0.8)
+
+
+@lru_cache(maxsize=1)
+def bundled(name: str) -> tuple[nn.Module, amc.ChannelGraph]:
+    torch.manual_seed(0)
+    model = build(name, num_classes=10, in_channels=3, width=WIDTHS[name]).eval()
+    return model, amc.trace(model, (torch.randn(1, 3, 32, 32),))
+
+
+def least(size: int, multiple: int) -> int:
+    """The fewest channels that a group may keep, at a tenth of them or more."""
+    return next(k for k in range(1, size + 1) if is_allowed(k, size, multiple))
+
+
+def is_allowed(count: int, size: int, multiple: int) -> bool:
+    return 10 * count >= size and (count % multiple == 0 or count == size)
+
+
+def wider(counts: np.ndarray, sizes: list[int], multiple: int) -> list[np.ndarray]:
+    """The strategies in which one group takes one allowed step more."""
+    found = []
+    for t, size in enumerate(sizes):
+        larger = range(int(counts[t]) + 1, size + 1)
+        if step := next((k for k in larger if is_allowed(k, size, multiple)), None):
+            found.append(counts.copy())
+            found[-1][t] = step
+    return found
+
+
+def check_budget(name: str, ratio: float, multiple: int, episodes: int, really: bool) -> int:
+    """Random walks under one budget; how many there were, 0 if it cannot be kept at all."""
+    model, graph = bundled(name)
+    sizes = list(graph.sizes.values())
+    target = ratio * graph.macs() * (1 + 1e-12)
+    smallest = graph.cost.macs(np.array([least(size, multiple) for size in sizes]))
+    if smallest > target:
+        with pytest.raises(amc.InfeasibleBudgetError, match="nearest feasible value is") as error:
+            Budget(graph, ratio, multiple=multiple)
+        nearest = float(str(error.value).split("value is ")[1].split()[0])
+        assert nearest == pytest.approx(smallest / graph.macs(), abs=1.01e-4)
+        return 0
+    budget = Budget(graph, ratio, multiple=multiple)
+    rng = np.random.default_rng([multiple, round(100 * ratio), *name.encode()])
+    for episode in range(episodes):
+        counts = budget.complete(walk(budget, actions(rng, len(sizes))))
+        macs = graph.cost.macs(counts)
+        assert macs <= target
+        assert all(is_allowed(k, size, multiple) for k, size in zip(counts, sizes, strict=True))
+        if macs < 0.98 * target - 1:
+            assert all(graph.cost.macs(c) > target for c in wider(counts, sizes, multiple))
+        if really and not episode:
+            small = amc.shrink(model, graph.plan(first_channels(graph, counts)))
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                small(torch.zeros(1, 3, 32, 32))
+            assert counter.get_total_flops() == 2 * macs
+    return episodes
+
+
+def first_channels(graph: amc.ChannelGraph, counts: np.ndarray) -> dict[str, np.ndarray]:
+    return {g.name: np.arange(k) for g, k in zip(graph.decisions, counts, strict=True)}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_random_episodes_keep_the_budget_and_use_it_up(name: str) -> None:
+    walked = [check_budget(name, r, m, 5, False) for r in RATIOS for m in MULTIPLES]
+    assert sum(map(bool, walked)) >= 8
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_episodes_keep_the_budget_and_use_it_up() -> None:
+    """Of every combination of network, target and multiple that is feasible."""
+    walked = [
+        check_budget(name, ratio, multiple, 190, True)
+        for name in WIDTHS
+        for ratio in RATIOS
+        for multiple in MULTIPLES
+    ]
+    assert sum(walked) >= 10_000

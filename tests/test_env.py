@@ -1,7 +1,8 @@
 """The environment against its definition, rewards, and the search that walks it."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from torch import Tensor, nn
 
 import amc
-from agents import AmcDDPG
+from agents import AGENTS, Settings
 from amc.allocate import uniform
 from amc.budget import Budget
 from amc.compress import Compressor, calibrate
@@ -23,9 +24,11 @@ from amc.evaluate import Score, evaluate
 from amc.graph.groups import ChannelGraph
 from amc.metric import SELECTORS
 from amc.plan import Strategy
-from amc.search import GREEDY, Episode, Found, proxy, search, walk
+from amc.recover.quick import Quick
+from amc.search import METHODS, Found, proxy, search, walk
 from amc.solve.stats import Sampling
-from envs import REWARDS, ChannelPruningEnv, Outcome
+from amc.trials import Episode, Limits, Trials
+from envs import REWARDS, ChannelPruningEnv, Outcome, SideBySide
 from envs.features import NAMES
 from envs.rewards import UNCONSTRAINED
 
@@ -303,6 +306,121 @@ def test_walk_forgets_the_one_before() -> None:
     assert np.array_equal(first, again)
 
 
+def test_strategy_ahead_is_the_one_that_the_last_step_takes() -> None:
+    for kind in (Small, Branches):
+        env, rng = environment(0.4, kind), np.random.default_rng(2)
+        last = len(env.budget.options) - 1
+        for _ in range(20):
+            env.reset()
+            for t in range(last + 1):
+                action = rng.random(1, dtype=np.float32)
+                before = list(env._decided)
+                ahead = env.ahead(action)
+                assert (ahead is None) == (t < last)
+                assert env._decided == before  # looking is not stepping
+                *_, info = env.step(action)
+            assert ahead == info["strategy"]
+
+
+# Side by side
+
+
+@pytest.mark.parametrize("walks", [1, 2, 5])
+def test_walks_side_by_side_are_walks_of_their_own(walks: int) -> None:
+    rng = np.random.default_rng(3)
+    together = SideBySide(environment, walks, lambda strategies: None)
+    alone = [environment() for _ in range(walks)]
+    for _ in range(3):
+        seen = together.reset()
+        assert np.array_equal(seen, [env.reset()[0] for env in alone])
+        for t in range(3):
+            actions = rng.random((walks, 1), dtype=np.float32)
+            seen, rewards, dones, infos = together.step(actions)
+            single = [env.step(a) for env, a in zip(alone, actions, strict=True)]
+            assert rewards.tolist() == pytest.approx([s[1] for s in single])
+            assert dones.tolist() == [s[2] for s in single] == [t == 2] * walks
+            for info, (observation, *_, expected) in zip(infos, single, strict=True):
+                for name, value in expected.items():
+                    assert info[name] == value, name
+                if t == 2:  # the vector starts the next walk at once
+                    assert np.array_equal(info["terminal_observation"], observation)
+            if t < 2:
+                assert np.array_equal(seen, [s[0] for s in single])
+
+
+def test_all_strategies_are_known_before_the_first_is_measured() -> None:
+    events: list[tuple[str, Any]] = []
+    budget = budget_of()
+
+    def outcome(strategy: Strategy) -> Outcome:
+        events.append(("measured", strategy))
+        return cheap(budget)(strategy)
+
+    def look_ahead(strategies: Sequence[Strategy]) -> None:
+        events.append(("ahead", list(strategies)))
+
+    walks = SideBySide(lambda: ChannelPruningEnv(budget, outcome), 3, look_ahead)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        walks.reset()
+        for _ in range(3):
+            *_, infos = walks.step(rng.random((3, 1), dtype=np.float32))
+        found = [info["strategy"] for info in infos]
+        assert events == [("ahead", found), *(("measured", s) for s in found)]
+        events.clear()
+
+
+# The way to a strategy
+
+
+@pytest.mark.parametrize("kind", [Small, Branches])
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_actions_lead_to_every_strategy_that_can_be_reached(
+    kind: Network, ratio: float, multiple: int
+) -> None:
+    """All strategies that some walk ends in, found by trying every allowed count at every step."""
+    budget = Budget(graph_of(kind), ratio, multiple=multiple)
+    reached = list(ends(budget, ()))
+    assert len(reached) == len({tuple(s.values()) for s in reached})
+    for strategy in reached:
+        found = budget.actions(strategy)
+        assert all(0 <= action <= 1 for action in found)
+        assert walked(budget, found) == strategy
+        assert walked(budget, np.array(found, dtype=np.float32)) == strategy  # as agents play it
+
+
+def ends(budget: Budget, decided: tuple[int, ...]) -> Any:
+    if len(decided) == len(budget.options):
+        yield budget.strategy(decided)
+        return
+    fewest, most = budget.range(decided)
+    for count in budget.options[len(decided)][fewest : most + 1].tolist():
+        yield from ends(budget, (*decided, count))
+
+
+def walked(budget: Budget, actions: Sequence[float]) -> Strategy:
+    decided: list[int] = []
+    for action in actions:
+        decided.append(budget.execute(decided, float(action))[0])
+    return budget.strategy(decided)
+
+
+def test_actions_to_a_strategy_out_of_reach_end_near_it_and_within_the_budget() -> None:
+    for kind, ratio in itertools.product((Small, Branches), (0.3, 0.6)):
+        budget = budget_of(ratio, kind)
+        for strategy in ({}, dict.fromkeys(budget.graph.sizes, 1)):
+            env = ChannelPruningEnv(budget, cheap(budget))
+            env.reset()
+            for action in budget.actions(strategy):
+                *_, info = env.step(np.array([action], dtype=np.float32))
+            assert budget.allows(info["strategy"])
+            assert info["outcome"].macs >= 0.98 * budget.target or kind is Branches
+        first = next(iter(budget.graph.sizes))
+        widest = budget.options[0][budget.range(())[1]]
+        assert walked(budget, budget.actions({}))[first] == widest  # all that may still be kept
+
+
 # Rewards
 
 
@@ -335,48 +453,66 @@ def test_rewards_without_a_lower_end_pay_for_smaller_networks() -> None:
 
 
 def searched(
+    method: str = "ddpg",
     seed: int = 0,
     episodes: int = 12,
     reward: Callable[[Outcome], float] = REWARDS["accuracy"],
     warmup: int = 4,
+    evaluate: Callable[[Strategy], Outcome] | None = None,
+    on_episode: Callable[[Episode], None] = lambda episode: None,
     **more: Any,
 ) -> Found:
     budget = budget_of(kind=chain)
-    return search(
-        budget, cheap(budget), reward, episodes=episodes, warmup_episodes=warmup, seed=seed, **more
-    )
+    evaluate = evaluate or cheap(budget)
+    trials = Trials(evaluate, reward, Limits(episodes), on_episode=on_episode)
+    settings = Settings(net_arch=(16, 16), warmup_episodes=warmup)
+    return search(budget, trials, reward, method, seed=seed, settings=settings, **more)
 
 
-def test_first_episode_is_uniform_and_the_last_is_the_policy_without_noise() -> None:
-    found = searched()
-    assert [e.number for e in found.history] == [*range(12), GREEDY]
-    assert found.history[0].strategy == uniform(budget_of(kind=chain))
-    again = walk(found.agent, environment(kind=chain))
-    assert again["strategy"] == found.history[-1].strategy
-    assert isinstance(found.agent, AmcDDPG)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("episodes", "warmup"), [(1, 0), (1, 50), (2, 0), (3, 50), (6, 1), (25, 10)]
+)
+def test_every_method_tries_as_many_strategies_as_it_may_all_within_the_budget(
+    method: str, episodes: int, warmup: int
+) -> None:
+    budget, asked = budget_of(kind=chain), list[Strategy]()
 
+    def outcome(strategy: Strategy) -> Outcome:
+        asked.append(dict(strategy))
+        return cheap(budget)(strategy)
 
-def test_best_is_the_highest_reward_of_all_feasible_episodes() -> None:
-    found = searched()
-    rewards = [e.reward for e in found.history]
-    assert found.best.reward == max(rewards) > found.history[0].reward
-    assert found.best in found.history
-    assert [e.best for e in found.history] == np.maximum.accumulate(rewards).tolist()
+    found = searched(method, episodes=episodes, warmup=warmup, evaluate=outcome)
+    assert len(asked) == len(found.history) == episodes
+    assert [e.strategy for e in found.history] == asked
+    assert [e.number for e in found.history] == list(range(episodes))
+    assert asked[0] == uniform(budget)
     for episode in found.history:
-        assert episode.outcome.macs <= budget_of(kind=chain).target
-        assert episode.outcome == cheap(budget_of(kind=chain))(episode.strategy)
-        assert episode.reward == episode.outcome.score.accuracy
+        assert episode.outcome.macs <= budget.target
+        assert episode.strategy.keys() == budget.graph.sizes.keys()
+        for options, count in zip(budget.options, episode.strategy.values(), strict=True):
+            assert count in options
+    assert (found.agent is None) == (method not in AGENTS)
+    if found.agent is not None:
+        assert type(found.agent) is AGENTS[method]
+    if episodes > 10:
+        assert len({tuple(s.values()) for s in asked}) > episodes // 2
 
 
-def test_search_repeats_for_a_seed_and_not_for_others() -> None:
-    first, second, other = searched(0), searched(0), searched(1)
+@pytest.mark.parametrize("method", METHODS)
+def test_search_repeats_for_a_seed_and_not_for_others(method: str) -> None:
+    first, second, other = (searched(method, seed) for seed in (0, 0, 1))
     assert first.history == second.history and first.best == second.best
-    for key, value in first.agent.policy.state_dict().items():
-        assert torch.equal(value, second.agent.policy.state_dict()[key])
+    if first.agent is not None and second.agent is not None:
+        for key, value in first.agent.policy.state_dict().items():
+            assert torch.equal(value, second.agent.policy.state_dict()[key])
     assert [e.strategy for e in first.history] != [e.strategy for e in other.history]
 
 
-def test_search_repeats_whatever_the_evaluation_does_to_the_global_generators() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_search_repeats_whatever_the_evaluation_does_to_the_global_generators(
+    method: str,
+) -> None:
     budget = budget_of(kind=chain)
 
     def noisy(strategy: Strategy) -> Outcome:
@@ -384,41 +520,96 @@ def test_search_repeats_whatever_the_evaluation_does_to_the_global_generators() 
         np.random.rand(2)
         return cheap(budget)(strategy)
 
-    found = search(
-        budget, noisy, REWARDS["accuracy"], episodes=12, warmup_episodes=4, seed=0
-    )  # fmt: skip
-    assert found.history == searched().history
+    assert searched(method, evaluate=noisy).history == searched(method).history
 
 
-def test_every_episode_is_reported_when_it_ends() -> None:
+@pytest.mark.parametrize("method", AGENTS)
+def test_last_episode_is_the_policy_without_noise(method: str) -> None:
+    found = searched(method)
+    again = walk(found.agent, environment(kind=chain))
+    assert again["strategy"] == found.history[-1].strategy
+    assert found.agent is not None and found.agent.exploration.episode == 11
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_best_is_the_highest_reward_of_all_episodes(method: str) -> None:
+    found = searched(method)
+    rewards = [e.reward for e in found.history]
+    assert found.best.reward == max(rewards)
+    assert found.best.number == int(np.argmax(rewards))  # the first of equals
+    assert found.best in found.history
+    assert [e.best for e in found.history] == np.maximum.accumulate(rewards).tolist()
+    for episode in found.history:
+        assert episode.outcome == cheap(budget_of(kind=chain))(episode.strategy)
+        assert episode.reward == episode.outcome.score.accuracy
+
+
+@pytest.mark.parametrize("method", AGENTS)
+def test_strategies_that_an_agent_is_shown_are_tried_after_the_uniform_one(method: str) -> None:
+    budget, rng = budget_of(kind=chain), np.random.default_rng(0)
+    shown = [walked(budget, rng.random(4)) for _ in range(3)]
+    for warmup in (2, 6):  # also when there are more of them than episodes of warm-up
+        found = searched(method, first=shown, warmup=warmup)
+        assert [e.strategy for e in found.history[:4]] == [uniform(budget), *shown]
+
+
+@pytest.mark.parametrize("method", AGENTS)
+@pytest.mark.parametrize(("episodes", "walks"), [(12, 3), (11, 3), (2, 3), (1, 2), (13, 4)])
+def test_side_by_side_a_search_never_exceeds_its_episodes(
+    method: str, episodes: int, walks: int
+) -> None:
+    rounds: list[list[Strategy]] = []
+    budget = budget_of(kind=chain)
+
+    def measure(strategies: Sequence[Strategy]) -> list[Outcome]:
+        rounds.append([dict(s) for s in strategies])
+        return [cheap(budget)(s) for s in strategies]
+
+    found = searched(method, episodes=episodes, walks=walks, measure=measure)
+    tried = [e.strategy for e in found.history]
+    full = max(1, (episodes - 1) // walks)  # rounds; what is left of the last one is not walked
+    assert len(rounds) == full and all(len(r) == walks for r in rounds)
+    assert len(tried) == min(episodes, full * walks + 1)
+    assert tried[: full * walks] == [s for r in rounds for s in r][: len(tried)]
+    assert tried[0] == uniform(budget)
+    if episodes > walks:
+        assert walk(found.agent, environment(kind=chain))["strategy"] == tried[-1]
+
+
+def test_every_episode_is_reported_when_it_ends_and_then_what_was_learned_from_it() -> None:
     seen: list[Episode] = []
-    losses: list[Mapping[str, Any]] = []
-
-    def note(episode: Episode, logged: Mapping[str, Any]) -> None:
-        seen.append(episode)
-        losses.append(dict(logged))
-
-    found = searched(on_episode=note)
+    learned: list[tuple[int, Mapping[str, Any]]] = []
+    found = searched(
+        on_episode=seen.append, on_learn=lambda logged: learned.append((len(seen), dict(logged)))
+    )
     assert tuple(seen) == found.history
-    assert not any("loss" in key for key in losses[0])
-    assert any("critic_loss" in key for key in losses[-1])
+    assert [number for number, _ in learned] == list(range(1, 12))  # all but the one without noise
+    with_losses = [any("critic_loss" in key for key in logged) for _, logged in learned]
+    assert with_losses == [False] * 4 + [True] * 7  # four episodes of warm-up
 
 
-def test_reward_of_the_user_decides() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_reward_of_the_user_decides(method: str) -> None:
     """Paid for parameters only, the smallest strategy that was tried wins."""
-    found = searched(reward=lambda o: -o.params)
+    found = searched(method, reward=lambda o: -o.params)
     assert found.best.outcome.params == min(e.outcome.params for e in found.history)
     assert found.best.reward == -found.best.outcome.params
 
 
-@pytest.mark.parametrize(("episodes", "warmup"), [(1, 0), (1, 50), (3, 50), (3, 0)])
-def test_short_searches_work(episodes: int, warmup: int) -> None:
-    budget = budget_of(kind=chain)
-    found = search(
-        budget, cheap(budget), REWARDS["loss"], episodes=episodes, warmup_episodes=warmup, seed=0
-    )
-    assert len(found.history) == episodes + 1
-    assert found.history[0].strategy == uniform(budget)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_not_finite_is_refused(method: str, value: float) -> None:
+    calls = itertools.count()
+
+    def reward(outcome: Outcome) -> float:
+        return value if next(calls) > 8 else outcome.score.accuracy
+
+    with pytest.raises(amc.AmcError, match=f"the reward is {value}.* must be finite") as refused:
+        searched(method, reward=reward)
+    assert "\n" not in str(refused.value)
+
+
+# What a strategy is worth
 
 
 def test_proxy_validates_the_cut_network_once_per_strategy(
@@ -435,16 +626,91 @@ def test_proxy_validates_the_cut_network_once_per_strategy(
     assert found.score == evaluate(cut, batches)
     assert found.params == sum(p.numel() for p in cut.parameters())
     assert found.macs == macs(4, 3, 5)
-    monkeypatch.setattr(compressor, "cut", cuts.append)
+    monkeypatch.setattr(compressor, "borrow", cuts.append)
     assert worth(strategy) is found
     assert worth(dict(graph.sizes)) is whole
     assert cuts == []
 
 
+class Normed(nn.Module):
+    """Batch norm, whose statistics change with the cut, and dropout, which draws when trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.b, self.drop = nn.Conv2d(8, 6, 3), nn.Dropout(0.3)
+        self.g = nn.Linear(6 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.b(F.relu(self.norm(self.a(x)))))
+        return self.g(self.drop(x.flatten(1)))
+
+
+@cache
+def normed() -> tuple[nn.Module, Compressor, list[tuple[Tensor, Tensor]]]:
+    torch.manual_seed(0)
+    model = Normed().eval()
+    graph = amc.trace(model, (torch.randn(2, 3, 8, 6),))
+    images = torch.randn(64, 3, 8, 6)
+    with torch.no_grad():
+        batches = [(x, model(x).argmax(dim=1)) for x in images.split(32)]
+    stats = calibrate(graph, model, batches, Sampling(0))
+    return model, Compressor(graph, model, stats, SELECTORS["lasso"]), batches
+
+
+def normalised_by_hand(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
+    """The loss with mean and variance of each batch in place of the running ones."""
+    total, images = 0.0, 0
+    for x, y in batches:
+        with torch.no_grad():
+            mapped = model.a(x)
+            mean, variance = mapped.mean((0, 2, 3)), mapped.var((0, 2, 3), unbiased=False)
+            model.norm.running_mean, model.norm.running_var = mean, variance
+            total += float(F.cross_entropy(model(x), y, reduction="sum"))
+        images += len(y)
+    return total / images
+
+
+@pytest.mark.parametrize("strategy", [{}, {"a": 3}, {"a": 5, "b": 2}])
+def test_proxy_adapts_batch_norm_to_the_validation_images(strategy: Strategy) -> None:
+    _, compressor, batches = normed()
+    adapted, plain = proxy(compressor, batches), proxy(compressor, batches, adapt=False)
+    assert plain(strategy).score == evaluate(compressor.cut(strategy), batches)
+    assert adapted(strategy).score.loss == pytest.approx(
+        normalised_by_hand(compressor.cut(strategy), batches), rel=1e-5
+    )
+    assert adapted(strategy).score != plain(strategy).score
+
+
+def test_quick_tuning_is_worth_something_and_repeats_whatever_was_tried_before() -> None:
+    model, compressor, batches = normed()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    strategies: list[Strategy] = [{"a": 4}, {"b": 3}, {"a": 2, "b": 5}]
+    quick = Quick(batches * 10, (), learning_rate=0.02)
+    worth = proxy(compressor, batches, quick=quick)
+    found = {i: worth(s) for i, s in enumerate(strategies)}
+    torch.rand(5)  # resumed searches and workers come with other states of the generator
+    again = proxy(compressor, batches, quick=quick)
+    for i in (2, 0, 1):
+        assert again(strategies[i]) == found[i]
+    for i, strategy in enumerate(strategies):
+        assert found[i].score.loss < proxy(compressor, batches)(strategy).score.loss
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_quick_tuning_leaves_the_global_generator_alone() -> None:
+    _, compressor, batches = normed()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    proxy(compressor, batches, quick=Quick(batches, ()))({"a": 4})
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
 @pytest.mark.slow
-def test_episodes_after_training_are_better_than_those_of_the_warmup() -> None:
+@pytest.mark.parametrize("method", AGENTS)
+def test_episodes_after_training_are_better_than_those_of_the_warmup(method: str) -> None:
     for seed in range(5):
-        rewards = [e.reward for e in searched(seed, episodes=150, warmup=30).history]
+        rewards = [e.reward for e in searched(method, seed, episodes=150, warmup=30).history]
         assert (
             np.mean(rewards[-30:]) > np.mean(rewards[1:30]) + 2 * np.std(rewards[1:30]) / 30**0.5
         )

@@ -16,20 +16,23 @@ FLOORS = [
     {"amc.plan", "amc.graph"},
     {"amc.solve"},
     {"amc.metric", "amc.budget", "amc.allocate"},
-    {"amc.compress", "amc.recover", "amc.pretrain"},
+    {"amc.compress", "amc.sequential", "amc.recover", "amc.pretrain", "amc.sensitivity"},
     {"envs"},
     {
         "amc.search",
+        "amc.trials",
+        "amc.workers",
         "amc.config",
         "amc.picture",
         "amc.lanes",
         "amc.account",
         "amc.report",
+        "amc.standings",
         "amc.terminal",
     },
     {"amc.run_folder", "amc.journal", "amc.prepare"},
     {"amc", "amc.pipeline"},
-    {"amc.inspect", "amc.train"},
+    {"amc.inspect", "amc.train", "amc.compare"},
 ]
 """Lowest first; a room imports from its own floor or from below, `agents` from nowhere."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,15 +14,8 @@ import amc
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
 from amc.solve.columns import as_columns, as_weight
-from amc.solve.stats import (
-    LayerStats,
-    Recorder,
-    Rows,
-    Sampling,
-    collect,
-    sample_outputs,
-    select_outputs,
-)
+from amc.solve.rows import Rows
+from amc.solve.stats import LayerStats, Recorder, Sampling, collect, sample_outputs
 
 ALL = Sampling(points=0)
 
@@ -419,20 +413,18 @@ def test_batches_are_reported_and_no_batches_give_no_statistics() -> None:
     assert collect(model, layers, [], ALL) == {}
 
 
-def test_statistics_of_some_outputs_are_those_of_a_layer_with_only_them() -> None:
+def test_some_outputs_are_those_of_a_layer_with_only_them() -> None:
     torch.manual_seed(0)
     model, x = One(nn.Conv2d(4, 6, 3, groups=2)), images(3, 4, 6, 6)
-    keep = torch.tensor([0, 2])
     part = One(nn.Conv2d(4, 4, 3, groups=2))
-    rows = torch.tensor([0, 2, 3, 5])  # outputs 0 and 2 of both groups
-    part.layer.weight.data = model.layer.weight.data[rows]
-    part.layer.bias.data = model.layer.bias.data[rows]
-    whole = collect(model, [layer_of(model, "layer")], labelled(x), ALL)["layer"]
-    wanted = collect(part, [layer_of(part, "layer")], labelled(x), ALL)["layer"]
-    found = select_outputs(whole, keep)
-    assert found.rows == wanted.rows
-    for name in ("xx", "xy", "yy"):
-        torch.testing.assert_close(
-            getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-5
-        )
-    assert found.energy == pytest.approx(wanted.energy)
+    kept = torch.tensor([0, 2, 3, 5])  # outputs 0 and 2 of both groups
+    part.layer.weight.data = model.layer.weight.data[kept]
+    part.layer.bias.data = model.layer.bias.data[kept]
+    whole, wanted = (
+        Recorder(m, [layer_of(m, "layer")], ALL).run(x, 0)["layer"][0] for m in (model, part)
+    )
+    found = replace(whole, shortcut=whole.y + 1).select(torch.tensor([0, 2]))
+    assert torch.equal(found.x, wanted.x) and found.shortcut is not None
+    torch.testing.assert_close(found.y, wanted.y)
+    torch.testing.assert_close(found.shortcut, wanted.y + 1)
+    assert whole.select(torch.tensor([1])).shortcut is None

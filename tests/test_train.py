@@ -2,9 +2,19 @@
 
 import json
 import math
+import multiprocessing
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,21 +24,42 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.config import TrainConfig, parse
+from amc.config import InspectConfig, TrainConfig, as_json, from_json, parse
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import Score, evaluate
+from amc.graph import Choice
 from amc.models import build
 from amc.pipeline import Pipeline, reward_function
-from amc.search import Episode, Found
+from amc.search import METHODS, Episode, Found
 from amc.terminal import Terminal
-from amc.train import run
+from amc.train import main, run
 from envs import Outcome
 
 SMALL = dict(
     width=0.5, episodes=6, warmup_episodes=3, finetune_epochs=1, calibration_batches=4,
-    reward_images=60, finalists=2, device="cpu", quiet=True,
+    reward_images=60, reward_steps=2, finalists=2, device="cpu", quiet=True,
 )  # fmt: skip
+
+
+NETWORK = """
+import os, time
+from torch import nn
+
+def net(num_classes, in_channels):
+    return nn.Sequential(dict(
+        first=nn.Conv2d(in_channels, 24, 3, stride=2), norm=nn.BatchNorm2d(24), a=nn.ReLU(),
+        second=nn.Conv2d(24, 32, 3), b=nn.ReLU(), drop=nn.Dropout(0.2),
+        third=nn.Conv2d(32, 40, 1), c=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(2),
+        flat=nn.Flatten(), last=nn.Linear(160, num_classes)))
+
+def reward(outcome):
+    time.sleep(float(os.environ.get("PAUSE", 0)))  # or it would be over before it is stopped
+    return -outcome.score.loss
+"""
+"""Batch norm, and dropout, which draws random numbers whenever the network is trained."""
+
+EPISODES = 9
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +73,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "resnet20.safetensors"
     save_file(model.state_dict(), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a run of a second or two."""
+    path = tmp_path_factory.mktemp("tiny") / "net.py"
+    path.write_text(NETWORK)
+    return dict(
+        model=f"{path}:net", reward=f"{path}:reward", episodes=EPISODES, warmup_episodes=3,
+        finetune_epochs=1, reward_steps=2, calibration_batches=2, reward_images=60,
+        device="cpu", quiet=True,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +107,7 @@ def test_run_folder_holds_everything(finished: Path) -> None:
     names = {p.name for p in finished.iterdir()}
     assert names >= {
         "config.json", "strategy.json", "plan.json", "policy.json", "policy.safetensors",
-        "pruned.safetensors", "report.json",
+        "pruned.safetensors", "report.json", "episodes.jsonl",
     }  # fmt: skip
     assert json.loads((finished / "config.json").read_text())["width"] == 0.5
 
@@ -107,14 +150,20 @@ def test_tensorboard_shows_the_search_and_the_fine_tuning(finished: Path) -> Non
     }  # fmt: skip
     rewards = [e.value for e in events.Scalars("search/reward")]
     best = [e.value for e in events.Scalars("search/best_reward")]
-    assert len(rewards) == 7  # six episodes and the noise-free policy
+    assert len(rewards) == 6  # the last of them is the policy without noise
     np.testing.assert_allclose(best, np.maximum.accumulate(rewards))
 
 
-def test_same_seed_gives_the_same_bytes(finished: Path, checkpoint: Path, tmp_path: Path) -> None:
-    again = run(TrainConfig(checkpoint=checkpoint, run_dir=tmp_path / "again", **SMALL))
-    for name in ("strategy.json", "plan.json", "pruned.safetensors", "policy.safetensors"):
-        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+def test_same_seed_gives_the_same_bytes(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = {**tiny, "agent": "sac"}
+    assert_same_results(
+        run(TrainConfig(run_dir=tmp_path / "run", **settings)), undisturbed(agent="sac")
+    )
+    other = undisturbed(agent="sac", seed=1)
+    for name in ("policy.safetensors", "pruned.safetensors", "episodes.jsonl"):
+        assert (other / name).read_bytes() != (undisturbed(agent="sac") / name).read_bytes()
 
 
 def test_strategy_of_a_run_can_be_listed(finished: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -131,19 +180,15 @@ def test_strategy_of_a_run_can_be_listed(finished: Path, checkpoint: Path, tmp_p
     assert not (listed / "policy.json").exists()
 
 
-def test_group_tuning_reaches_the_same_strategy(checkpoint: Path, tmp_path: Path) -> None:
-    settings = {**SMALL, "finetune_epochs": 3}
-    folder = run(
-        TrainConfig(
-            mode="uniform", group_size=4, checkpoint=checkpoint, run_dir=tmp_path / "g", **settings
-        )
-    )
+def test_group_tuning_reaches_the_same_strategy(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**tiny, "finetune_epochs": 3}
+    folder = run(TrainConfig(mode="uniform", group_size=2, run_dir=tmp_path / "g", **settings))
     strategy = json.loads((folder / "strategy.json").read_text())["layers"]
     plan = amc.load_plan(folder / "plan.json")
     assert {
         n: v["channels"] for n, v in strategy.items() if v["channels"] < v["of"]
     } == plan.strategy
-    small = amc.load_pruned(original(checkpoint), folder)
+    small = amc.load_pruned(build(tiny["model"], num_classes=10, in_channels=1), folder)
     accuracy = report_of(folder)["accuracy"]["recovered"]
     assert evaluate(small, load_data("digits").test).accuracy == pytest.approx(accuracy, abs=1e-6)
 
@@ -160,9 +205,8 @@ def test_channel_ratio_keeps_that_part_of_every_group(checkpoint: Path, tmp_path
     assert report_of(folder)["macs"]["ratio"] < 0.3
 
 
-def test_an_earlier_run_is_moved_aside(checkpoint: Path, tmp_path: Path) -> None:
-    settings = dict(checkpoint=checkpoint, run_dir=tmp_path / "r", mode="uniform", **SMALL)
-    settings["finetune_epochs"] = 0
+def test_an_earlier_run_is_moved_aside(tiny: dict[str, Any], tmp_path: Path) -> None:
+    settings = {**tiny, "run_dir": tmp_path / "r", "mode": "uniform", "finetune_epochs": 0}
     first = run(TrainConfig(**settings))
     before = (first / "report.json").read_bytes()
     run(TrainConfig(**settings))
@@ -172,23 +216,20 @@ def test_an_earlier_run_is_moved_aside(checkpoint: Path, tmp_path: Path) -> None
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "amc.train", *arguments], capture_output=True, text=True
-    )
+        [sys.executable, "-m", "amc.train", *arguments], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
 
 
-def test_the_command_prints_tables_and_the_next_step(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_command_prints_tables_and_the_next_step(tiny: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = command(
-        "--preserve-ratio", "0.5", "--mode", "uniform", "--checkpoint", str(checkpoint), "--width",
-        "0.5", "--finetune-epochs", "0", "--calibration-batches", "4", "--run-dir", str(folder),
-    )  # fmt: skip
+    settings = {**tiny, "mode": "uniform", "preserve_ratio": 0.5, "run_dir": folder}
+    del settings["quiet"]
+    done = command(*words(settings))
     assert done.returncode == 0, done.stderr
-    for expected in ("layer3.2.conv2", "MACs", "test accuracy", f"tensorboard --logdir {folder}"):
+    for expected in ("second", "MACs", "test accuracy", f"tensorboard --logdir {folder}"):
         assert expected in done.stdout
-    quiet = command(
-        "--mode", "uniform", "--checkpoint", str(checkpoint), "--width", "0.5", "--quiet",
-        "--finetune-epochs", "0", "--calibration-batches", "4", "--run-dir", str(folder),
-    )  # fmt: skip
+    quiet = command(*words({**settings, "quiet": True}))
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
@@ -282,10 +323,9 @@ def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
     gentle, harsh = (
         {g.name: max(1, g.size * part // 8) for g in graph.decisions} for part in (6, 1)
     )
-    for order in ([harsh, gentle], [gentle, harsh]):
-        strategy, plan, small = pipe.cut_best(compressor, order, lambda o: o.score.accuracy)
-        assert strategy == gentle == plan.strategy
-        assert sum(p.numel() for p in small.parameters()) == graph.params(plan)
+    strategy, plan, small = pipe.cut_best(compressor, [harsh, gentle], lambda o: o.score.accuracy)
+    assert strategy == gentle == plan.strategy
+    assert sum(p.numel() for p in small.parameters()) == graph.params(plan)
     smallest, *_ = pipe.cut_best(compressor, [gentle, harsh], lambda o: -float(o.macs))
     assert smallest == harsh
 
@@ -311,3 +351,465 @@ def test_a_reward_of_the_users_own_fails_in_one_line(tmp_path: Path) -> None:
     assert reward_function(f"{tmp_path / 'mine.py'}:small")(outcome) == -123
     with pytest.raises(AmcError, match=r"mine\.py:broken: ZeroDivisionError"):
         reward_function(f"{tmp_path / 'mine.py'}:broken")(outcome)
+
+
+# Stopped, and gone on with
+
+RESULTS = (
+    "strategy.json", "plan.json", "policy.json", "policy.safetensors", "pruned.safetensors",
+    "episodes.jsonl",
+)  # fmt: skip
+
+CAN_FORK = "fork" in multiprocessing.get_all_start_methods()
+forking = pytest.mark.skipif(not CAN_FORK, reason="workers are forked")
+with_signals = pytest.mark.skipif(os.name != "posix", reason="processes are stopped by signals")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Runs that nothing came in the way of, each made once."""
+    made: dict[str, Path] = {}
+
+    def folder(**settings: Any) -> Path:
+        name = "-".join(f"{k}-{v}" for k, v in settings.items()) or "plain"
+        if name not in made:
+            made[name] = run(
+                TrainConfig(run_dir=tmp_path_factory.mktemp(name) / "run", **{**tiny, **settings})
+            )
+        return made[name]
+
+    return folder
+
+
+def words(settings: dict[str, Any]) -> list[str]:
+    """The settings as a command line."""
+    found = []
+    for name, value in settings.items():
+        flag = "--" + name.replace("_", "-")
+        found += [flag] if value is True else [flag, str(value)]
+    return found
+
+
+def resume(folder: Path, *more: str) -> Path:
+    return run(parse(TrainConfig, "amc.train", ["--resume", str(folder), "--quiet", *more]))
+
+
+def assert_same_results(found: Path, expected: Path) -> None:
+    for name in RESULTS:
+        if (expected / name).exists():
+            assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+    ours, theirs = report_of(found), report_of(expected)
+    for key in ("macs", "params", "accuracy", "episodes", "layers", "mode", "target"):
+        assert ours[key] == theirs[key], key
+
+
+def recorded(folder: Path) -> int:
+    """Episodes on record."""
+    record = folder / "episodes.jsonl"
+    return max(0, record.read_bytes().count(b"\n") - 1) if record.exists() else 0
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """The episodes on record."""
+    return [json.loads(x) for x in (folder / "episodes.jsonl").read_text().splitlines()[1:]]
+
+
+def rewards_shown(folder: Path) -> list[float]:
+    events = EventAccumulator(str(folder)).Reload()
+    return [e.value for e in events.Scalars("search/reward")]
+
+
+def started(settings: dict[str, Any], pause: float = 0.15) -> subprocess.Popen[str]:
+    """The command in a session of its own, as a terminal would start it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "amc.train", *words(settings)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PAUSE": str(pause)},
+    )  # fmt: skip
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    ends = time.monotonic() + 180
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < ends, "nothing happened"
+        time.sleep(0.01)
+
+
+def stopped(settings: dict[str, Any], episodes: int, by: signal.Signals) -> tuple[int, str, str]:
+    """The exit status and what was printed of a run that was stopped by a signal."""
+    process = started(settings)
+    try:
+        until(lambda: recorded(settings["run_dir"]) >= episodes, process)
+        os.killpg(process.pid, by)
+        out, err = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    return process.returncode, out, err
+
+
+@with_signals
+def test_killed_run_goes_on_to_the_same_bytes(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    status, *_ = stopped({**tiny, "run_dir": folder}, 5, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert 5 <= recorded(folder) < EPISODES
+    assert not (folder / "strategy.json").exists()
+    assert resume(folder) == folder
+    assert_same_results(folder, undisturbed())
+    np.testing.assert_array_equal(rewards_shown(folder), rewards_shown(undisturbed()))
+    resume(folder)  # all over again, from what is on record
+    assert_same_results(folder, undisturbed())
+
+
+@with_signals
+def test_interrupted_run_says_how_far_it_came_and_how_to_go_on(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Ctrl-C goes to all processes of the terminal; only the first of them answers."""
+    folder, workers = tmp_path / "a run", 2 if CAN_FORK else 1
+    settings = {**tiny, "run_dir": folder, "workers": workers}
+    del settings["quiet"]
+    status, out, err = stopped(settings, 5, signal.SIGINT)
+    assert status == 130
+    stop = re.search(rf"stopped after (\d) of {EPISODES} episodes", out)
+    assert stop is not None, out
+    tried = int(stop.group(1))
+    assert 4 <= tried <= recorded(folder) < EPISODES
+    best = max(entries(folder)[:tried], key=lambda e: e["reward"])
+    assert (
+        f"stopped after {tried} of {EPISODES} episodes; best so far: episode {best['episode']}, "
+        f"reward {best['reward']:.4f}, accuracy {best['accuracy']:.2%}, MACs 0."
+    ) in out
+    assert err.count("\n") == 1
+    said, _, command = err.strip().partition("; go on: python -m amc.train ")
+    assert said == "amc.train: interrupted"
+    assert shlex.split(command)[:2] == ["--resume", str(folder)]  # it has to be quoted
+    assert shlex.split(command)[2:] == (["--workers", "2"] if CAN_FORK else [])
+    run(parse(TrainConfig, "amc.train", [*shlex.split(command), "--quiet"]))
+    assert_same_results(folder, undisturbed(workers=workers))
+
+
+@pytest.mark.slow
+@with_signals
+@pytest.mark.parametrize("agent", METHODS)
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=forking)])
+def test_run_that_is_killed_again_and_again_comes_to_the_same_bytes(
+    agent: str,
+    workers: int,
+    tiny: dict[str, Any],
+    undisturbed: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """At any moment: while it starts, calibrates, searches, cuts, fine-tunes or writes."""
+    folder, rng = tmp_path / "run", np.random.default_rng([workers, *agent.encode()])
+    settings = {**tiny, "run_dir": folder, "agent": agent, "workers": workers}
+    stopped(settings, 1, signal.SIGKILL)
+    again = {"resume": folder, "workers": workers, "quiet": True}
+    for _ in range(6):
+        before = recorded(folder)
+        process = started(again, pause=0.05)
+        wait = time.monotonic() + rng.random() * 4
+        until(lambda: recorded(folder) > before or process.poll() is not None, process)  # noqa: B023
+        while time.monotonic() < wait and process.poll() is None:
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        if recorded(folder) == EPISODES:
+            break
+    resume(folder, "--workers", str(workers))
+    assert_same_results(folder, undisturbed(agent=agent, workers=workers))
+
+
+def test_interrupt_before_the_run_has_begun_gives_no_advice(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither in an empty folder nor in one that holds something else."""
+    folder = tmp_path / "run"
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("amc.train.load_data", interrupted)
+    monkeypatch.setattr(sys, "argv", ["amc.train", *words({**tiny, "run_dir": folder})])
+    other = as_json(TrainConfig(run_dir=folder, **{**tiny, "episodes": 77}))
+    for content in (None, json.dumps(other), "damaged"):
+        if content is not None:
+            (folder / "config.json").write_text(content)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 130
+        assert capsys.readouterr().err == "amc.train: interrupted\n"
+
+
+def test_time_limit_ends_the_search_and_the_run_completes(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = run(TrainConfig(run_dir=tmp_path / "run", time_limit=1e-6, **tiny))
+    assert recorded(folder) == report_of(folder)["episodes"] == 1
+    assert (folder / "policy.json").exists()
+    small = amc.load_pruned(build(tiny["model"], num_classes=10, in_channels=1), folder)
+    assert sum(p.numel() for p in small.parameters()) == report_of(folder)["params"]["pruned"]
+    resume(folder, "--time-limit", "1e-6")  # one more is not tried: the record has one
+    assert recorded(folder) <= 2
+    resume(folder)  # with all the time in the world
+    assert_same_results(folder, undisturbed())
+
+
+def test_patience_ends_the_search_and_the_run_completes(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = run(TrainConfig(run_dir=tmp_path / "run", patience=1, **tiny))
+    rewards, all_rewards = rewards_shown(folder), rewards_shown(undisturbed())
+    rises = [b > max(all_rewards[: i + 1]) for i, b in enumerate(all_rewards[1:])]
+    expected = rises.index(False) + 2 if False in rises else EPISODES
+    assert rewards == all_rewards[:expected]
+    assert recorded(folder) == report_of(folder)["episodes"] == expected < EPISODES
+    before = {name: (folder / name).read_bytes() for name in RESULTS}
+    resume(folder)  # patience is a setting of the run
+    assert before == {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+@pytest.mark.parametrize("agent", [m for m in METHODS if m != "ddpg"])
+def test_every_agent_makes_a_run(
+    agent: str, tiny: dict[str, Any], undisturbed: Callable[..., Path]
+) -> None:
+    folder = undisturbed(agent=agent)
+    report = report_of(folder)
+    assert report["macs"]["ratio"] <= 0.5 and report["episodes"] == EPISODES
+    assert (folder / "policy.json").exists() == (agent in ("td3", "sac"))
+    header = json.loads((folder / "episodes.jsonl").read_text().splitlines()[0])
+    assert header["agent"] == agent
+    if agent in ("td3", "sac"):
+        policy = amc_policy(folder)
+        assert 0 <= policy.predict(np.full(11, 0.5))[0] <= 1
+
+
+def amc_policy(folder: Path) -> Any:
+    from agents import load_policy
+
+    return load_policy(folder / "policy")
+
+
+@forking
+def test_workers_repeat_bit_for_bit(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    again = run(TrainConfig(run_dir=tmp_path / "run", **{**tiny, "workers": 2}))
+    assert_same_results(again, undisturbed(workers=2))
+    alone = [r["strategy"] for r in entries(undisturbed())]
+    together = [r["strategy"] for r in entries(again)]
+    assert together[:3] == alone[:3]  # the warm-up
+    assert together != alone  # it learns after two at a time
+
+
+@forking
+def test_run_may_go_on_with_another_number_of_workers(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    """They measure faster or slower; what is walked side by side stays."""
+    for number in ("1", "3"):
+        settings = {**tiny, "run_dir": tmp_path / number, "time_limit": 1e-6, "workers": 2}
+        folder = run(TrainConfig(**settings))
+        assert recorded(folder) == 1
+        record = folder / "episodes.jsonl"
+        whole = (undisturbed(workers=2) / "episodes.jsonl").read_text().splitlines(keepends=True)
+        record.write_text("".join(whole[:7]))  # past the warm-up
+        resume(folder, "--workers", number)
+        assert_same_results(folder, undisturbed(workers=2))
+
+
+# Refused
+
+
+def message_of(*arguments: str) -> str:
+    with pytest.raises(AmcError) as refused:
+        run(parse(TrainConfig, "amc.train", list(arguments)))
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--episodes", "7"],
+        ["--seed", "3"],
+        ["--preserve-ratio", "0.4"],
+        ["--run-dir", "elsewhere"],
+        ["--no-distill"],
+        ["--patience", "3"],
+        ["--walks", "2"],
+        ["--exclude", "a"],
+        ["--mode", "uniform"],
+    ],
+)
+def test_resume_refuses_other_settings(given: list[str], undisturbed: Callable[..., Path]) -> None:
+    folder = undisturbed()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    said = message_of("--resume", str(folder), *given)
+    assert f"{given[0]} cannot be given" in said
+    assert "allowed: --time-limit, --workers, --quiet" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_resume_refuses_what_is_no_run(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing"
+    assert "there is no run" in message_of("--resume", str(missing))
+    assert not missing.exists()
+    assert "there is no run" in message_of("--resume", str(tmp_path))
+    config = tmp_path / "config.json"
+    settings = json.loads((undisturbed() / "config.json").read_text())
+    for content, expected in (
+        ({**settings, "warp": 9}, "unknown setting 'warp'; was it written by a newer version?"),
+        ({**settings, "choice": {"warp": []}}, "unknown setting 'warp'"),
+        ({**settings, "episodes": "many"}, str(config)),
+        ({**settings, "agent": "ppo"}, "ppo"),
+        ({**settings, "episodes": 0}, "--episodes must be 1 or more"),
+        ([], str(config)),
+        ("{", str(config)),
+        ("\x00", str(config)),
+    ):
+        config.write_text(content if isinstance(content, str) else json.dumps(content))
+        assert expected in message_of("--resume", str(tmp_path)), content
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_resume_refuses_a_record_of_other_weights_or_settings(
+    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.json", "episodes.jsonl"):
+        (folder / name).write_bytes((undisturbed() / name).read_bytes())
+    config = folder / "config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "preserve_ratio": 0.6}))
+    said = message_of("--resume", str(folder), "--quiet")
+    assert "episodes.jsonl: the record is of another search: preserve_ratio was 0.5" in said
+    config.write_text(json.dumps({**settings, "seed": 5}))
+    assert "seed was 0, is 5" in message_of("--resume", str(folder), "--quiet")
+    record = folder / "episodes.jsonl"
+    first, *rest = record.read_text().splitlines(keepends=True)
+    record.write_text(
+        json.dumps({**json.loads(first), "weights": "0" * 64}) + "\n" + "".join(rest)
+    )
+    config.write_text(json.dumps(settings))
+    assert "weights was '000" in message_of("--resume", str(folder), "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--patience", "0"], "--patience must be 1 or more"),
+        (["--time-limit", "0"], "--time-limit must be in (0, inf], got 0"),
+        (["--time-limit", "nan"], "got nan"),
+        (["--workers", "0"], "--workers must be 1 or more"),
+        (["--walks", "0"], "--walks must be 1 or more"),
+        (["--agent", "ppo"], "ppo"),
+        (["--regime", "both"], "both"),
+        (["--reward-steps", "0"], "--reward-steps must be 1 or more"),
+    ],
+)
+def test_bad_settings_of_a_search_end_in_one_line(arguments: list[str], expected: str) -> None:
+    assert expected in message_of(*arguments)
+
+
+# Settings on disk
+
+CHANGED = TrainConfig(
+    preserve_ratio=0.3,
+    mode="list",
+    model="resnet56",
+    width=0.25,
+    data="glyphs",
+    checkpoint=Path("some where") / "weights.pt",
+    strategy=Path("ratios.json"),
+    choice=Choice(
+        include=("layer1.*", "Conv2d"), exclude=("fc",), min_channels={"layer1.*": 4, "conv1": 2},
+        max_channels={"layer3.*": 9}, prune_first_conv=False, prune_downsample=False,
+        prune_residual=False,
+    ),
+    selector="obs",
+    channel_multiple=4,
+    min_ratio=0.2,
+    calibration_batches=3,
+    points_per_layer=0,
+    episodes=17,
+    agent="sac",
+    warmup_episodes=0,
+    regime="calibrate",
+    reward_steps=3,
+    time_limit=0.1 + 0.2,
+    patience=5,
+    workers=3,
+    walks=2,
+    reward="accuracy",
+    reward_images=11,
+    finalists=1,
+    finetune_epochs=0,
+    learning_rate=1e-3,
+    distill=False,
+    temperature=1.5,
+    distill_weight=0.5,
+    group_size=2,
+    bn_adapt=False,
+    batch_size=16,
+    run_dir=Path("runs/a b"),
+    resume=Path("runs/c"),
+    seed=3,
+    device="cuda:1",
+    quiet=True,
+)  # fmt: skip
+
+
+def test_settings_come_back_from_json_as_they_were() -> None:
+    for one in fields(TrainConfig):
+        default = one.default if one.default is not MISSING else one.default_factory()
+        if one.name != "channel_ratio":  # goes with another mode
+            assert getattr(CHANGED, one.name) != default, f"{one.name}: give it another value"
+    uniform = TrainConfig(mode="uniform", channel_ratio=0.7)
+    inspect = InspectConfig(
+        input_shape="3x8x8", num_classes=7, choice=CHANGED.choice, plot=Path("a.svg"),
+        json=Path("a.json"), preserve_ratio=0.5,
+    )  # fmt: skip
+    for config in (CHANGED, uniform, inspect, TrainConfig(), InspectConfig()):
+        text = json.dumps(as_json(config), allow_nan=False)
+        found = from_json(type(config), json.loads(text), Path("config.json"))
+        assert found == config
+        assert as_json(found) == json.loads(text)
+        for one in fields(config):
+            value = getattr(found, one.name)
+            assert type(value) is type(getattr(config, one.name)), one.name
+
+
+def test_settings_that_are_not_there_have_their_defaults() -> None:
+    read = partial(from_json, TrainConfig, where=Path("config.json"))
+    assert read({}) == TrainConfig()
+    assert read({"choice": {"exclude": ["fc"]}}).choice == Choice(exclude=("fc",))
+    with pytest.raises(AmcError, match=r"config\.json: unknown setting 'speed'"):
+        read({"speed": 3})
+
+
+def test_settings_of_a_run_come_from_its_command_line(tmp_path: Path) -> None:
+    """What is typed is what is in config.json, also after another round."""
+    typed = [
+        "--min-channels", "layer1.*", "4", "conv1", "2", "--exclude", "fc", "layer3.*",
+        "--no-prune-residual", "--agent", "td3", "--time-limit", "1.5", "--run-dir", str(tmp_path),
+    ]  # fmt: skip
+    config = parse(TrainConfig, "amc.train", typed)
+    found = from_json(TrainConfig, json.loads(json.dumps(as_json(config))), tmp_path)
+    assert found == config
+    assert found.choice.min_channels == {"layer1.*": 4, "conv1": 2}
+    assert found.choice.exclude == ("fc", "layer3.*") and not found.choice.prune_residual

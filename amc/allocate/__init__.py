@@ -1,7 +1,19 @@
-"""How much each group keeps: allocations that need no search."""
+"""How much each group keeps: allocations that need no agent."""
 
+from amc.allocate.greedy import greedy
 from amc.allocate.listed import listed
+from amc.allocate.proposals import Proposals, evolution, random_search, walked
 from amc.allocate.random import random_plan
 from amc.allocate.uniform import common_ratio, uniform
 
-__all__ = ["common_ratio", "listed", "random_plan", "uniform"]
+__all__ = [
+    "Proposals",
+    "common_ratio",
+    "evolution",
+    "greedy",
+    "listed",
+    "random_plan",
+    "random_search",
+    "uniform",
+    "walked",
+]

@@ -27,7 +27,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
     """
     source = tensors(model)
     parts = {
-        id(source[tensor]): _in_place_of(source[tensor], cut(source[tensor].detach(), cuts))
+        id(source[tensor]): as_held(source[tensor], cut(source[tensor].detach(), cuts))
         for tensor, cuts in by_tensor(plan, source)
     }
     smaller = duplicate(model, parts)
@@ -115,13 +115,13 @@ def place(where: Sequence[tuple[nn.Module, str]], value: Tensor) -> None:
     module, key = where[0]
     old = module._parameters.get(key)
     if old is not None:
-        value = _in_place_of(old, value)
+        value = as_held(old, value)
     for module, key in where:
         (module._buffers if old is None else module._parameters)[key] = value  # type: ignore[assignment]
         follow(module)
 
 
-def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
+def as_held(old: Tensor, value: Tensor) -> Tensor:
     """The value as a parameter if the old tensor was one."""
     if not isinstance(old, nn.Parameter):
         return value

@@ -12,8 +12,8 @@ from amc.evaluate import evaluating
 def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:
     """Re-estimates running means and variances, in place; everything else stays in eval mode.
 
-    The plain average over all batches replaces the old statistics. Momentum is put back
-    afterwards: left at None, later training would average over its whole history.
+    The average over all images replaces the old statistics: each batch counts by its size, so that
+    a short last one has no more say than its images. Momentum is put back afterwards.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -23,10 +23,13 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
     with torch.no_grad(), evaluating(model):
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None
             norm.train()
+        seen = 0
         try:
             for images, _ in batches:
+                seen += len(images)
+                for norm in norms:
+                    norm.momentum = len(images) / seen  # of the running average
                 model(images.to(device))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):

@@ -29,6 +29,13 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
+    def set_rate(self, sgd: torch.optim.Optimizer, progress: float) -> float:
+        """Sets the learning rate for this part of the training, in [0, 1); returns it."""
+        rate = self.learning_rate * _cosine(progress, self.warmup)
+        for group in sgd.param_groups:
+            group["lr"] = rate
+        return rate
+
 
 @dataclass(frozen=True)
 class Step:
@@ -66,24 +73,17 @@ def train(
         AmcError: the loss is not finite.
     """
     total = max(1, recipe.epochs * len(stream))
-    optimiser = torch.optim.SGD(
-        _parameter_groups(model, recipe.weight_decay),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=True,
-    )
+    sgd = optimiser(model, recipe)
     device, step = next(model.parameters()).device, 0
     for epoch in range(recipe.epochs):
         start_epoch(stream, first_epoch + epoch)
         model.train()
         for images, labels in stream:
-            rate = recipe.learning_rate * _cosine(step / total, recipe.warmup)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+            rate = recipe.set_rate(sgd, step / total)
             value = loss(model, images.to(device), labels.to(device))
-            optimiser.zero_grad(set_to_none=True)
+            sgd.zero_grad(set_to_none=True)
             torch.autograd.backward(value)
-            optimiser.step()
+            sgd.step()
             step += 1
             reached = float(value.detach())
             if not math.isfinite(reached):
@@ -94,6 +94,16 @@ def train(
             on_step(Step(epoch + 1, step, total, reached, rate))
         on_epoch(epoch + 1)
     return model.eval()
+
+
+def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD as the recipe says."""
+    return torch.optim.SGD(
+        _parameter_groups(model, recipe.weight_decay),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=True,
+    )
 
 
 def _cosine(progress: float, warmup: float) -> float:

@@ -1,0 +1,81 @@
+"""A network with its data, graph and statistics: what every benchmark here starts from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from amc.budget import Budget
+from amc.compress import Compressor, calibrate
+from amc.config import TrainConfig
+from amc.data import Data, load_data
+from amc.graph import ChannelGraph, trace
+from amc.metric import SELECTORS
+from amc.pipeline import Pipeline
+from amc.plan import Strategy
+from amc.pretrain import pretrained
+from amc.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One bundled network on one data set, calibrated with the defaults of a run."""
+
+    model_name: str = "resnet20"
+    data_name: str = "digits"
+    selector: str = "lasso"
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set, opened as a run opens it."""
+        return load_data(self.data_name, seed=0, batch_size=64)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network with its weights."""
+        return pretrained(self.model_name, 1.0, load_data(self.data_name, seed=0))[0].eval()
+
+    @cached_property
+    def pipe(self) -> Pipeline:
+        """The steps of a run with their default settings."""
+        config = TrainConfig(model=self.model_name, data=self.data_name, quiet=True)
+        return Pipeline(config, self.data, torch.device("cpu"), Terminal(quiet=True))
+
+    @cached_property
+    def images(self) -> list[tuple[Tensor, Tensor]]:
+        """Calibration images."""
+        return self.pipe.images
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """What can be cut."""
+        return trace(self.model, self.pipe.example)
+
+    @cached_property
+    def compressor(self) -> Compressor:
+        """What cuts, with statistics."""
+        stats = calibrate(self.graph, self.model, self.images, self.pipe.sampling)
+        return Compressor(self.graph, self.model, stats, SELECTORS[self.selector])
+
+    def budget(self, preserve_ratio: float) -> Budget:
+        """A budget with the defaults of a run."""
+        return Budget(self.graph, preserve_ratio)
+
+
+def random_strategy(budget: Budget, seed: int) -> Strategy:
+    """A feasible strategy between the uniform one and one of wholly random actions.
+
+    Actions are 0.5, a trend over depth and noise, each of random size: near misses of the uniform
+    strategy, early-heavy and late-heavy networks, and chaos.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(budget.options)
+    trend = rng.uniform(-0.4, 0.4) * np.linspace(-1, 1, count)
+    noise = rng.uniform(0, 0.45) * rng.uniform(-1, 1, count)
+    actions = np.clip(0.5 + trend + noise, 0, 1)
+    decided: list[int] = []
+    for action in actions:
+        decided.append(budget.execute(decided, float(action))[0])
+    return budget.strategy(budget.complete(decided))

@@ -1,0 +1,175 @@
+"""Which number, known within an episode, tells how good a strategy will be in the end?
+
+    python experiments/proxies.py --data glyphs --preserve-ratio 0.1
+
+For random strategies the truth is measured: test accuracy after the final, sequential cut with
+batch norm adapted, and after 5 epochs of fine-tuning. Every candidate for the reward is measured
+on the same strategies; the table gives Spearman's rank correlation with both truths, a 95 %
+bootstrap interval, and what the candidate costs. The truth is kept in a folder, one file per
+strategy, and not measured twice; several processes may share the work (--first, --last).
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from bench import Bench, random_strategy
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from amc.allocate import uniform
+from amc.evaluate import evaluate, evaluating, logits, normalising_by_batch
+from amc.plan import Strategy
+from amc.recover.finetune import Recipe, train
+from amc.recover.quick import Quick
+from amc.solve.least_squares import error
+
+Truth = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to measure."""
+
+    data: str = "glyphs"
+    preserve_ratio: float = 0.1
+    selector: str = "obs"
+    strategies: int = 24
+    epochs: int = 5
+    first: int = 0
+    last: int | None = None
+    """Only measure the truth of these strategies; then stop."""
+    steps: tuple[int, ...] = (10, 30, 60)
+    threads: int = 2
+    folder: Path = Path("runs/proxies")
+
+
+def truth(bench: Bench, strategy: Strategy, epochs: int) -> Truth:
+    """Test accuracy and loss after the final cut, and after fine-tuning on the labels."""
+    compressor = bench.compressor
+    plan = compressor.plan(strategy)
+    small = bench.pipe.cut(compressor, plan, bench.pipe.originals(compressor))
+    cut = evaluate(small, bench.data.test)
+    torch.manual_seed(0)
+    tuned = copy.deepcopy(small)
+    train(tuned, bench.data.train, Recipe(epochs, 0.05))
+    score = evaluate(tuned, bench.data.test)
+    return {
+        "cut_test": cut.accuracy,
+        "cut_loss": cut.loss,
+        "tuned_test": score.accuracy,
+        "tuned_loss": score.loss,
+    }
+
+
+def candidates(bench: Bench, steps: tuple[int, ...]) -> dict[str, Callable[[Strategy], float]]:
+    """Name -> how good a strategy looks; higher is better."""
+    compressor, validation, model = bench.compressor, bench.pipe.validation, bench.model
+    graph = bench.graph
+    with torch.inference_mode():
+        wished = [F.log_softmax(logits(model, x), dim=1) for x, _ in validation]
+
+    def divergence(strategy: Strategy) -> float:
+        small, total = compressor.borrow(strategy), 0.0
+        with torch.inference_mode(), evaluating(small), normalising_by_batch(small):
+            for (x, _), target in zip(validation, wished, strict=True):
+                found = F.log_softmax(logits(small, x), dim=1)
+                total += float(F.kl_div(found, target, reduction="sum", log_target=True))
+        return -total
+
+    def reconstruction(strategy: Strategy) -> float:
+        plan, total = compressor.plan(strategy), 0.0
+        inputs = {(c.tensor, c.dim): c.keep for c in plan.cuts}
+        for name, layer in compressor._solved.items():
+            if (kept := inputs.get((name, layer.in_dim))) is not None:
+                stats = compressor.stats[layer.name]
+                weight = compressor._solve(layer, kept)
+                columns, flat = _columns(weight, layer, kept)
+                total += error(stats, columns, flat) / stats.energy
+        return -total
+
+    def widths(strategy: Strategy) -> float:
+        return float(np.log([strategy[g.name] / g.size for g in graph.decisions]).mean())
+
+    found: dict[str, Callable[[Strategy], float]] = {
+        "parameters": lambda s: float(graph.cost.params(graph.counts(s))),
+        "mean log width": widths,
+        "narrowest group": lambda s: min(s[g.name] / g.size for g in graph.decisions),
+        "reconstruction error": reconstruction,
+        "-loss, running statistics": lambda s: -evaluate(compressor.borrow(s), validation).loss,
+        "-loss, batch statistics": lambda s: (
+            -evaluate(compressor.borrow(s), validation, True).loss
+        ),
+        "accuracy, batch statistics": lambda s: (
+            evaluate(compressor.borrow(s), validation, True).accuracy
+        ),
+        "-KL to the original, batch statistics": divergence,
+    }
+    for distilled in (False, True):
+        for count in steps:
+            quick = Quick.of(bench.data.train, count, model if distilled else None)
+            name = f"-loss after {count} steps" + (", distilled" if distilled else "")
+            found[name] = lambda s, q=quick: -q.tuned(compressor.cut(s), validation).loss  # type: ignore[misc]
+    return found
+
+
+def _columns(weight: Tensor, layer, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    from amc.solve.columns import as_columns, input_columns
+
+    return input_columns(torch.tensor(kept), weight).flatten(), as_columns(weight, layer)
+
+
+def interval(x: list[float], y: list[float]) -> str:
+    """Spearman's correlation with a 95 % bootstrap interval."""
+    rng, n = np.random.default_rng(0), len(x)
+    a, b = np.array(x), np.array(y)
+    draws = [rng.integers(n, size=n) for _ in range(1000)]
+    low, high = np.nanquantile([spearmanr(a[d], b[d]).statistic for d in draws], [0.025, 0.975])
+    return f"{spearmanr(a, b).statistic:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def main() -> None:
+    """Measures what is missing and prints the table."""
+    study = tyro.cli(Study)
+    torch.set_num_threads(study.threads)
+    bench = Bench("resnet20", study.data, study.selector)
+    budget = bench.budget(study.preserve_ratio)
+    study.folder.mkdir(parents=True, exist_ok=True)
+    last = study.strategies if study.last is None else study.last
+    strategies, truths = [], []
+    for number in range(study.first, last):
+        strategies.append(random_strategy(budget, number) if number else uniform(budget))
+        path = study.folder / f"{study.data}-{study.preserve_ratio:g}-{number}.json"
+        if not path.exists():
+            path.write_text(json.dumps(truth(bench, strategies[-1], study.epochs)))
+            print(path, path.read_text(), flush=True)
+        truths.append(json.loads(path.read_text()))
+    if study.last is not None:
+        return
+    print(f"resnet20, {study.data}, {study.preserve_ratio:g}, {len(truths)} strategies")
+    spread = {k: [t[k] for t in truths] for k in ("cut_test", "tuned_test")}
+    for key, values in spread.items():
+        print(f"{key}: {min(values):.3f} to {max(values):.3f}, uniform {values[0]:.3f}")
+    print("| candidate | after the cut | after fine-tuning | seconds |")
+    print("|---|---|---|---|")
+    for name, function in candidates(bench, study.steps).items():
+        function(strategies[0])
+        start = time.perf_counter()
+        found = [function(s) for s in strategies]
+        seconds = (time.perf_counter() - start) / len(strategies)
+        print(
+            f"| {name} | {interval(found, spread['cut_test'])} "
+            f"| {interval(found, spread['tuned_test'])} | {seconds:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
