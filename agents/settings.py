@@ -41,11 +41,11 @@ class Settings:
     batch_size: int = 64
     tau: float = 0.01
     gamma: float = 0.0
-    warmup_episodes: int = 20
+    warmup_episodes: int = 10
     narrow_warmup: bool = True
-    sigma: float = 0.25
-    sigma_decay: float = 0.95
-    sigma_min: float = 0.02
+    sigma: float = 0.2
+    sigma_decay: float = 0.98
+    sigma_min: float = 0.06
     elite: float = 0.75
     mutation: float = 0.15
     share: float = 0.3

@@ -59,12 +59,11 @@ class TrainConfig:
     """Strategies that the search tries."""
     agent: Literal["ddpg", "td3", "sac", "evolution", "random"] = "ddpg"
     """What searches: an agent, or one of the baselines of python -m amc.compare."""
-    warmup_episodes: int = 20
+    warmup_episodes: int = 10
     """The first of them: uniform once, then random, before the agent learns."""
-    regime: Literal["auto", "calibrate", "finetune"] = "auto"
-    """What the reward must predict: the network as it is after the cut (calibrate), or after
-    fine-tuning (finetune: a few steps of training in every episode). auto: finetune when
-    fine-tuning follows."""
+    regime: Literal["calibrate", "finetune"] = "calibrate"
+    """What the reward tells of: the network as it is after the cut (calibrate), or after a few
+    steps of training in every episode (finetune)."""
     reward_steps: int = 30
     """Training steps in every episode of the finetune regime."""
     time_limit: float | None = None
@@ -146,11 +145,6 @@ class TrainConfig:
             _within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
         if self.time_limit is not None:
             _within("--time-limit", self.time_limit, 0, float("inf"))
-
-    @property
-    def tuned_reward(self) -> bool:
-        """Whether the reward must predict the network after fine-tuning."""
-        return self.regime == "finetune" or (self.regime == "auto" and self.finetune_epochs > 0)
 
 
 @dataclass(frozen=True)
@@ -241,7 +235,7 @@ class CompareConfig:
 
     episodes: int = 200
     """Strategies that every search tries."""
-    warmup_episodes: int = 20
+    warmup_episodes: int = 10
     """The first of an agent's: uniform once, then random, before it learns."""
     reward: str = "loss"
     """loss (minus the cross-entropy), accuracy, accuracy_flops, accuracy_params, or

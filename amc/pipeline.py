@@ -38,7 +38,7 @@ EVALUATION_BATCH = 256
 DECISIVE = (
     "model", "width", "data", "preserve_ratio", "selector", "channel_multiple", "min_ratio",
     "calibration_batches", "points_per_layer", "episodes", "agent", "warmup_episodes", "regime",
-    "finetune_epochs", "distill", "reward_steps", "reward", "reward_images",
+    "distill", "reward_steps", "reward", "reward_images",
     "bn_adapt", "batch_size", "seed",
 )  # fmt: skip
 """Settings that a search depends on: a record made with others is refused."""
@@ -139,7 +139,7 @@ class Pipeline:
     def worth(self, compressor: Compressor) -> Callable[[Strategy], Outcome]:
         """What an episode measures: the network after the cut, or after a little training."""
         config, quick = self.config, None
-        if config.tuned_reward:
+        if config.regime == "finetune":
             teacher = compressor.model if config.distill else None
             quick = Quick.of(self.data.train, config.reward_steps, teacher)
         return proxy(compressor, self.validation, config.bn_adapt, quick)

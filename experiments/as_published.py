@@ -49,6 +49,8 @@ PUBLISHED = Settings(
     net_arch=(300, 300),
     actor_lr=1e-4,
     sigma=0.5,
+    sigma_decay=0.95,
+    sigma_min=0.02,
     elite=0.0,
     imitated=0,
 )

@@ -37,7 +37,7 @@ class Table:
     seeds: tuple[int, ...] = (0, 1, 2)
     episodes: int = 200
     finetune_epochs: int = 4
-    regime: Literal["auto", "calibrate", "finetune"] = "auto"
+    regime: Literal["calibrate", "finetune"] = "calibrate"
     folder: Path = Path("runs/results")
 
 

@@ -645,6 +645,7 @@ def test_search_of_several_processes_goes_on_in_any_number_of_them(
         with workers(dawdling, processes) as measure:
             resumed = searched(record, "td3", 13, measure=measure, walks=3)
     assert_same(resumed, undisturbed("td3", 13, 3))
+    assert resumed.history != undisturbed("td3", 13).history
 
 
 @forking
