@@ -640,6 +640,14 @@ def test_after_the_warmup_sac_plays_its_own_random_actions_and_the_others_add_no
         assert np.abs(np.ravel(greedy) - played).max() > 1e-3
 
 
+def test_sac_draws_anew_at_every_step() -> None:
+    """The actor stays as it is, and sees the same at the start of every episode."""
+    env = ToyWalk()
+    agent = make_agent(env, "sac", warmup_episodes=0, actor_lr=0.0)
+    agent.learn_episodes(6)
+    assert len({actions[0] for actions in env.history}) == 6
+
+
 def test_actor_and_critic_keep_their_own_learning_rates() -> None:
     agent = make_agent(warmup_episodes=0, actor_lr=0.0, critic_lr=1e-2)
     actor = [value.clone() for value in agent.actor.parameters()]
@@ -679,7 +687,7 @@ def test_critic_learns_the_reward_less_the_baseline_and_what_comes_after(baselin
 @every_agent
 def test_imitation_draws_the_actor_to_the_best_episode(kind: str) -> None:
     """The critic knows nothing here, its step size is zero."""
-    settings = {"warmup_episodes": 12, "critic_lr": 0.0, "actor_lr": 3e-3, "sigma": 0.02}
+    settings = {"warmup_episodes": 12, "critic_lr": 0.0, "actor_lr": 3e-3, "sigma": 0.06}
     distances = []
     for imitated in (0, 1):
         env = ToyWalk()
