@@ -356,7 +356,7 @@ def test_random_episodes_keep_the_budget_and_use_it_up(name: str) -> None:
 def test_ten_thousand_random_episodes_keep_the_budget_and_use_it_up() -> None:
     """Of every combination of network, target and multiple that is feasible."""
     walked = [
-        check_budget(name, ratio, multiple, 190, True)
+        check_budget(name, ratio, multiple, 200, True)
         for name in WIDTHS
         for ratio in RATIOS
         for multiple in MULTIPLES
