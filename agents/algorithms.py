@@ -11,6 +11,7 @@ from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.episodic import EpisodicAlgorithm, check_spaces
+from agents.exploration import Suggest
 from agents.settings import Settings
 
 Demonstrations = Sequence[Sequence[float]]
@@ -38,6 +39,7 @@ class AmcDDPG(EpisodicAlgorithm, DDPG):
             environments is walked side by side; their walks must have the same length.
         settings: see `Settings`.
         demonstrations: actions of the first episodes, one sequence per episode.
+        suggest: actions of episodes that are not the actor's own, see `Exploration`.
         seed: of the weights, the exploration, the mini-batches and the environment.
 
     Raises:
@@ -49,14 +51,14 @@ class AmcDDPG(EpisodicAlgorithm, DDPG):
         env: Env | VecEnv,
         settings: Settings | None = None,
         demonstrations: Demonstrations = (),
+        suggest: Suggest | None = None,
         seed: int = 0,
     ) -> None:
         settings = settings or Settings()
         check_spaces(env.observation_space, env.action_space)
         super().__init__(env=env, **settings.algorithm(seed))
-        self.prepare(
-            settings.exploration(demonstrations, seed), settings.actor_lr, settings.imitated, seed
-        )
+        exploration = settings.exploration(demonstrations, suggest, seed)
+        self.prepare(exploration, settings.actor_lr, settings.imitated, seed)
 
 
 class AmcTD3(EpisodicAlgorithm, TD3):
@@ -67,14 +69,14 @@ class AmcTD3(EpisodicAlgorithm, TD3):
         env: Env | VecEnv,
         settings: Settings | None = None,
         demonstrations: Demonstrations = (),
+        suggest: Suggest | None = None,
         seed: int = 0,
     ) -> None:
         settings = settings or Settings()
         check_spaces(env.observation_space, env.action_space)
         super().__init__(env=env, **settings.algorithm(seed))
-        self.prepare(
-            settings.exploration(demonstrations, seed), settings.actor_lr, settings.imitated, seed
-        )
+        exploration = settings.exploration(demonstrations, suggest, seed)
+        self.prepare(exploration, settings.actor_lr, settings.imitated, seed)
 
 
 class AmcSAC(EpisodicAlgorithm, SAC):
@@ -88,14 +90,14 @@ class AmcSAC(EpisodicAlgorithm, SAC):
         env: Env | VecEnv,
         settings: Settings | None = None,
         demonstrations: Demonstrations = (),
+        suggest: Suggest | None = None,
         seed: int = 0,
     ) -> None:
         settings = replace(settings or Settings(), sigma=0.0, sigma_min=0.0)
         check_spaces(env.observation_space, env.action_space)
         super().__init__(env=env, **settings.algorithm(seed))
-        self.prepare(
-            settings.exploration(demonstrations, seed), settings.actor_lr, settings.imitated, seed
-        )
+        exploration = settings.exploration(demonstrations, suggest, seed)
+        self.prepare(exploration, settings.actor_lr, settings.imitated, seed)
 
 
 AGENTS: dict[str, type[AmcDDPG] | type[AmcTD3] | type[AmcSAC]] = {

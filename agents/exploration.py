@@ -8,13 +8,15 @@ when noise is added and clipped. Nothing here knows an agent: any algorithm that
 can use it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 Array = NDArray[np.float32]
+Suggest = Callable[[np.random.Generator], Sequence[float]]
+"""Actions of a whole episode, one per step, drawn with the episode's own generator."""
 
 
 def sample_truncated_normal(
@@ -53,11 +55,9 @@ class Exploration:
     * `demonstrations[e]`, one action per step, while e < len(demonstrations);
     * random actions around 0.5, while e < warmup_episodes: each episode has its own spread, drawn
       from U[0, 1], and independent actions in 0.5 +- spread / 2;
-    * from then on, with probability `elite`, a variation of the best episodes so far: parents are
-      the better of random members of the `population` best, half of the time two are crossed, and
-      each action is changed with probability `share`, one at least, by a truncated normal of
-      standard deviation `mutation`. The agent sees what lies around the best strategies, wherever
-      its actor stands (a population beside an agent: Khadka & Tumer 2018, arXiv:1805.07917);
+    * from then on, with probability `elite`, what `suggest` says: good episodes may be known from
+      elsewhere than the actor, and it sees what lies around them wherever it stands (a population
+      beside an agent: Khadka & Tumer 2018, arXiv:1805.07917);
     * else a truncated normal around the actor's proposal, sigma(e) = max(sigma_min, sigma *
       decay^(e - warmup_episodes)).
 
@@ -81,9 +81,7 @@ class Exploration:
         seed: int | Sequence[int],
         narrow_warmup: bool = True,
         elite: float = 0.0,
-        mutation: float = 0.15,
-        share: float = 0.3,
-        population: int = 10,
+        suggest: Suggest | None = None,
     ) -> None:
         if warmup_episodes < 0:
             raise ValueError(f"warmup_episodes must be >= 0, got {warmup_episodes}")
@@ -99,8 +97,7 @@ class Exploration:
         self.sigma_decay = sigma_decay
         self.sigma_min = sigma_min
         self.narrow_warmup = narrow_warmup
-        self.elite, self.mutation, self.share = elite, mutation, share
-        self.population = population
+        self.elite, self.suggest = elite, suggest
         self.episode = 0
         self.rewards: list[float] = []
         self.actions: list[NDArray[np.floating]] = []
@@ -129,8 +126,8 @@ class Exploration:
             walk = _Walk(np.random.default_rng([*self._seed, episode]))
             if episode < len(self.demonstrations):
                 walk.script = np.array(self.demonstrations[episode])[:, None]
-            elif episode >= self.warmup_episodes and walk.lot < self.elite and self.actions:
-                walk.script = self._variation(walk.rng)
+            elif self.suggest and episode >= self.warmup_episodes and walk.lot < self.elite:
+                walk.script = np.array(self.suggest(walk.rng))[:, None]
             self._walks.append(walk)
 
     def act(self, proposals: Array) -> Array:
@@ -156,16 +153,6 @@ class Exploration:
             spread = walk.spread if self.narrow_warmup else 1.0
             return 0.5 + spread * (walk.rng.random(proposal.shape) - 0.5)
         return sample_truncated_normal(walk.rng, proposal, self._sigma(episode))
-
-    def _variation(self, rng: np.random.Generator) -> NDArray[np.floating]:
-        """A variation of the best episodes, [L, A]."""
-        order = np.argsort(-np.array(self.rewards), kind="stable")[: self.population]
-        one, other = (self.actions[order[rng.integers(len(order), size=3).min()]] for _ in "ab")
-        crossed = rng.random() < 0.5 and rng.random(one.shape) < 0.5
-        changed = rng.random(one.shape) < self.share
-        changed[rng.integers(len(one))] = True
-        parent = np.where(crossed, other, one)
-        return np.where(changed, sample_truncated_normal(rng, parent, self.mutation), parent)
 
     def best(self, count: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Observations [B, S] and actions [B, A] of the best episodes."""

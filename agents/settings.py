@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agents.exploration import Exploration
+from agents.exploration import Exploration, Suggest
 from agents.replay import Baseline, EpisodeReplay, RewardOn
 
 
@@ -25,8 +25,7 @@ class Settings:
         sigma: standard deviation of the exploration at the end of the warm-up, in action units.
         sigma_decay: its factor per episode.
         sigma_min: its floor.
-        elite: share of the episodes past the warm-up that vary the best ones, see `Exploration`.
-        mutation, share, population: how, see there.
+        elite: share of the episodes past the warm-up that play suggestions, see `Exploration`.
         imitated: the actor is drawn towards this many best episodes; 0 for none.
         reward_on: see `EpisodeReplay`.
         baseline: see `EpisodeReplay`.
@@ -47,9 +46,6 @@ class Settings:
     sigma_decay: float = 0.98
     sigma_min: float = 0.06
     elite: float = 0.75
-    mutation: float = 0.15
-    share: float = 0.3
-    population: int = 10
     imitated: int = 10
     reward_on: RewardOn = "every"
     baseline: Baseline = "rank"
@@ -84,7 +80,9 @@ class Settings:
             "device": "cpu",
         }
 
-    def exploration(self, demonstrations: Sequence[Sequence[float]], seed: int) -> Exploration:
+    def exploration(
+        self, demonstrations: Sequence[Sequence[float]], suggest: Suggest | None, seed: int
+    ) -> Exploration:
         """The schedule of random and noisy actions."""
         return Exploration(
             warmup_episodes=self.warmup_episodes,
@@ -95,7 +93,5 @@ class Settings:
             seed=[seed, 0],
             narrow_warmup=self.narrow_warmup,
             elite=self.elite,
-            mutation=self.mutation,
-            share=self.share,
-            population=self.population,
+            suggest=suggest,
         )

@@ -119,7 +119,7 @@ class Budget:
         """
         t = len(decided)
         fewest, most = self.range(decided)
-        count = self.rounded(np.array([self.even_ratio(decided)]))[0, t]
+        count = self.rounded(np.full((1, len(self.options)), self.even_ratio(decided)))[0, t]
         return min(max(int(np.searchsorted(self.options[t], count)), fewest), most)
 
     def even_ratio(self, decided: Sequence[int] = ()) -> float:
@@ -127,16 +127,29 @@ class Budget:
         low, high = 0.0, 1.0
         for _ in range(3):  # 32 candidates at a time: exact to 1 / 32768
             ratios = np.linspace(low, high, 33)
-            counts = self.rounded(ratios)
+            counts = self.rounded(np.tile(ratios[:, None], len(self.options)))
             counts[:, : len(decided)] = decided
             fits = np.flatnonzero(self.graph.cost.macs_of(counts) <= self.target)
             last = int(fits[-1]) if len(fits) else 0
             low, high = float(ratios[last]), float(ratios[min(last + 1, 32)])
         return low
 
+    def fitted(self, ratios: FloatArray) -> IntArray:
+        """Allowed counts in these proportions, as large as the target permits, [R, T] -> [R, T].
+
+        Every row is scaled by a factor of its own; a group that reaches a bound stays there.
+        """
+        low, high = np.zeros(len(ratios)), 1 / ratios.min(axis=1)
+        for _ in range(16):
+            middle = (low + high) / 2
+            counts = self.rounded(ratios * middle[:, None])
+            fits = self.graph.cost.macs_of(counts) <= self.target
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        return self.rounded(ratios * low[:, None])
+
     def rounded(self, ratios: FloatArray) -> IntArray:
-        """The allowed counts nearest to these parts of every group, [R] -> [R, T]."""
-        wished = ratios[:, None] * self._sizes
+        """The allowed counts nearest to these parts of every group, [R, T] -> [R, T]."""
+        wished = ratios * self._sizes
         nearest = np.rint(wished / self._steps) * self._steps
         nearest = np.clip(nearest, self._least, self._most // self._steps * self._steps)
         last = np.abs(self._most - wished) < np.abs(nearest - wished)

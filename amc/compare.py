@@ -186,7 +186,16 @@ class Contest:
             trials(AT_ONCE[method](self.compressor, self.budget))
         else:
             numbers = Settings(warmup_episodes=self.config.warmup_episodes)
-            search(self.budget, trials, self.reward, method, seed=seed, settings=numbers)
+            errors = sensitivity(self.compressor, self.budget)
+            search(
+                self.budget,
+                trials,
+                self.reward,
+                method,
+                seed=seed,
+                settings=numbers,
+                errors=errors,
+            )
         seconds, best = time.perf_counter() - start - outside, trials.best
         rewards = tuple(episode.reward for episode in trials.history)
         accuracy, macs = best.outcome.score.accuracy, best.outcome.macs

@@ -57,7 +57,7 @@ class TrainConfig:
 
     episodes: int = 200
     """Strategies that the search tries."""
-    agent: Literal["ddpg", "td3", "sac", "evolution", "random"] = "ddpg"
+    agent: Literal["ddpg", "td3", "sac", "screened", "evolution", "random"] = "ddpg"
     """What searches: an agent, or one of the baselines of python -m amc.compare."""
     warmup_episodes: int = 10
     """The first of them: uniform once, then random, before the agent learns."""
@@ -74,9 +74,10 @@ class TrainConfig:
     """Processes that measure strategies side by side, one thread each (CPU)."""
     walks: int | None = None
     """Strategies that an agent walks side by side before it learns; default: --workers."""
-    reward: str = "loss"
-    """loss (minus the cross-entropy), accuracy, accuracy_flops, accuracy_params, or
-    module:function of an envs.Outcome."""
+    reward: str = "divergence"
+    """divergence (minus that from the original network's predictions), loss (minus the
+    cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an
+    envs.Outcome."""
     reward_images: int = 500
     """Validation images per episode at most."""
     finalists: int = 2
@@ -204,7 +205,16 @@ class CompareConfig:
 
     preserve_ratio: float = 0.5
     """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
-    methods: tuple[str, ...] = ("ddpg", "td3", "sac", "evolution", "random", "greedy", "uniform")
+    methods: tuple[str, ...] = (
+        "ddpg",
+        "td3",
+        "sac",
+        "screened",
+        "evolution",
+        "random",
+        "greedy",
+        "uniform",
+    )
     """Who competes; in the end the first is compared with each of the others."""
     seeds: int = 3
     """Searches per method; greedy and uniform know no chance and need one evaluation."""
@@ -237,9 +247,10 @@ class CompareConfig:
     """Strategies that every search tries."""
     warmup_episodes: int = 10
     """The first of an agent's: uniform once, then random, before it learns."""
-    reward: str = "loss"
-    """loss (minus the cross-entropy), accuracy, accuracy_flops, accuracy_params, or
-    module:function of an envs.Outcome; of the cut network, without fine-tuning."""
+    reward: str = "divergence"
+    """divergence (minus that from the original network's predictions), loss (minus the
+    cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an
+    envs.Outcome; of the cut network, without fine-tuning."""
     reward_images: int = 500
     """Validation images per episode at most."""
     apply: bool = True

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.errors import AmcError
 
+TEMPERATURE = 4.0
+"""Of the predictions that `Score.divergence` compares, so that all classes count."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -22,11 +25,14 @@ class Score:
         accuracy: correct top-1 predictions, 0 to 1.
         loss: mean cross-entropy, natural logarithm.
         images: how many were seen.
+        divergence: mean Kullback-Leibler divergence of the softened predictions from those of
+            another network, if there was one to compare with.
     """
 
     accuracy: float
     loss: float
     images: int
+    divergence: float | None = None
 
 
 def head(
@@ -68,27 +74,43 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     batch_statistics: bool = False,
+    wished: Sequence[Tensor] = (),
 ) -> Score:
-    """Accuracy and cross-entropy in eval mode; the model's modes are restored.
+    """Accuracy, cross-entropy and divergence in eval mode; the model's modes are restored.
 
     Args:
         model: returns logits, see `logits`.
         batches: labelled images.
         batch_statistics: batch norms use mean and variance of each batch instead of their running
             ones, which stay as they are: what they would be once adapted, for no second pass.
+        wished: what `softened` gave for another network on the same batches.
     """
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.long, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    images = 0
+    divergence, images = torch.zeros_like(loss), 0
     adapted = normalising_by_batch(model) if batch_statistics else contextlib.nullcontext()
     with torch.inference_mode(), evaluating(model), adapted:
-        for inputs, labels in batches:
+        for number, (inputs, labels) in enumerate(batches):
             scores, labels = logits(model, inputs.to(device)), labels.to(device)
             correct += (scores.argmax(dim=1) == labels).sum()
             loss += F.cross_entropy(scores.float(), labels, reduction="sum")
+            if wished:
+                found = F.log_softmax(scores.float() / TEMPERATURE, dim=1)
+                divergence += F.kl_div(found, wished[number], reduction="sum", log_target=True)
             images += len(labels)
-    return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images)
+    apart = float(divergence) / max(images, 1) if wished else None
+    return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images, apart)
+
+
+def softened(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Logarithms of a network's predictions at `TEMPERATURE`, [batch, classes] each."""
+    device = next(model.parameters()).device
+    with torch.inference_mode(), evaluating(model):
+        return [
+            F.log_softmax(logits(model, inputs.to(device)).float() / TEMPERATURE, dim=1)
+            for inputs, _ in batches
+        ]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from amc.compress import Compressor, calibrate
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
-from amc.evaluate import Score, evaluate, head
+from amc.evaluate import Score, evaluate, head, softened
 from amc.graph import ChannelGraph, trace
 from amc.imports import load_function, one_line
 from amc.journal import Journal
@@ -25,6 +25,7 @@ from amc.recover.distill import Loss, cross_entropy, distillation
 from amc.recover.finetune import Recipe, Step, train
 from amc.recover.quick import Quick
 from amc.search import Found, Settings, proxy, search
+from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
 from amc.terminal import Terminal
@@ -127,6 +128,7 @@ class Pipeline:
                         config.agent,
                         seed=config.seed,
                         settings=Settings(warmup_episodes=config.warmup_episodes),
+                        errors=sensitivity(compressor, budget),
                         measure=measure,
                         walks=walks,
                         on_learn=journal.learned,
@@ -164,12 +166,12 @@ class Pipeline:
         The search judges on cached statistics; what counts is the network after the final cut.
         """
         graph, originals, found = compressor.graph, self.originals(compressor), []
+        wished = softened(compressor.model, self.validation)
         for number, strategy in enumerate(strategies):
             plan = compressor.plan(strategy)
             small = self.cut(compressor, plan, originals)
-            outcome = Outcome(
-                evaluate(small, self.validation), graph.macs(plan), graph.params(plan)
-            )
+            score = evaluate(small, self.validation, wished=wished)
+            outcome = Outcome(score, graph.macs(plan), graph.params(plan))
             found.append((reward(outcome), -number, strategy, plan, small))
         return max(found, key=lambda f: f[:2])[2:]
 

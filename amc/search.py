@@ -3,7 +3,7 @@
 The only room besides the entrance that joins `amc`, `envs` and `agents`.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from amc.allocate import evolution, random_search, uniform
+from amc.allocate import Proposals, Variations, evolution, random_search, uniform
 from amc.budget import Budget
 from amc.compress import Compressor
 from amc.errors import AmcError
-from amc.evaluate import evaluate
+from amc.evaluate import evaluate, softened
+from amc.graph.labels import FloatArray
 from amc.plan import Strategy
 from amc.recover.quick import Quick
 from amc.solve.stats import Batches
@@ -32,12 +33,13 @@ except ImportError as error:  # both names are common: say whose packages these 
         f"`agents` and `envs` of amc-pruning are hidden by other packages ({places}): {error}"
     ) from error
 
-Proposals = Generator[Strategy, float, None]
-"""A search that needs no environment: yields strategies, is sent the reward of each."""
+Errors = Mapping[str, FloatArray]
+"""Group name -> reconstruction error at each of its allowed counts, see `amc.sensitivity`."""
 
-PROPOSALS: Mapping[str, Callable[[Budget, int], Proposals]] = {
-    "evolution": evolution,
-    "random": random_search,
+PROPOSALS: Mapping[str, Callable[[Budget, int, Errors | None], Proposals]] = {
+    "screened": evolution,
+    "evolution": lambda budget, seed, errors: evolution(budget, seed),
+    "random": lambda budget, seed, errors: random_search(budget, seed),
 }
 METHODS = (*AGENTS, *PROPOSALS)
 
@@ -72,15 +74,16 @@ def proxy(
         quick: a few steps of training between cut and validation.
     """
     graph, seen = compressor.graph, dict[tuple[int, ...], Outcome]()
+    wished = softened(compressor.model, validation)
 
     def outcome(strategy: Strategy) -> Outcome:
         counts = graph.counts(strategy)
         key = tuple(counts.tolist())
         if key not in seen:
             if quick:
-                score = quick.tuned(compressor.cut(strategy), validation)
+                score = quick.tuned(compressor.cut(strategy), validation, wished)
             else:
-                score = evaluate(compressor.borrow(strategy), validation, batch_statistics=adapt)
+                score = evaluate(compressor.borrow(strategy), validation, adapt, wished)
             seen[key] = Outcome(score, graph.cost.macs(counts), graph.cost.params(counts))
         return seen[key]
 
@@ -95,6 +98,7 @@ def search(
     *,
     seed: int = 0,
     settings: Settings | None = None,
+    errors: Errors | None = None,
     first: Sequence[Strategy] = (),
     measure: Callable[[Sequence[Strategy]], Sequence[Outcome]] | None = None,
     walks: int = 1,
@@ -109,6 +113,7 @@ def search(
         method: one of `METHODS`.
         seed: of everything random.
         settings: of an agent.
+        errors: of every group; strategies that are not the actor's own are screened by them.
         first: strategies that an agent is shown after the uniform one, which is always the first.
         measure: outcomes of several strategies at once.
         walks: strategies that an agent walks side by side under one policy, which learns from all
@@ -117,7 +122,7 @@ def search(
     """
     agent = None
     if method in PROPOSALS:
-        follow(PROPOSALS[method](budget, seed), trials)
+        follow(PROPOSALS[method](budget, seed, errors), trials)
     else:
 
         def env() -> ChannelPruningEnv:
@@ -127,9 +132,15 @@ def search(
             if measure:
                 trials.look_ahead(strategies, measure)
 
+        vary = Variations(budget, errors)
+
+        def suggest(rng: np.random.Generator) -> list[float]:
+            tried = [(episode.strategy, episode.reward) for episode in trials.history]
+            return budget.actions(vary(tried, rng))
+
         shown = [budget.actions(strategy) for strategy in (uniform(budget), *first)]
         walked = SideBySide(env, walks, look_ahead) if walks > 1 else env()
-        agent = AGENTS[method](walked, settings, shown, seed)
+        agent = AGENTS[method](walked, settings, shown, suggest, seed)
         with suppress(Enough):
             while trials.left > walks or not trials.history:
                 agent.learn_episodes(1)

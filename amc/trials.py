@@ -216,7 +216,13 @@ def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
 
 def _episode(entry: Mapping[str, Any], number: int, path: Path) -> tuple[dict[str, int], Outcome]:
     try:
-        score = Score(float(entry["accuracy"]), float(entry["loss"]), int(entry["images"]))
+        apart = entry["divergence"]
+        score = Score(
+            float(entry["accuracy"]),
+            float(entry["loss"]),
+            int(entry["images"]),
+            None if apart is None else float(apart),
+        )
         outcome = Outcome(score, int(entry["macs"]), int(entry["params"]))
         return {str(k): int(v) for k, v in entry["strategy"].items()}, outcome
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:

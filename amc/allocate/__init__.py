@@ -5,9 +5,11 @@ from amc.allocate.listed import listed
 from amc.allocate.proposals import Proposals, evolution, random_search, walked
 from amc.allocate.random import random_plan
 from amc.allocate.uniform import common_ratio, uniform
+from amc.allocate.variations import Variations
 
 __all__ = [
     "Proposals",
+    "Variations",
     "common_ratio",
     "evolution",
     "greedy",

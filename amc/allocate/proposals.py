@@ -3,12 +3,14 @@
 Each is a generator that yields a strategy and is sent its reward, for ever.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 
 import numpy as np
 
 from amc.allocate.uniform import uniform
+from amc.allocate.variations import Variations
 from amc.budget import Budget
+from amc.graph.labels import FloatArray
 from amc.plan import Strategy
 
 Proposals = Generator[Strategy, float, None]
@@ -23,43 +25,20 @@ def random_search(budget: Budget, seed: int) -> Proposals:
 
 
 def evolution(
-    budget: Budget, seed: int, population: int = 10, step: float = 0.15, share: float = 0.3
+    budget: Budget, seed: int, errors: Mapping[str, FloatArray] | None = None
 ) -> Proposals:
-    """A steady-state evolutionary search on the actions of the environment.
-
-    The uniform strategy and mutants of it come first. Then each child is made from the best of
-    three random members of the population (a tournament), half of the time crossed over with
-    another, and mutated; it replaces the worst member when it is better.
+    """A steady-state evolutionary search: one variation of the best strategies after the other.
 
     Args:
         budget: what a strategy may cost.
         seed: of everything random.
-        population: strategies that are kept.
-        step: standard deviation of a mutation, in action units.
-        share: chance of each action to be mutated; one is in any case.
+        errors: of every group, to screen the variations by; see `Variations`.
     """
-    rng, length = np.random.default_rng(seed), len(budget.options)
-    people: list[tuple[float, np.ndarray]] = []
-
-    def mutant(actions: np.ndarray, chance: float) -> np.ndarray:
-        chosen = rng.random(length) < chance
-        chosen[rng.integers(length)] = True
-        return np.clip(actions + chosen * rng.normal(0, step, length), 0, 1)
-
-    def parent() -> np.ndarray:
-        return people[int(rng.integers(len(people), size=3).min())][1]  # best first
-
+    vary, rng = Variations(budget, errors), np.random.default_rng(seed)
+    tried: list[tuple[Strategy, float]] = []
     while True:
-        if not people:
-            child = np.full(length, 0.5)
-        elif len(people) < population:
-            child = mutant(people[0][1], 1.0)
-        else:
-            mixed = np.where(rng.random(length) < 0.5, parent(), parent())
-            child = mutant(mixed if rng.random() < 0.5 else parent(), share)
-        reward = yield walked(budget, child)
-        people.append((reward, child))
-        people = sorted(people, key=lambda p: -p[0])[:population]
+        strategy = vary(tried, rng)
+        tried.append((strategy, (yield strategy)))
 
 
 def walked(budget: Budget, actions: np.ndarray) -> dict[str, int]:

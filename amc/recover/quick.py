@@ -62,13 +62,15 @@ class Quick:
                 for x, _ in self.batches
             ]
 
-    def tuned(self, model: nn.Module, validation: Iterable[Labelled]) -> Score:
-        """Trains the model, in place, and validates it with the statistics of the batches."""
+    def tuned(
+        self, model: nn.Module, validation: Iterable[Labelled], wished: Sequence[Tensor] = ()
+    ) -> Score:
+        """Trains the model, in place, and validates it as `evaluate` does, by batch statistics."""
         device = next(model.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)  # dropout, if the network has any
             self._train(model.train(), device)
-        return evaluate(model.eval(), validation, batch_statistics=True)
+        return evaluate(model.eval(), validation, batch_statistics=True, wished=wished)
 
     def _train(self, model: nn.Module, device: torch.device) -> None:
         recipe = Recipe(1, self.learning_rate)
