@@ -45,7 +45,7 @@ class Settings:
     sigma: float = 0.2
     sigma_decay: float = 0.98
     sigma_min: float = 0.06
-    elite: float = 0.75
+    elite: float = 0.9
     imitated: int = 10
     reward_on: RewardOn = "every"
     baseline: Baseline = "rank"

@@ -126,7 +126,7 @@ def search(
     else:
 
         def env() -> ChannelPruningEnv:
-            return ChannelPruningEnv(budget, trials, reward)
+            return ChannelPruningEnv(budget, trials, reward, errors)
 
         def look_ahead(strategies: Sequence[Strategy]) -> None:
             if measure:

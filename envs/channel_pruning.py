@@ -1,7 +1,7 @@
 """The environment: one step per channel group, the reward at the end of the walk."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from amc.budget import Budget
 from amc.errors import AmcError
+from amc.graph.labels import FloatArray
 from amc.plan import Strategy
 from envs.features import NAMES, Features
 from envs.rewards import Outcome, Reward, accuracy
@@ -26,7 +27,7 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
     channels from which the walk can still end inside the budget. See `amc.budget.Budget.execute`.
 
     ## Observation space
-    `Box(0, 1, (11,), float32)`:
+    `Box(0, 1, (15,), float32)`:
 
     | number | name | meaning |
     |---|---|---|
@@ -38,6 +39,10 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
     | 8 | reduced | MACs removed so far / MACs of the original network |
     | 9 | rest | MACs of this layer and those behind it / MACs of the original network |
     | 10 | previous_ratio | preserve ratio that was carried out last, 1 at the start |
+    | 11 | target | MACs that may stay / MACs of the original network |
+    | 12 | share | common ratio of all groups that are left that meets the target |
+    | 13 | error | reconstruction error of the group at the uniform strategy, against the others |
+    | 14 | gain | error that a MAC more would save there, against the others |
 
     ## Reward
     0 until the last step, which carries the network out, validates it and returns
@@ -54,6 +59,7 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
     * ``budget``: the network's graph and what it may cost.
     * ``evaluate``: strategy -> `Outcome`; called once per episode.
     * ``reward``: outcome -> number.
+    * ``errors``: reconstruction error of every group at its allowed counts, see `Features`.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - gymnasium declares it so
@@ -63,10 +69,11 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
         budget: Budget,
         evaluate: Callable[[Strategy], Outcome],
         reward: Reward = accuracy,
+        errors: Mapping[str, FloatArray] | None = None,
     ) -> None:
         self.budget = budget
         self._evaluate, self._reward = evaluate, reward
-        self._features = Features(budget.graph)
+        self._features = Features(budget, errors)
         self._decided: list[int] = []
         self.observation_space = spaces.Box(0.0, 1.0, (len(NAMES),), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)

@@ -33,6 +33,7 @@ from amc.graph.surgery import tensors
 from amc.metric import SELECTORS, Evidence
 from amc.plan import Strategy
 from amc.search import proxy, search
+from amc.sensitivity import sensitivity
 from amc.solve.columns import input_columns
 from amc.solve.stats import Batches, Recorder, Sampling
 from amc.trials import Enough, Limits, Trials
@@ -74,7 +75,7 @@ class PublishedWalk(gymnasium.Env):
 
     def __init__(self, budget: Budget, worth, least: float = 0.2) -> None:
         self.budget, self.worth, self.least = budget, worth, least
-        self.features = Features(budget.graph)
+        self.features = Features(budget)
         self.sizes = np.array([g.size for g in budget.graph.decisions])
         self.observation_space = spaces.Box(0.0, 1.0, (11,), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
@@ -83,7 +84,7 @@ class PublishedWalk(gymnasium.Env):
         """Starts a walk."""
         super().reset(seed=seed)
         self.decided: list[int] = []
-        return self.features.at(np.array([], dtype=np.int64)), {}
+        return self.features.at(np.array([], dtype=np.int64))[:11], {}
 
     def step(self, action):
         """Clips, then rounds; the network is measured at the end."""
@@ -95,7 +96,7 @@ class PublishedWalk(gymnasium.Env):
         if done:
             reward = self.worth(self.budget.strategy(self.decided))
         info = {"executed_action": np.array([ratio], dtype=np.float32)}
-        return self.features.at(np.array(self.decided)), reward, done, False, info
+        return self.features.at(np.array(self.decided))[:11], reward, done, False, info
 
     def wall(self, t: int) -> float:
         """The largest ratio with which all later groups at the lower bound still fit."""
@@ -185,11 +186,12 @@ def main() -> None:
 
     trials = Trials(
         proxy(bench.compressor, validation),
-        REWARDS["loss"],
+        REWARDS["divergence"],
         Limits(setting.episodes),
         on_episode=watch,
     )
-    search(budget, trials, REWARDS["loss"], seed=setting.seed)
+    errors = sensitivity(bench.compressor, budget)
+    search(budget, trials, REWARDS["divergence"], seed=setting.seed, errors=errors)
     print(f"{setting.model}, {setting.data}, {setting.preserve_ratio:g}, seed {setting.seed}")
     print("| search | best accuracy, validation | at episode | seconds to it | all episodes, s |")
     print("|---|---|---|---|---|")

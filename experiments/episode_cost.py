@@ -24,8 +24,9 @@ from agents import AmcDDPG
 from amc.allocate import uniform
 from amc.evaluate import evaluate
 from amc.search import Settings, proxy, search
+from amc.sensitivity import sensitivity
 from amc.trials import Limits, Trials
-from envs.rewards import loss
+from envs.rewards import divergence
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,19 @@ def main() -> None:
 
     def once() -> float:
         start = time.perf_counter()
-        trials = Trials(proxy(bench.compressor, validation), loss, Limits(setting.episodes))
-        search(budget, trials, loss, settings=Settings(warmup_episodes=2))
+        trials = Trials(proxy(bench.compressor, validation), divergence, Limits(setting.episodes))
+        errors = sensitivity(bench.compressor, budget)
+        search(budget, trials, divergence, settings=Settings(warmup_episodes=2), errors=errors)
         return time.perf_counter() - start
 
     cold = once()
     validating: list[float] = []
     learning: list[float] = []
-    with timed(amc.search, "evaluate", validating), timed(AmcDDPG, "train", learning):
+    with (
+        timed(amc.search, "evaluate", validating),
+        timed(AmcDDPG, "train", learning),
+        timed(AmcDDPG, "_imitate", learning),
+    ):
         warm = once()
     small = bench.compressor.cut(uniform(budget))
     evaluate(small, validation, batch_statistics=True)

@@ -14,18 +14,18 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import tyro
 from bench import Bench, random_strategy
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from amc.allocate import uniform
-from amc.evaluate import evaluate, evaluating, logits, normalising_by_batch
+from amc.evaluate import Score, evaluate, softened
 from amc.plan import Strategy
 from amc.recover.finetune import Recipe, train
 from amc.recover.quick import Quick
@@ -40,13 +40,13 @@ class Study:
 
     data: str = "glyphs"
     preserve_ratio: float = 0.1
-    selector: str = "obs"
+    selector: str = "lasso"
     strategies: int = 24
     epochs: int = 5
     first: int = 0
     last: int | None = None
     """Only measure the truth of these strategies; then stop."""
-    steps: tuple[int, ...] = (10, 30, 60)
+    steps: tuple[int, ...] = (10, 30, 100)
     threads: int = 2
     folder: Path = Path("runs/proxies")
 
@@ -69,22 +69,22 @@ def truth(bench: Bench, strategy: Strategy, epochs: int) -> Truth:
     }
 
 
-def candidates(bench: Bench, steps: tuple[int, ...]) -> dict[str, Callable[[Strategy], float]]:
-    """Name -> how good a strategy looks; higher is better."""
+def candidates(
+    bench: Bench, steps: tuple[int, ...]
+) -> dict[str, Callable[[Strategy], dict[str, float]]]:
+    """What is measured together -> its results by name; higher is better."""
     compressor, validation, model = bench.compressor, bench.pipe.validation, bench.model
-    graph = bench.graph
-    with torch.inference_mode():
-        wished = [F.log_softmax(logits(model, x), dim=1) for x, _ in validation]
+    graph, wished = bench.graph, softened(bench.model, bench.pipe.validation)
 
-    def divergence(strategy: Strategy) -> float:
-        small, total = compressor.borrow(strategy), 0.0
-        with torch.inference_mode(), evaluating(small), normalising_by_batch(small):
-            for (x, _), target in zip(validation, wished, strict=True):
-                found = F.log_softmax(logits(small, x), dim=1)
-                total += float(F.kl_div(found, target, reduction="sum", log_target=True))
-        return -total
+    def scored(score: Score, what: str) -> dict[str, float]:
+        assert score.divergence is not None
+        return {
+            f"accuracy{what}": score.accuracy,
+            f"-loss{what}": -score.loss,
+            f"-divergence{what}": -score.divergence,
+        }
 
-    def reconstruction(strategy: Strategy) -> float:
+    def reconstruction(strategy: Strategy) -> dict[str, float]:
         plan, total = compressor.plan(strategy), 0.0
         inputs = {(c.tensor, c.dim): c.keep for c in plan.cuts}
         for name, layer in compressor._solved.items():
@@ -93,30 +93,31 @@ def candidates(bench: Bench, steps: tuple[int, ...]) -> dict[str, Callable[[Stra
                 weight = compressor._solve(layer, kept)
                 columns, flat = _columns(weight, layer, kept)
                 total += error(stats, columns, flat) / stats.energy
-        return -total
+        return {"reconstruction error": -total}
 
-    def widths(strategy: Strategy) -> float:
-        return float(np.log([strategy[g.name] / g.size for g in graph.decisions]).mean())
+    def widths(strategy: Strategy) -> dict[str, float]:
+        ratios = [strategy[g.name] / g.size for g in graph.decisions]
+        return {
+            "parameters": float(graph.cost.params(graph.counts(strategy))),
+            "mean log width": float(np.log(ratios).mean()),
+            "narrowest group": min(ratios),
+        }
 
-    found: dict[str, Callable[[Strategy], float]] = {
-        "parameters": lambda s: float(graph.cost.params(graph.counts(s))),
-        "mean log width": widths,
-        "narrowest group": lambda s: min(s[g.name] / g.size for g in graph.decisions),
-        "reconstruction error": reconstruction,
-        "-loss, running statistics": lambda s: -evaluate(compressor.borrow(s), validation).loss,
-        "-loss, batch statistics": lambda s: (
-            -evaluate(compressor.borrow(s), validation, True).loss
-        ),
-        "accuracy, batch statistics": lambda s: (
-            evaluate(compressor.borrow(s), validation, True).accuracy
-        ),
-        "-KL to the original, batch statistics": divergence,
+    def adapted(strategy: Strategy, by_batch: bool, what: str) -> dict[str, float]:
+        return scored(evaluate(compressor.borrow(strategy), validation, by_batch, wished), what)
+
+    found: dict[str, Callable[[Strategy], dict[str, float]]] = {
+        "widths": widths,
+        "reconstruction": reconstruction,
+        "running": lambda s: adapted(s, False, ", running statistics"),
+        "batch": lambda s: adapted(s, True, ", batch statistics"),
     }
-    for distilled in (False, True):
-        for count in steps:
-            quick = Quick.of(bench.data.train, count, model if distilled else None)
-            name = f"-loss after {count} steps" + (", distilled" if distilled else "")
-            found[name] = lambda s, q=quick: -q.tuned(compressor.cut(s), validation).loss  # type: ignore[misc]
+    for distilled, count in product((False, True), steps):
+        quick = Quick.of(bench.data.train, count, model if distilled else None)
+        name = f" after {count} steps" + (", distilled" if distilled else "")
+        found[name] = lambda s, q=quick, n=name: scored(  # type: ignore[misc]
+            q.tuned(compressor.cut(s), validation, wished), n
+        )
     return found
 
 
@@ -159,16 +160,18 @@ def main() -> None:
         print(f"{key}: {min(values):.3f} to {max(values):.3f}, uniform {values[0]:.3f}")
     print("| candidate | after the cut | after fine-tuning | seconds |")
     print("|---|---|---|---|")
-    for name, function in candidates(bench, study.steps).items():
+    for function in candidates(bench, study.steps).values():
         function(strategies[0])
         start = time.perf_counter()
         found = [function(s) for s in strategies]
         seconds = (time.perf_counter() - start) / len(strategies)
-        print(
-            f"| {name} | {interval(found, spread['cut_test'])} "
-            f"| {interval(found, spread['tuned_test'])} | {seconds:.2f} |",
-            flush=True,
-        )
+        for name in found[0]:
+            values = [one[name] for one in found]
+            print(
+                f"| {name} | {interval(values, spread['cut_test'])} "
+                f"| {interval(values, spread['tuned_test'])} | {seconds:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
