@@ -53,11 +53,11 @@ class Exploration:
     Episode e (from 0) plays
 
     * `demonstrations[e]`, one action per step, while e < len(demonstrations);
-    * random actions around 0.5, while e < warmup_episodes: each episode has its own spread, drawn
-      from U[0, 1], and independent actions in 0.5 +- spread / 2;
     * from then on, with probability `elite`, what `suggest` says: good episodes may be known from
       elsewhere than the actor, and it sees what lies around them wherever it stands (a population
       beside an agent: Khadka & Tumer 2018, arXiv:1805.07917);
+    * else random actions around 0.5, while e < warmup_episodes: each episode has its own spread,
+      drawn from U[0, 1], and independent actions in 0.5 +- spread / 2;
     * else a truncated normal around the actor's proposal, sigma(e) = max(sigma_min, sigma *
       decay^(e - warmup_episodes)).
 
@@ -126,7 +126,7 @@ class Exploration:
             walk = _Walk(np.random.default_rng([*self._seed, episode]))
             if episode < len(self.demonstrations):
                 walk.script = np.array(self.demonstrations[episode])[:, None]
-            elif self.suggest and episode >= self.warmup_episodes and walk.lot < self.elite:
+            elif self.suggest and walk.lot < self.elite:
                 walk.script = np.array(self.suggest(walk.rng))[:, None]
             self._walks.append(walk)
 

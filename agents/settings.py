@@ -25,7 +25,7 @@ class Settings:
         sigma: standard deviation of the exploration at the end of the warm-up, in action units.
         sigma_decay: its factor per episode.
         sigma_min: its floor.
-        elite: share of the episodes past the warm-up that play suggestions, see `Exploration`.
+        elite: share of the episodes that play suggestions, see `Exploration`.
         imitated: the actor is drawn towards this many best episodes; 0 for none.
         reward_on: see `EpisodeReplay`.
         baseline: see `EpisodeReplay`.

@@ -80,7 +80,7 @@ class TrainConfig:
     envs.Outcome."""
     reward_images: int = 500
     """Validation images per episode at most."""
-    finalists: int = 3
+    finalists: int = 4
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
 
     finetune_epochs: int = 4
