@@ -152,7 +152,7 @@ class Pipeline:
         return proxy(compressor, self.validation, config.bn_adapt, quick)
 
     def originals(self, compressor: Compressor, share: float = 1.0) -> Originals:
-        """What the network computes before it is cut, for all cuts of it; on a part of the images."""
+        """What the network computes before it is cut, on a share of the images."""
         images = self.images[: math.ceil(share * len(self.images))]
         return Originals(compressor.graph, compressor.model, images, self.sampling)
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -28,6 +28,8 @@ from agents import (
 )
 
 TARGETS = (0.1, 0.8, 0.3, 0.9)
+
+Suggest = Callable[[np.random.Generator], Sequence[float]]
 
 PLAIN: dict[str, Any] = {
     "net_arch": (32, 32), "warmup_episodes": 5, "gamma": 1.0, "sigma": 0.5, "baseline": "episode",
@@ -95,10 +97,11 @@ def make_agent(
     kind: str = "ddpg",
     demonstrations: Sequence[Sequence[float]] = (),
     seed: int = 0,
+    suggest: Suggest | None = None,
     **settings: Any,
 ) -> EpisodicAlgorithm:
     chosen = Settings(**{**PLAIN, **settings})
-    return AGENTS[kind](env or ToyWalk(), chosen, demonstrations, seed)
+    return AGENTS[kind](env or ToyWalk(), chosen, demonstrations, suggest, seed)
 
 
 def make_exploration(**settings: Any) -> Exploration:
@@ -258,22 +261,50 @@ def test_wide_warmup_is_uniform_on_the_whole_range() -> None:
     assert (2 * np.abs(played - 0.5).max(axis=(1, 2)) > 0.9).all()
 
 
+def wander(rng: np.random.Generator) -> list[float]:
+    """Suggests four random actions."""
+    return rng.random(4).tolist()
+
+
+def never(rng: np.random.Generator) -> list[float]:
+    raise AssertionError("nobody asked for a suggestion")
+
+
+@pytest.mark.parametrize("elite", [0.0, 0.6])
 @pytest.mark.parametrize("walks", [2, 3, 8, 12])
-def test_walks_side_by_side_draw_what_they_would_draw_one_after_the_other(walks: int) -> None:
-    """Demonstrations, random episodes, and noise of the standard deviation of each episode."""
+def test_walks_side_by_side_draw_what_they_would_draw_one_after_the_other(
+    walks: int, elite: float
+) -> None:
+    """Demonstrations, random episodes, suggestions, and noise of each episode's own deviation."""
     proposals = np.random.default_rng(5).random((12, 2)).astype(np.float32)
+    suggested: list[list[float]] = []
+
+    def suggest(rng: np.random.Generator) -> list[float]:
+        suggested.append(wander(rng)[:3])
+        return suggested[-1]
 
     def played(walks: int) -> list[np.ndarray]:
-        exploration = make_exploration(demonstrations=[(0.2, 0.4, 0.6)] * 2, warmup_episodes=5)
+        exploration = make_exploration(
+            demonstrations=[(0.2, 0.4, 0.6)] * 2, warmup_episodes=5, elite=elite, suggest=suggest
+        )
         return episodes_of(exploration, proposals, walks, steps=3)
 
     together, alone = played(walks), played(1)
     assert all(map(np.array_equal, together, alone))
     assert len({actions.tobytes() for actions in alone[2:]}) == 10  # no two are alike
+    number = len(suggested) // 2
+    assert suggested[:number] == suggested[number:]
+    assert number == sum(np.ptp(actions, axis=1).max() == 0 for actions in alone[5:])
+    assert (0 < number < 7) == bool(elite)
 
 
-def test_an_episode_that_broke_off_is_drawn_again() -> None:
-    first, second = make_exploration(warmup_episodes=9), make_exploration(warmup_episodes=9)
+@pytest.mark.parametrize(
+    "settings",
+    [{"warmup_episodes": 9}, {"warmup_episodes": 1, "elite": 0.5, "suggest": wander}],
+    ids=["random", "suggested"],
+)
+def test_an_episode_that_broke_off_is_drawn_again(settings: dict[str, Any]) -> None:
+    first, second = make_exploration(**settings), make_exploration(**settings)
     proposals = np.zeros((4, 1))
     expected = episodes_of(first, proposals, walks=2, steps=3)
     second.start(2)
@@ -281,115 +312,66 @@ def test_an_episode_that_broke_off_is_drawn_again() -> None:
     assert all(map(np.array_equal, episodes_of(second, proposals, walks=2, steps=3), expected))
 
 
-class Finished:
-    """Episodes of four decisions whose best is known."""
-
-    def __init__(self, number: int, seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        self.actions = list(rng.random((number, 4, 1)))
-        self.rewards = rng.permutation(number).astype(float).tolist()
-        self.observations = list(rng.random((number, 4, 2)))
-
-    def ranked(self) -> np.ndarray:
-        """Actions [N, L], the best first."""
-        return np.array(self.actions)[np.argsort(-np.array(self.rewards)), :, 0]
-
-
-def after(found: Finished, **settings: Any) -> Exploration:
-    """An exploration whose warm-up were these episodes."""
-    number = len(found.rewards)
-    exploration = make_exploration(**{"warmup_episodes": number, **settings})
-    exploration.start(number)
-    exploration.finish(found.rewards, found.actions, found.observations)
-    assert exploration.episode == number
-    return exploration
-
-
-def variations(exploration: Exploration, number: int) -> np.ndarray:
-    """What the next episodes play if their actor proposes 7, which is no action, [N, L]."""
-    exploration.start(number)
-    proposal = np.full((number, 1), 7.0, dtype=np.float32)
-    return np.stack([exploration.act(proposal) for _ in range(4)], axis=1)[..., 0]
-
-
-def test_variation_of_the_best_changes_some_actions_a_little() -> None:
-    found = Finished(20)
-    best = found.ranked()[0].astype(np.float32)
-    exploration = after(found, elite=1.0, population=1, mutation=0.05, share=0.3)
-    played = variations(exploration, 400)
-    changed = played != best
-    assert changed.any(axis=1).all()  # one at least
-    expected = 0.3 + 0.7 / 4
-    assert changed.mean() == pytest.approx(expected, abs=0.04)
-    assert (changed.mean(axis=0) > 0.3).all()  # any of them
-    steps = (played - best)[changed]
-    oracle = [stats.truncnorm(-b / 0.05, (1 - b) / 0.05, loc=b, scale=0.05).std() for b in best]
-    assert np.std(steps) == pytest.approx(np.mean(oracle), rel=0.15)
-    assert played.min() >= 0 and played.max() <= 1
-
-
-def test_only_one_action_is_changed_if_no_share_is() -> None:
-    found = Finished(20)
-    played = variations(after(found, elite=1.0, population=1, share=0.0), 50)
-    assert ((played != found.ranked()[0].astype(np.float32)).sum(axis=1) == 1).all()
-
-
-def test_variations_come_from_the_best_of_the_population_and_cross_two_of_them() -> None:
-    found = Finished(30)
-    ranked = found.ranked().astype(np.float32)
-    played = variations(after(found, elite=1.0, population=5, share=0.0), 600)
-    sources = [
-        [set(np.flatnonzero(ranked[:, t] == action)) for t, action in enumerate(actions)]
-        for actions in played
-    ]
-    kept = [[next(iter(s)) for s in source if s] for source in sources]
-    assert all(len(k) == 3 for k in kept)  # one of four was changed
-    members = np.concatenate(kept)
-    assert set(members) == set(range(5))  # nobody else
-    counts = np.bincount(members, minlength=5) / len(members)
-    oracle = [((5 - i) ** 3 - (4 - i) ** 3) / 5**3 for i in range(5)]  # the best of three draws
-    np.testing.assert_allclose(counts, oracle, atol=0.05)
-    crossed = np.mean([len(set(k)) > 1 for k in kept])
-    same_parent = sum(p**2 for p in oracle)
-    assert crossed == pytest.approx(0.5 * (1 - same_parent) * (1 - 2 / 8), abs=0.06)
-
-
 @pytest.mark.parametrize("elite", [0.0, 0.25, 0.75, 1.0])
-def test_share_of_episodes_that_vary_the_best(elite: float) -> None:
-    found = Finished(20)
-    found.actions = [np.round(actions) for actions in found.actions]
-    exploration = after(found, elite=elite, mutation=0.02, sigma=0.02)
-    exploration.start(1000)
-    played = exploration.act(np.full((1000, 1), 0.5, dtype=np.float32))[:, 0]
-    around_the_proposal = np.abs(played - 0.5) < 0.2
-    assert np.mean(around_the_proposal) == pytest.approx(1 - elite, abs=0.05)
-    assert np.all(around_the_proposal | (np.abs(played - np.round(played)) < 0.2))
+def test_share_of_episodes_that_play_suggestions(elite: float) -> None:
+    """Step by step what was suggested, whatever the actor proposes; else noise around that."""
+    exploration = make_exploration(warmup_episodes=0, elite=elite, suggest=lambda _: (0.0, 1.0))
+    proposals = np.full((1000, 2), 0.5, dtype=np.float32)
+    played = np.array(episodes_of(exploration, proposals, walks=50, steps=2))
+    suggested = (played == np.array([0, 1])[:, None]).all(axis=(1, 2))
+    assert suggested.mean() == pytest.approx(elite, abs=0.05)
+    noisy = played[~suggested]
+    assert ((noisy > 0) & (noisy < 1)).all()
+    assert len(np.unique(noisy)) >= 0.99 * noisy.size
 
 
-def test_nothing_is_varied_in_the_warmup_or_before_anything_is_known() -> None:
-    unknown = make_exploration(elite=1.0, warmup_episodes=0, sigma=0.0, sigma_min=0.0)
-    unknown.start()
-    assert unknown.act(np.full((1, 1), 0.3, dtype=np.float32)) == np.float32(0.3)
-    shown = [(0.2, 0.4)] * 3
-    proposals = np.full((6, 1), 0.7, dtype=np.float32)
-    varied, plain = (
-        episodes_of(
-            make_exploration(elite=elite, warmup_episodes=6, demonstrations=shown),
-            proposals, walks=2, steps=2,
-        )
-        for elite in (1.0, 0.0)
-    )  # fmt: skip
-    assert all(map(np.array_equal, varied, plain))
+def test_suggestions_are_random_numbers_of_their_own_episode() -> None:
+    """Not those that decide whether there is a suggestion: all of [0, 1] comes up."""
+    suggested: list[float] = []
+
+    def suggest(rng: np.random.Generator) -> list[float]:
+        suggested.extend(wander(rng))
+        return suggested[-4:]
+
+    make_exploration(warmup_episodes=0, elite=0.3, suggest=suggest).start(2000)
+    assert stats.kstest(suggested, "uniform").pvalue > 1e-3
+    assert len(set(suggested)) == len(suggested) > 2000
+
+
+@pytest.mark.parametrize("shown", [3, 8])
+def test_nothing_is_suggested_in_the_warmup_or_in_place_of_a_demonstration(shown: int) -> None:
+    last = max(6, shown)
+    settings = {"warmup_episodes": 6, "demonstrations": [(0.2, 0.4)] * shown}
+    proposals = np.full((last, 1), 0.7, dtype=np.float32)
+    eager = make_exploration(elite=1.0, suggest=never, **settings)
+    played = episodes_of(eager, proposals, walks=1, steps=2)
+    plain = episodes_of(make_exploration(**settings), proposals, walks=1, steps=2)
+    assert all(map(np.array_equal, played, plain))
+    with pytest.raises(AssertionError, match="nobody asked"):
+        eager.start()
+
+
+def test_without_suggestions_or_a_share_for_them_the_actor_plays_alone() -> None:
+    proposals = np.random.default_rng(0).random((20, 1)).astype(np.float32)
+    plain = episodes_of(make_exploration(), proposals, walks=4)
+    for settings in ({"elite": 1.0}, {"elite": 0.0, "suggest": never}):
+        played = episodes_of(make_exploration(**settings), proposals, walks=4)
+        assert all(map(np.array_equal, played, plain))
 
 
 def test_best_episodes_are_those_of_the_highest_rewards() -> None:
-    found = Finished(12)
-    exploration = after(found)
-    order = np.argsort(-np.array(found.rewards))
+    rng = np.random.default_rng(0)
+    actions, observations = list(rng.random((12, 4, 1))), list(rng.random((12, 4, 2)))
+    rewards = rng.permutation(12).astype(float)
+    exploration = make_exploration(warmup_episodes=12)
+    exploration.start(12)
+    exploration.finish(rewards.tolist(), actions, observations)
+    assert exploration.episode == 12
+    order = np.argsort(-rewards)
     for count in (1, 3, 12, 50):
-        seen, actions = exploration.best(count)
-        assert np.array_equal(seen, np.concatenate([found.observations[i] for i in order[:count]]))
-        assert np.array_equal(actions, np.concatenate([found.actions[i] for i in order[:count]]))
+        seen, taken = exploration.best(count)
+        assert np.array_equal(seen, np.concatenate([observations[i] for i in order[:count]]))
+        assert np.array_equal(taken, np.concatenate([actions[i] for i in order[:count]]))
 
 
 @pytest.mark.parametrize(
@@ -537,14 +519,31 @@ def best_of_random_searches(targets: Sequence[float], episodes: int) -> np.ndarr
     return -np.sum((strategies - targets) ** 2, axis=-1).min(axis=1)
 
 
+def near_the_best(env: ToyWalk) -> Suggest:
+    """Suggests the best walk so far, some of its actions changed a little."""
+
+    def suggest(rng: np.random.Generator) -> list[float]:
+        walks = np.array(env.history)
+        best = walks[np.sum((walks - env.targets) ** 2, axis=1).argmin()]
+        changed = rng.random(len(best)) < 0.3
+        return np.clip(best + changed * rng.normal(0, 0.15, len(best)), 0, 1).tolist()
+
+    return suggest
+
+
 def learned(
-    targets: Sequence[float], episodes: int, seeds: int, kind: str, **settings: Any
+    targets: Sequence[float],
+    episodes: int,
+    seeds: int,
+    kind: str,
+    suggesting: Callable[[ToyWalk], Suggest | None] = lambda env: None,
+    **settings: Any,
 ) -> tuple[float, float, float]:
     """Means over the seeds: best reward, reward of the last episodes, reward without noise."""
     found = []
     for seed in range(seeds):
         env, rewards = ToyWalk(targets), list[float]()
-        agent = make_agent(env, kind, seed=seed, **settings)
+        agent = make_agent(env, kind, seed=seed, suggest=suggesting(env), **settings)
         agent.learn_episodes(episodes, lambda _, reward, info, seen=rewards: seen.append(reward))
         found.append((max(rewards), np.mean(rewards[-15:]), greedy_reward(agent, env)))
     best, late, greedy = np.mean(found, axis=0)
@@ -572,11 +571,11 @@ def test_agent_beats_random_search_at_equal_episodes(kind: str, baseline: str) -
 def test_agent_beats_random_search_on_a_longer_walk(
     kind: str, baseline: str, elite: float
 ) -> None:
-    """With its own noise alone, and as it is by default, among the best episodes."""
+    """With its own noise alone, and as it is by default, beside a search around the best."""
     targets, episodes = (0.1, 0.8, 0.3, 0.9, 0.6, 0.2, 0.7, 0.1, 0.9, 0.4), 200
     best, late, greedy = learned(
-        targets, episodes, 3, kind, baseline=baseline, net_arch=(64, 64), actor_lr=1e-3,
-        warmup_episodes=50, elite=elite, imitated=10 if elite else 0,
+        targets, episodes, 3, kind, near_the_best, baseline=baseline, net_arch=(64, 64),
+        actor_lr=1e-3, warmup_episodes=50, elite=elite, imitated=10 if elite else 0,
     )  # fmt: skip
     at_random = best_of_random_searches(targets, episodes)
     assert best > np.quantile(at_random, 0.9)
@@ -616,6 +615,48 @@ def test_executed_actions_are_stored(kind: str) -> None:
     stored = (agent.replay_buffer.actions[: agent.replay_buffer.size(), 0, 0] + 1) / 2
     np.testing.assert_allclose(stored, np.ravel(env.history), atol=1e-6)
     assert stored.min() == pytest.approx(0.6) and (stored < 0.601).sum() > 5
+
+
+@every_agent
+@pytest.mark.parametrize("walks", [1, 3])
+def test_suggestions_are_played_after_the_warmup_and_stored_as_they_were_carried_out(
+    kind: str, walks: int
+) -> None:
+    envs = [ToyWalk(lowest=0.6) for _ in range(walks)]
+    suggested: list[list[float]] = []
+
+    def suggest(rng: np.random.Generator) -> list[float]:
+        suggested.append(wander(rng))
+        return suggested[-1]
+
+    vector = DummyVecEnv([lambda env=env: env for env in envs])
+    agent = make_agent(vector, kind, warmup_episodes=3, elite=1.0, suggest=suggest)
+    agent.learn_episodes(12)
+    played = [env.history[episode] for episode in range(12 // walks) for env in envs]
+    assert len(suggested) == 9
+    np.testing.assert_allclose(played[3:], np.maximum(suggested, 0.6), atol=1e-6)
+    assert np.min(suggested) < 0.3
+    stored = (agent.replay_buffer.actions[: agent.replay_buffer.size(), 0, 0] + 1) / 2
+    np.testing.assert_allclose(stored, np.ravel(played), atol=1e-6)
+    kept = np.array(agent.exploration.actions)[..., 0]
+    np.testing.assert_allclose(kept, played, atol=1e-6)
+
+
+@every_agent
+def test_agent_learns_from_suggestions(kind: str) -> None:
+    """Those of somebody who nearly knows the targets, against none, at equal episodes."""
+
+    def informed(rng: np.random.Generator) -> list[float]:
+        return np.clip(rng.normal(TARGETS, 0.1), 0, 1).tolist()
+
+    (*_, alone), (*_, told) = (
+        learned(
+            TARGETS, 40, 2, kind, lambda env, suggest=suggest: suggest, elite=0.75, imitated=3,
+            baseline="rank", actor_lr=1e-3, sigma=0.06,
+        )
+        for suggest in (None, informed)
+    )  # fmt: skip
+    assert told > alone / 2
 
 
 def test_after_the_warmup_sac_plays_its_own_random_actions_and_the_others_add_noise() -> None:
@@ -723,7 +764,7 @@ def test_same_seed_gives_the_same_bits_whatever_happens_to_global_generators(
     kind: str, walks: int
 ) -> None:
     def made(seed: int) -> EpisodicAlgorithm:
-        own = {"elite": 0.5, "imitated": 3, "baseline": "rank"}
+        own = {"elite": 0.5, "imitated": 3, "baseline": "rank", "suggest": wander}
         return make_agent(side_by_side(walks)[0], kind, [(0.5,) * 4], seed, sigma=0.2, **own)
 
     def disturb(episode: int, reward: float, info: dict[str, Any]) -> None:
@@ -838,14 +879,16 @@ def test_a_broken_walk_leaves_no_half_episode(fail_at_step: int) -> None:
         Settings(),
         Settings(
             net_arch=(20, 10), batch_size=7, tau=0.1, gamma=0.5, warmup_episodes=3, buffer_size=99,
-            baseline="batch", baseline_decay=0.25, reward_on="last", elite=0.125, mutation=0.3,
-            share=0.7, population=4, sigma_decay=0.5, buffer_episodes=3, narrow_warmup=False,
+            baseline="batch", baseline_decay=0.25, reward_on="last", elite=0.125,
+            sigma_decay=0.5, buffer_episodes=3, narrow_warmup=False,
         ),
     ],
     ids=["default", "other"],
 )  # fmt: skip
 def test_settings_arrive(kind: str, settings: Settings) -> None:
-    agent = AGENTS[kind](ToyWalk(), settings)
+    agent = AGENTS[kind](ToyWalk(), settings, [(0.25,) * 4], wander)
+    assert agent.exploration.suggest is wander
+    assert agent.exploration.demonstrations == ((0.25,) * 4,)
     assert agent.policy.net_arch == list(settings.net_arch)
     assert agent.critic.n_critics == {"ddpg": 1, "td3": 2, "sac": 2}[kind]
     for name in ("batch_size", "tau", "gamma", "buffer_size"):
@@ -853,10 +896,7 @@ def test_settings_arrive(kind: str, settings: Settings) -> None:
     for name in ("reward_on", "baseline_decay", "buffer_episodes"):
         assert getattr(agent.replay_buffer, name) == getattr(settings, name), name
     assert agent.replay_buffer.baseline_kind == settings.baseline
-    for name in (
-        "warmup_episodes", "sigma_decay", "elite", "mutation", "share", "population",
-        "narrow_warmup",
-    ):  # fmt: skip
+    for name in ("warmup_episodes", "sigma_decay", "elite", "narrow_warmup"):
         assert getattr(agent.exploration, name) == getattr(settings, name), name
     assert agent.exploration.sigma == (0.0 if kind == "sac" else settings.sigma)
 

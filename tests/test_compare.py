@@ -306,6 +306,8 @@ def test_every_method_may_evaluate_equally_often(finished: Path) -> None:
             assert set(attempt["cut"]) == {"validation", "test"}
     first = {attempt["rewards"][0] for m in METHODS for attempt in by_method[m]}
     assert first == {by_method["uniform"][0]["rewards"][0]}  # all of them begin there
+    for one, other in zip(by_method["screened"], by_method["evolution"], strict=True):
+        assert one["rewards"] != other["rewards"]  # the seeds are the same, the errors are not
 
 
 def test_the_figures_are_those_of_the_strategies(finished: Path, model: str) -> None:
@@ -316,7 +318,7 @@ def test_the_figures_are_those_of_the_strategies(finished: Path, model: str) -> 
     for attempt in content["attempts"]:
         assert attempt["macs"] <= 0.4 * original
         assert graph.sizes.keys() == attempt["strategy"].keys()
-    assert len(content["verdicts"]) == 6
+    assert len(content["verdicts"]) == len(CompareConfig().methods) - 1
 
 
 def test_the_same_command_goes_on_and_shows_the_standings(
@@ -363,7 +365,7 @@ def test_a_record_of_other_settings_is_refused(finished: Path, model: str, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--methods", "ddpg", "magic"], "'magic' is unknown; allowed: ddpg, td3, sac, evolution"),
+        (["--methods", "ddpg", "magic"], "'magic' is unknown; allowed: ddpg, td3, sac, screened"),
         (["--methods"], "none given"),
         (["--seeds", "0"], "--seeds must be 1 or more"),
         (["--preserve-ratio", "2"], "(0, 1]"),

@@ -14,13 +14,16 @@ import torch.nn.functional as F
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from torch import Tensor, nn
+from torch.distributions import Categorical, kl_divergence
 
 import amc
 from agents import AGENTS, Settings
-from amc.allocate import uniform
+from amc.allocate import Variations, uniform
+from amc.allocate.variations import Tried
 from amc.budget import Budget
 from amc.compress import Compressor, calibrate
-from amc.evaluate import Score, evaluate
+from amc.config import CompareConfig, TrainConfig
+from amc.evaluate import TEMPERATURE, Score, evaluate, softened
 from amc.graph.groups import ChannelGraph
 from amc.metric import SELECTORS
 from amc.plan import Strategy
@@ -153,15 +156,28 @@ def test_environment_can_be_made_by_its_name() -> None:
 
 def test_spaces_are_those_of_the_docstring() -> None:
     env = environment()
-    assert env.observation_space == gymnasium.spaces.Box(0, 1, (11,), np.float32)
+    assert env.observation_space == gymnasium.spaces.Box(0, 1, (15,), np.float32)
     assert env.action_space == gymnasium.spaces.Box(0, 1, (1,), np.float32)
-    assert len(NAMES) == 11
+    assert len(NAMES) == 15
     rows = [line.split("|") for line in ChannelPruningEnv.__doc__.splitlines() if "|" in line]
     documented = [name.strip() for row in rows[2:] for name in row[2].split(",")]
     assert documented == list(NAMES)
 
 
 # Observations
+
+
+def share_of(*decided: int) -> float:
+    """The largest ratio of which the groups of `Small` that are left may keep the nearest count.
+
+    Half of the MACs stay, and every group keeps one channel or more.
+    """
+    fits = [0.0]
+    for ratio in np.linspace(0, 1, 5001):
+        left = [max(1, round(ratio * size)) for size in (8, 6, 10)[len(decided) :]]
+        if macs(*decided, *left) <= macs() // 2:
+            fits.append(ratio)
+    return max(fits)
 
 
 def test_observations_are_those_computed_by_hand_at_every_step() -> None:
@@ -185,16 +201,44 @@ def test_observations_are_those_computed_by_hand_at_every_step() -> None:
         a, b, f = (env._decided[i] for i in range(3))
         assert info["strategy"]["a"] >= a
         moving = [
-            [0, (5184 + 720 + 40) / total, 1],
-            [1 - macs(a) / total, (720 + 40) / total, a / 8],
-            [1 - macs(a, b) / total, 40 / total, b / 6],
-            [1 - macs(a, b, f) / total, 0, f / 10],
+            [0, (5184 + 720 + 40) / total, 1, 0.5, share_of()],
+            [1 - macs(a) / total, (720 + 40) / total, a / 8, 0.5, share_of(a)],
+            [1 - macs(a, b) / total, 40 / total, b / 6, 0.5, share_of(a, b)],
+            [1 - macs(a, b, f) / total, 0, f / 10, 0.5, 1],
         ]
         for t, seen in enumerate(walked):
-            expected = constant[min(t, 2)] + moving[t]
-            np.testing.assert_allclose(seen, expected, rtol=1e-6, atol=1e-7)
+            expected = [*constant[min(t, 2)], *moving[t], 0.5, 0.5]
+            np.testing.assert_allclose(np.delete(seen, 12), np.delete(expected, 12), rtol=1e-6)
+            assert seen[12] == pytest.approx(expected[12], abs=3e-4)
             assert seen.dtype == np.float32
             assert env.observation_space.contains(seen)
+
+
+def test_errors_are_seen_at_the_uniform_strategy_and_against_the_other_groups() -> None:
+    """Of a, b and f: the error, and what a MAC more would save, x / (x + median)."""
+    budget, sizes = budget_of(), {"a": 8, "b": 6, "f": 10}
+    curves = {"a": lambda part: 3 * (1 - part), "b": lambda part: (1 - part) ** 2,
+              "f": lambda part: 7 / (0.1 + part)}  # fmt: skip
+    pairs = zip(sizes.items(), budget.options, strict=True)
+    errors = {name: curves[name](options / size) for (name, size), options in pairs}
+    at = {name: share_of() * size for name, size in sizes.items()}
+    error, gain = [], []
+    for name, options in zip(sizes, budget.options, strict=True):
+        steps = [{**at, name: at[name] + step} for step in (-1, 1)]
+        before, after = (np.interp(widths[name], options, errors[name]) for widths in steps)
+        less, more = (macs(*map(round, widths.values())) for widths in steps)
+        error.append(np.interp(at[name], options, errors[name]))
+        gain.append((before - after) / (more - less))
+    expected = [np.array(x) / (np.array(x) + np.median(x)) for x in (error, gain)]
+    for factor in (1.0, 1e-6, 1e6):  # in any unit
+        scaled = {name: factor * found for name, found in errors.items()}
+        env = ChannelPruningEnv(budget, cheap(budget), errors=scaled)
+        seen = [env.reset()[0]]
+        seen += [env.step(np.array([0.3], dtype=np.float32))[0] for _ in sizes]
+        found = np.array(seen)[:, -2:].T
+        np.testing.assert_allclose(found[:, :3], expected, rtol=1e-2)
+        assert np.array_equal(found[:, 3], found[:, 2])
+        assert (np.sort(found[:, :3])[:, 1] == 0.5).all()
 
 
 def test_rest_of_a_walk_counts_the_widths_that_were_decided() -> None:
@@ -220,7 +264,9 @@ def test_single_decision_has_constant_facts_of_zero() -> None:
     budget = Budget(amc.trace(model, (torch.zeros(2, 4),)), 0.5)
     env = ChannelPruningEnv(budget, cheap(budget))
     observation, _ = env.reset()
-    np.testing.assert_allclose(observation, [0] * 8 + [0, 12 / 36, 1], rtol=1e-6)
+    np.testing.assert_allclose(
+        observation, [0] * 8 + [0, 12 / 36, 1, 0.5, 3.5 / 6, 0.5, 0.5], rtol=1e-4
+    )
     _, _, done, _, info = env.step(np.array([1.0], dtype=np.float32))
     assert done and info["strategy"] == {"0": 3}
 
@@ -424,8 +470,14 @@ def test_actions_to_a_strategy_out_of_reach_end_near_it_and_within_the_budget() 
 # Rewards
 
 
-def outcome(accuracy: float, loss: float = 1.0, macs: int = 10, params: int = 5) -> Outcome:
-    return Outcome(Score(accuracy, loss, 100), macs, params)
+def outcome(
+    accuracy: float,
+    loss: float = 1.0,
+    macs: int = 10,
+    params: int = 5,
+    divergence: float | None = 0.5,
+) -> Outcome:
+    return Outcome(Score(accuracy, loss, 100, divergence), macs, params)
 
 
 def test_rewards_have_the_published_values() -> None:
@@ -435,12 +487,23 @@ def test_rewards_have_the_published_values() -> None:
     )
     assert REWARDS["accuracy"](outcome(0.9)) == 0.9
     assert REWARDS["loss"](outcome(0.9, loss=0.3)) == -0.3
-    assert set(REWARDS) == {"loss", "accuracy", "accuracy_flops", "accuracy_params"}
+    assert REWARDS["divergence"](outcome(0.9, divergence=0.125)) == -0.125
+    assert set(REWARDS) == {"divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params"}
+    assert TrainConfig().reward == CompareConfig().reward == "divergence"
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_rewards_grow_with_the_score(name: str) -> None:
-    assert REWARDS[name](outcome(0.9, loss=0.3)) > REWARDS[name](outcome(0.8, loss=0.6))
+    better, worse = outcome(0.9, 0.3, divergence=0.01), outcome(0.8, 0.6, divergence=0.02)
+    assert REWARDS[name](better) > REWARDS[name](worse)
+
+
+def test_divergence_that_is_not_known_is_refused_in_one_line() -> None:
+    with pytest.raises(amc.AmcError, match="the original network's predictions are not") as error:
+        REWARDS["divergence"](outcome(0.9, divergence=None))
+    assert str(error.value).startswith("reward divergence: ") and "\n" not in str(error.value)
+    others = [reward for name, reward in REWARDS.items() if name != "divergence"]
+    assert all(math.isfinite(reward(outcome(0.9, divergence=None))) for reward in others)
 
 
 def test_rewards_without_a_lower_end_pay_for_smaller_networks() -> None:
@@ -554,6 +617,36 @@ def test_strategies_that_an_agent_is_shown_are_tried_after_the_uniform_one(metho
 
 
 @pytest.mark.parametrize("method", AGENTS)
+@pytest.mark.parametrize("walks", [1, 3])
+def test_after_the_warmup_an_agent_is_suggested_variations_of_all_that_was_tried(
+    method: str, walks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Screened by the errors; with walks side by side, of what was tried before the round."""
+    budget = budget_of(kind=chain)
+    pairs = zip(budget.graph.decisions, budget.options, strict=True)
+    errors = {group.name: (1 - options / group.size) ** 2 for group, options in pairs}
+    asked: list[tuple[list[tuple[Strategy, float]], Strategy]] = []
+
+    class Watched(Variations):
+        def __call__(self, tried: Tried, rng: np.random.Generator) -> dict[str, int]:
+            assert (self.budget, self.errors) == (budget, errors)
+            asked.append((list(tried), super().__call__(tried, rng)))
+            return dict(asked[-1][1])
+
+    monkeypatch.setattr("amc.search.Variations", Watched)
+    trials = Trials(cheap(budget), REWARDS["accuracy"], Limits(13))
+    settings = Settings(net_arch=(16, 16), warmup_episodes=4, elite=1.0)
+    found = search(
+        budget, trials, REWARDS["accuracy"], method, settings=settings, errors=errors, walks=walks
+    )
+    history = [(e.strategy, e.reward) for e in found.history]
+    for number, (known, suggested) in enumerate(asked, start=4):
+        assert known == history[: number // walks * walks]
+        assert history[number][0] == walked(budget, np.array(budget.actions(suggested)))
+    assert len(asked) == 12 - 4  # all but the one without noise
+
+
+@pytest.mark.parametrize("method", AGENTS)
 @pytest.mark.parametrize(("episodes", "walks"), [(12, 3), (11, 3), (2, 3), (1, 2), (13, 4)])
 def test_side_by_side_a_search_never_exceeds_its_episodes(
     method: str, episodes: int, walks: int
@@ -615,15 +708,17 @@ def test_a_reward_that_is_not_finite_is_refused(method: str, value: float) -> No
 def test_proxy_validates_the_cut_network_once_per_strategy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _, graph, compressor, batches = calibrated()
+    model, graph, compressor, batches = calibrated()
     worth, cuts = proxy(compressor, batches), list[Strategy]()
     whole = worth({})
     assert whole.score.accuracy == 1.0  # the labels are the original's predictions
+    assert whole.score.divergence == pytest.approx(0, abs=1e-6)
     assert (whole.macs, whole.params) == (graph.macs(), graph.total_params)
     strategy = {"a": 4, "b": 3, "f": 5}
     found = worth(strategy)
     cut = compressor.cut(strategy)
-    assert found.score == evaluate(cut, batches)
+    assert found.score == evaluate(cut, batches, wished=softened(model, batches))
+    assert found.score.divergence > 100 * abs(whole.score.divergence)
     assert found.params == sum(p.numel() for p in cut.parameters())
     assert found.macs == macs(4, 3, 5)
     monkeypatch.setattr(compressor, "borrow", cuts.append)
@@ -658,27 +753,41 @@ def normed() -> tuple[nn.Module, Compressor, list[tuple[Tensor, Tensor]]]:
     return model, Compressor(graph, model, stats, SELECTORS["lasso"]), batches
 
 
-def normalised_by_hand(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
-    """The loss with mean and variance of each batch in place of the running ones."""
-    total, images = 0.0, 0
+@torch.no_grad()
+def divergence_of(model: nn.Module, original: nn.Module, x: Tensor) -> Tensor:
+    """From what the original says about each image, by torch's distributions."""
+    ours, wished = (Categorical(logits=net(x).double() / TEMPERATURE) for net in (model, original))
+    return kl_divergence(wished, ours)
+
+
+def normalised_by_hand(
+    model: nn.Module, original: nn.Module, batches: list[tuple[Tensor, Tensor]]
+) -> tuple[float, float]:
+    """Loss and divergence with mean and variance of each batch in place of the running ones.
+
+    The original network keeps its own.
+    """
+    total, apart, images = 0.0, 0.0, 0
     for x, y in batches:
         with torch.no_grad():
             mapped = model.a(x)
             mean, variance = mapped.mean((0, 2, 3)), mapped.var((0, 2, 3), unbiased=False)
             model.norm.running_mean, model.norm.running_var = mean, variance
             total += float(F.cross_entropy(model(x), y, reduction="sum"))
+        apart += float(divergence_of(model, original, x).sum())
         images += len(y)
-    return total / images
+    return total / images, apart / images
 
 
 @pytest.mark.parametrize("strategy", [{}, {"a": 3}, {"a": 5, "b": 2}])
 def test_proxy_adapts_batch_norm_to_the_validation_images(strategy: Strategy) -> None:
-    _, compressor, batches = normed()
+    model, compressor, batches = normed()
     adapted, plain = proxy(compressor, batches), proxy(compressor, batches, adapt=False)
-    assert plain(strategy).score == evaluate(compressor.cut(strategy), batches)
-    assert adapted(strategy).score.loss == pytest.approx(
-        normalised_by_hand(compressor.cut(strategy), batches), rel=1e-5
-    )
+    wished, score = softened(model, batches), adapted(strategy).score
+    assert plain(strategy).score == evaluate(compressor.cut(strategy), batches, wished=wished)
+    loss, divergence = normalised_by_hand(compressor.cut(strategy), model, batches)
+    assert score.loss == pytest.approx(loss, rel=1e-5)
+    assert score.divergence == pytest.approx(divergence, rel=1e-3, abs=1e-7)
     assert adapted(strategy).score != plain(strategy).score
 
 
@@ -693,8 +802,13 @@ def test_quick_tuning_is_worth_something_and_repeats_whatever_was_tried_before()
     again = proxy(compressor, batches, quick=quick)
     for i in (2, 0, 1):
         assert again(strategies[i]) == found[i]
+    wished = softened(model, batches)
     for i, strategy in enumerate(strategies):
         assert found[i].score.loss < proxy(compressor, batches)(strategy).score.loss
+        small = compressor.cut(strategy)
+        assert found[i].score == quick.tuned(small, batches, wished)
+        assert found[i].score == evaluate(small, batches, True, wished)
+        assert found[i].score != evaluate(compressor.cut(strategy), batches, True, wished)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 

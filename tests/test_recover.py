@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from amc.errors import AmcError
-from amc.evaluate import Score, evaluate, evaluating, head
+from amc.evaluate import TEMPERATURE, Score, evaluate, evaluating, head, softened
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.distill import cross_entropy, distillation
 from amc.recover.finetune import Recipe, Step, train
@@ -64,6 +65,57 @@ def test_score_is_accuracy_and_mean_cross_entropy_over_all_images() -> None:
     assert found.accuracy == pytest.approx(right)
     assert found.loss == pytest.approx(losses.mean(), rel=1e-6)
     assert evaluate(model, []) == Score(0.0, 0.0, 0)
+
+
+def said_by(model: nn.Module, x: Tensor) -> np.ndarray:
+    """Logarithms of the softened predictions."""
+    logits = model(x).detach().double().numpy() / TEMPERATURE
+    return logits - logsumexp(logits, axis=1, keepdims=True)
+
+
+def test_divergence_is_that_of_the_softened_predictions_from_those_of_another_network() -> None:
+    """The formula of Kullback and Leibler, whatever the labels and the sizes of the batches."""
+    torch.manual_seed(0)
+    one, other, x = nn.Linear(4, 5), nn.Linear(4, 5), 20 * random(12, 4, seed=1)
+    wished, found = said_by(other, x), said_by(one, x)
+    expected = (np.exp(wished) * (wished - found)).sum(axis=1).mean()
+    turned = (np.exp(found) * (found - wished)).sum(axis=1).mean()
+    assert expected != pytest.approx(turned, rel=0.05)
+    plain = evaluate(one, [(x, torch.zeros(12).long())])
+    assert plain.divergence is None
+    for sizes in ([12], [1, 11], [5, 4, 3], [1] * 12):
+        batches = [(part, torch.zeros(len(part)).long()) for part in x.split(sizes)]
+        score = evaluate(one, batches, wished=softened(other, batches))
+        assert score.divergence == pytest.approx(expected, rel=1e-5)
+        assert (score.accuracy, score.images) == (plain.accuracy, plain.images)
+        assert score.loss == pytest.approx(plain.loss, rel=1e-6)
+        assert evaluate(one, batches, wished=softened(one, batches)).divergence == 0.0
+
+
+def test_softened_predictions_are_those_in_eval_mode_and_need_no_labels() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2)).train()
+    model[0].running_mean.fill_(0.5)
+    model[1].eval()
+    before, x = state(model), random(8, 3, seed=0)
+    batches = [(part, torch.full((), math.nan)) for part in x.split([5, 3])]
+    found = softened(model, batches)
+    assert [m.training for m in model.modules()] == [True, True, False, True]
+    assert_same_state(model, before)
+    assert [len(part) for part in found] == [5, 3]
+    expected = said_by(copy.deepcopy(model).eval(), x)
+    np.testing.assert_allclose(torch.cat(found), expected, rtol=1e-5, atol=1e-6)
+    assert not any(part.requires_grad for part in found)
+
+
+def test_divergence_tells_networks_apart_that_are_as_good_as_certain_of_the_same_class() -> None:
+    """Thirty from the best class, probabilities are 1e-13; softened, they still count."""
+    x, labels = torch.zeros(1, 1), torch.zeros(1).long()
+    first, second = (nn.Linear(1, 3).requires_grad_(False) for _ in "ab")
+    first.bias.copy_(torch.tensor([60.0, 30.0, 0.0]))
+    second.bias.copy_(torch.tensor([60.0, 0.0, 30.0]))
+    assert F.cross_entropy(first(x), labels) < 1e-9
+    found = evaluate(first, [(x, labels)], wished=softened(second, [(x, labels)])).divergence
+    assert found == pytest.approx(math.exp(-30 / TEMPERATURE) * 30 / TEMPERATURE, rel=1e-2)
 
 
 def test_evaluation_runs_in_eval_mode_and_restores_every_mode() -> None:

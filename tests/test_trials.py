@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -32,7 +33,7 @@ from amc.plan import Strategy
 from amc.search import METHODS, Found, Settings, search
 from amc.trials import Enough, Episode, Limits, Trials
 from amc.workers import workers
-from envs import Outcome
+from envs import REWARDS, Outcome
 from test_agents import assert_same_state
 
 Evaluate = Callable[[Strategy], Outcome]
@@ -61,7 +62,18 @@ def cheap(strategy: Strategy) -> Outcome:
     counts = graph.counts(strategy)
     wished = np.arange(1, len(counts) + 1) / len(counts)
     score = float(1 - np.mean((counts / [g.size for g in graph.decisions] - wished) ** 2) / 3)
-    return Outcome(Score(score, 1 - score, 10), graph.cost.macs(counts), graph.cost.params(counts))
+    return Outcome(
+        Score(score, 1 - score, 10, (1 - score) / 7),
+        graph.cost.macs(counts),
+        graph.cost.params(counts),
+    )
+
+
+@cache
+def errors() -> dict[str, np.ndarray]:
+    """Errors of every group by which strategies are screened."""
+    pairs = zip(budget().graph.decisions, budget().options, strict=True)
+    return {group.name: (1 - options / group.size) ** 2 for group, options in pairs}
 
 
 def reward(outcome: Outcome) -> float:
@@ -85,7 +97,7 @@ def searched(
     limits = limits or Limits(episodes)
     trials = Trials(evaluate, reward, limits, record, about, on_episode)
     settings = Settings(net_arch=(16, 16), warmup_episodes=4)
-    return search(budget(), trials, reward, method, settings=settings, **more)
+    return search(budget(), trials, reward, method, settings=settings, errors=errors(), **more)
 
 
 def assert_same(first: Found, second: Found) -> None:
@@ -250,6 +262,7 @@ def test_every_episode_is_on_disk_before_the_next_one_is_asked_for(tmp_path: Pat
             "accuracy": score.accuracy,
             "loss": score.loss,
             "images": score.images,
+            "divergence": score.divergence,
             "strategy": episode.strategy,
         }
 
@@ -371,11 +384,54 @@ def test_first_line_cut_at_any_byte_is_written_again(tmp_path: Path) -> None:
 def test_network_that_computes_nonsense_is_recorded_like_any_other(tmp_path: Path) -> None:
     """A cut network may have a loss of NaN and still an accuracy."""
     record, strategies = tmp_path / "record", some_strategies(2)
-    outcomes = [Outcome(Score(0.1, loss, 10), 5, 3) for loss in (float("nan"), float("inf"))]
+    outcomes = [Outcome(Score(0.1, loss, 10, loss), 5, 3) for loss in (math.nan, math.inf)]
     for _ in range(2):
         trials = Trials(lambda strategy: outcomes.pop(), reward, Limits(2), record, ABOUT)
         found = [trials(s).score for s in strategies]
-        assert repr(found) == repr([Score(0.1, float(n), 10) for n in ("inf", "nan")])
+        assert repr(found) == repr([Score(0.1, n, 10, n) for n in (math.inf, math.nan)])
+
+
+@pytest.mark.parametrize("apart", [None, 0.0, 1 / 3, 5e-324, 1e300])
+def test_divergence_comes_back_from_the_record_to_the_last_bit(
+    apart: float | None, tmp_path: Path
+) -> None:
+    """Also that there was nothing to compare with."""
+    record, (strategy,) = tmp_path / "record", some_strategies(1)
+    outcome = Outcome(Score(0.1, 0.2, 10, apart), 5, 3)
+    for evaluate in (lambda strategy: outcome, stopping(0, Stopped)):
+        trials = Trials(evaluate, reward, Limits(1), record, ABOUT)
+        assert trials(strategy) == outcome
+    assert lines(record)[1]["divergence"] == apart
+
+
+@pytest.mark.parametrize("method", ["ddpg", "screened"])
+def test_search_for_the_least_divergence_goes_on_where_it_was_stopped(
+    method: str, tmp_path: Path
+) -> None:
+    def found(record: Path | None, evaluate: Evaluate = cheap) -> Found:
+        trials = Trials(evaluate, REWARDS["divergence"], Limits(10), record, ABOUT)
+        settings = Settings(net_arch=(16, 16), warmup_episodes=4)
+        return search(
+            budget(), trials, REWARDS["divergence"], method, settings=settings, errors=errors()
+        )
+
+    with pytest.raises(Stopped):
+        found(tmp_path / "record", stopping(7, Stopped))
+    assert_same(found(tmp_path / "record"), whole := found(None))
+    assert [e.reward for e in whole.history] == [
+        -(e.outcome.score.divergence or math.nan) for e in whole.history
+    ]
+
+
+def test_record_of_a_time_without_divergences_is_refused_in_one_line(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    header, *entries = map(json.loads, whole_record().splitlines())
+    for entry in entries:
+        del entry["divergence"]
+    record.write_text("".join(json.dumps(line) + "\n" for line in (header, *entries)))
+    with pytest.raises(AmcError, match=r"line 2 is damaged: .*'divergence'") as refused:
+        searched(record, "random", 6)
+    assert str(refused.value).startswith(f"{record}: ") and "\n" not in str(refused.value)
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -390,6 +446,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "deep": lambda line: b"[" * 100_000,
     "no strategy": lambda line: line.replace(b'"strategy"', b'"strateg"'),
     "no loss": lambda line: line.replace(b'"loss"', b'"los"'),
+    "no divergence": lambda line: line.replace(b'"divergence"', b'"divergenc"'),
+    "words for a divergence": lambda line: line.replace(b'gence": ', b'gence": "much", "x": '),
     "words for numbers": lambda line: line.replace(b'"macs": ', b'"macs": "many", "x": '),
     "strategy of words": lambda line: line[: line.index(b'"strategy"')] + b'"strategy": "a"}',
     "strategy of none": lambda line: (
