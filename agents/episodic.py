@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import update_learning_rate
+from torch import nn
 
 from agents.exploration import Exploration
+from agents.policy_file import Policy, actor_layers
 from agents.replay import EpisodeReplay
 
 Array = NDArray[Any]
@@ -48,6 +50,23 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
         self.exploration, self.actor_lr, self.imitated = exploration, actor_lr, imitated
         self._random = torch.Generator().manual_seed(seed).get_state()
         self.set_logger(Logger(folder=None, output_formats=[]))
+
+    def take_over(self, policy: Policy) -> None:
+        """Begin with the actor of a policy that was learned elsewhere.
+
+        Raises:
+            ValueError: it has another form than the agent's own.
+        """
+        own = nn.Sequential(*actor_layers(self))
+        theirs = policy.network.state_dict()
+        if {k: v.shape for k, v in own.state_dict().items()} != {
+            k: v.shape for k, v in theirs.items()
+        }:
+            raise ValueError("the policy's network has other sizes than the agent's")
+        own.load_state_dict(theirs)
+        target = getattr(self, "actor_target", None)
+        if target is not None:
+            target.load_state_dict(self.actor.state_dict())
 
     def learn_episodes(self, n_episodes: int, on_episode: OnEpisode | None = None) -> None:
         """Walk at least `n_episodes` more whole episodes, warm-up included, training after each.

@@ -44,14 +44,17 @@ class Policy:
     observation_size: int
     metadata: dict[str, Any]
 
-    def predict(self, observation: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Return the greedy action in [0, 1].
+    def predict(
+        self, observation: NDArray[np.floating], deterministic: bool = True
+    ) -> tuple[NDArray[np.float32], None]:
+        """Return the greedy action in [0, 1], as an SB3 model does.
 
         Args:
             observation: [S] or [B, S].
+            deterministic: must be True: there is no other policy in the file.
 
         Returns:
-            [A] or [B, A], as the observation has a batch dimension or not.
+            [A] or [B, A], as the observation has a batch dimension or not; None.
 
         Raises:
             ValueError: the observation has another shape.
@@ -63,7 +66,7 @@ class Policy:
         with torch.no_grad():
             action = (self.network(torch.tensor(values)) + 1.0) / 2.0
         result: NDArray[np.float32] = action.numpy()
-        return result
+        return result, None
 
 
 def save_policy(
@@ -82,7 +85,7 @@ def save_policy(
     Raises:
         ValueError: the actor is no plain ReLU perceptron, or the metadata are no JSON.
     """
-    layers = _layers(model)
+    layers = actor_layers(model)
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     sizes = [layer.in_features for layer in linears] + [linears[-1].out_features]
     if [type(layer) for layer in layers] != [type(layer) for layer in _build_network(sizes)]:
@@ -135,7 +138,7 @@ def load_policy(path_stem: str | Path) -> Policy:
     return Policy(network, observation_size, description["metadata"])
 
 
-def _layers(model: "OffPolicyAlgorithm") -> list[nn.Module]:
+def actor_layers(model: "OffPolicyAlgorithm") -> list[nn.Module]:
     """The layers of the actor, from the observation to the tanh."""
     actor: Any = model.actor
     latent = getattr(actor, "latent_pi", None)

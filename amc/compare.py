@@ -29,7 +29,7 @@ from amc.pipeline import DECISIVE, Pipeline, reward_function
 from amc.plan import Strategy, read_json
 from amc.prepare import allocation, blank, check_outputs, choose_device, network
 from amc.run_folder import claim, write_json
-from amc.search import METHODS, Settings, search
+from amc.search import METHODS, Settings, Task, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals
 from amc.standings import Attempt, draw_standings, standings_table, verdicts
@@ -187,15 +187,8 @@ class Contest:
         else:
             numbers = Settings(warmup_episodes=self.config.warmup_episodes)
             errors = sensitivity(self.compressor, self.budget)
-            search(
-                self.budget,
-                trials,
-                self.reward,
-                method,
-                seed=seed,
-                settings=numbers,
-                errors=errors,
-            )
+            task = Task(self.budget, trials, errors)
+            search(task, method, seed=seed, settings=numbers)
         seconds, best = time.perf_counter() - start - outside, trials.best
         rewards = tuple(episode.reward for episode in trials.history)
         accuracy, macs = best.outcome.score.accuracy, best.outcome.macs

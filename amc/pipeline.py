@@ -26,7 +26,7 @@ from amc.plan import Plan, Strategy
 from amc.recover.distill import Loss, cross_entropy, distillation
 from amc.recover.finetune import Recipe, Step, train
 from amc.recover.quick import Quick
-from amc.search import Found, Settings, proxy, search
+from amc.search import Found, Settings, Task, proxy, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
@@ -127,13 +127,10 @@ class Pipeline:
             with workers(worth, config.workers) as measure:
                 try:
                     return search(
-                        budget,
-                        trials,
-                        reward,
+                        Task(budget, trials, sensitivity(compressor, budget)),
                         config.agent,
                         seed=config.seed,
                         settings=Settings(warmup_episodes=config.warmup_episodes),
-                        errors=sensitivity(compressor, budget),
                         measure=measure,
                         walks=walks,
                         on_learn=journal.learned,

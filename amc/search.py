@@ -5,28 +5,28 @@ The only room besides the entrance that joins `amc`, `envs` and `agents`.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from amc.allocate import Proposals, Variations, evolution, random_search, uniform
+from amc.allocate import Proposals, Tried, Variations, evolution, random_search, uniform
 from amc.budget import Budget
 from amc.compress import Compressor
 from amc.errors import AmcError
-from amc.evaluate import evaluate, softened
+from amc.evaluate import Score, evaluate, softened
 from amc.graph.labels import FloatArray
 from amc.plan import Strategy
 from amc.recover.quick import Quick
 from amc.solve.stats import Batches
 
 try:
-    from agents import AGENTS
+    from agents import AGENTS, Policy
     from agents import Settings as Settings  # for those who call `search`
     from agents.episodic import EpisodicAlgorithm
     from amc.trials import Enough, Episode, Trials
-    from envs import ChannelPruningEnv, Outcome, Reward, SideBySide
+    from envs import ChannelPruningEnv, Outcome, Rotation, SideBySide, gain
 except ImportError as error:  # both names are common: say whose packages these are
     places = ", ".join(f"{n}: {s.origin}" for n in ("agents", "envs") if (s := find_spec(n)))
     raise AmcError(
@@ -42,6 +42,7 @@ PROPOSALS: Mapping[str, Callable[[Budget, int, Errors | None], Proposals]] = {
     "random": lambda budget, seed, errors: random_search(budget, seed),
 }
 METHODS = (*AGENTS, *PROPOSALS)
+OnLearn = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -90,63 +91,136 @@ def proxy(
     return outcome
 
 
+@dataclass(frozen=True)
+class Task:
+    """A network under a budget.
+
+    Attributes:
+        budget: what a strategy may cost.
+        trials: tells what strategies are worth, and when it is enough.
+        errors: of every group; strategies that are not the actor's own are screened by them.
+    """
+
+    budget: Budget
+    trials: Trials
+    errors: Errors | None = None
+
+    def env(self) -> ChannelPruningEnv:
+        """The walk over the network."""
+        return ChannelPruningEnv(self.budget, self.trials, self.trials.reward, self.errors)
+
+
 def search(
-    budget: Budget,
-    trials: Trials,
-    reward: Reward,
+    task: Task,
     method: str = "ddpg",
     *,
     seed: int = 0,
     settings: Settings | None = None,
-    errors: Errors | None = None,
-    first: Sequence[Strategy] = (),
+    policy: Policy | None = None,
     measure: Callable[[Sequence[Strategy]], Sequence[Outcome]] | None = None,
     walks: int = 1,
-    on_learn: Callable[[Mapping[str, Any]], None] = lambda logged: None,
+    on_learn: OnLearn = lambda logged: None,
 ) -> Found:
     """Finds the strategy of highest reward within the budget.
 
     Args:
-        budget: what a strategy may cost.
-        trials: tells what strategies are worth, and when it is enough.
-        reward: of an outcome.
+        task: network and budget.
         method: one of `METHODS`.
         seed: of everything random.
         settings: of an agent.
-        errors: of every group; strategies that are not the actor's own are screened by them.
-        first: strategies that an agent is shown after the uniform one, which is always the first.
+        policy: learned elsewhere; an agent goes on from it, without a warm-up.
         measure: outcomes of several strategies at once.
         walks: strategies that an agent walks side by side under one policy, which learns from all
             of them afterwards.
         on_learn: called with what SB3 logged, after an agent has learned from an episode.
     """
-    agent = None
+    trials = task.trials
     if method in PROPOSALS:
-        follow(PROPOSALS[method](budget, seed, errors), trials)
-    else:
+        follow(PROPOSALS[method](task.budget, seed, task.errors), trials)
+        return Found(trials.best, tuple(trials.history), None)
 
-        def env() -> ChannelPruningEnv:
-            return ChannelPruningEnv(budget, trials, reward, errors)
+    def look_ahead(strategies: Sequence[Strategy]) -> None:
+        if measure:
+            trials.look_ahead(strategies, measure)
 
-        def look_ahead(strategies: Sequence[Strategy]) -> None:
-            if measure:
-                trials.look_ahead(strategies, measure)
-
-        vary = Variations(budget, errors)
-
-        def suggest(rng: np.random.Generator) -> list[float]:
-            tried = [(episode.strategy, episode.reward) for episode in trials.history]
-            return budget.actions(vary(tried, rng))
-
-        shown = [budget.actions(strategy) for strategy in (uniform(budget), *first)]
-        walked = SideBySide(env, walks, look_ahead) if walks > 1 else env()
-        agent = AGENTS[method](walked, settings, shown, suggest, seed)
-        with suppress(Enough):
-            while trials.left > walks or not trials.history:
-                agent.learn_episodes(1)
-                on_learn(agent.logger.name_to_value)
-            walk(agent, env())
+    env = task.env()
+    shown = [task.budget.actions(uniform(task.budget))]
+    if policy:
+        shown.append(task.budget.actions(proposed(policy, task.budget, task.errors)))
+        settings = replace(settings or Settings(), warmup_episodes=len(shown))
+    walked = SideBySide(task.env, walks, look_ahead) if walks > 1 else env
+    memory = Memory([task])
+    agent = AGENTS[method](walked, settings, shown, lambda rng: memory.suggest(0, rng), seed)
+    if policy:
+        agent.take_over(policy)
+    with suppress(Enough):
+        while trials.left > walks or not trials.history:
+            agent.learn_episodes(1)
+            on_learn(agent.logger.name_to_value)
+        walk(agent, task.env())
     return Found(trials.best, tuple(trials.history), agent)
+
+
+def learn(
+    tasks: Sequence[Task],
+    method: str = "ddpg",
+    *,
+    seed: int = 0,
+    settings: Settings | None = None,
+    on_learn: OnLearn = lambda logged: None,
+) -> list[Found]:
+    """One agent for several budgets and networks, which it walks in turn.
+
+    Every task ends with the walk of the finished policy, without noise.
+
+    Args:
+        tasks: with trials of the same number of episodes.
+        method: one of `AGENTS`.
+        seed: of everything random.
+        settings: of the agent.
+        on_learn: called with what SB3 logged, after the agent has learned from an episode.
+    """
+    rotation, memory = Rotation([task.env() for task in tasks]), Memory(tasks)
+    shown = [task.budget.actions(uniform(task.budget)) for task in tasks]
+    agent = AGENTS[method](
+        rotation, settings, shown, lambda rng: memory.suggest(rotation.current, rng), seed
+    )
+    with suppress(Enough):
+        while any(task.trials.left > 1 or not task.trials.history for task in tasks):
+            agent.learn_episodes(1)
+            on_learn(agent.logger.name_to_value)
+        for task in tasks:
+            walk(agent, task.env())
+    return [
+        Found(t.trials.best, tuple(t.trials.history), agent) for t in tasks if t.trials.history
+    ]
+
+
+class Memory:
+    """What was tried in all tasks, to suggest strategies for each of them.
+
+    What was good under one budget of a network is varied, and scaled, under all of them.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self._vary = [Variations(task.budget, task.errors) for task in tasks]
+        self._known: list[list[Tried]] = [[] for _ in tasks]
+
+    def suggest(self, number: int, rng: np.random.Generator) -> list[float]:
+        """Actions of an episode of a task."""
+        budget, known = self._tasks[number].budget, list[Tried]()
+        for other, task in enumerate(self._tasks):
+            if task.budget.graph is budget.graph:
+                self._catch_up(other)
+                known += self._known[other]
+        return budget.actions(self._vary[number](known, rng))
+
+    def _catch_up(self, number: int) -> None:
+        history, known = self._tasks[number].trials.history, self._known[number]
+        for episode in history[len(known) :]:
+            gained = gain(episode.reward, history[0].reward)
+            known.append(self._vary[number].tried(episode.strategy, gained))
 
 
 def follow(proposals: Proposals, trials: Trials) -> None:
@@ -166,3 +240,11 @@ def walk(policy: Any, env: ChannelPruningEnv) -> dict[str, Any]:
         action, _ = policy.predict(observation, deterministic=True)
         observation, _, done, _, info = env.step(np.asarray(action, dtype=np.float32))
     return info
+
+
+def proposed(policy: Any, budget: Budget, errors: Errors | None) -> dict[str, int]:
+    """The strategy that a policy walks to; nothing is evaluated."""
+    nothing = Outcome(Score(0.0, 0.0, 0), 0, 0)
+    info = walk(policy, ChannelPruningEnv(budget, lambda strategy: nothing, errors=errors))
+    strategy: dict[str, int] = info["strategy"]
+    return strategy

@@ -87,7 +87,7 @@ class Trials:
     ) -> None:
         self.history: list[Episode] = []
         self.limits = limits
-        self._evaluate, self._reward = evaluate, reward
+        self.reward, self._evaluate = reward, evaluate
         self._record, self._on_episode = record, on_episode
         self._known = _read(record, dict(search or {})) if record else []
         self.recorded = len(self._known)
@@ -118,7 +118,7 @@ class Trials:
         if known:
             self._start = time.monotonic()  # what is on record costs none of the time
         outcome = known or self._ahead.get(_key(strategy)) or self._evaluate(strategy)
-        value = float(self._reward(outcome))
+        value = float(self.reward(outcome))
         if not math.isfinite(value):
             raise AmcError(f"the reward is {value} for {outcome}; it must be finite")
         best = max(value, self.history[-1].best) if self.history else value

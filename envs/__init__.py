@@ -3,9 +3,10 @@
 import gymnasium
 
 from envs.channel_pruning import ChannelPruningEnv
-from envs.rewards import REWARDS, Outcome, Reward
+from envs.rewards import REWARDS, Outcome, Reward, gain
+from envs.rotation import Rotation
 from envs.side_by_side import SideBySide
 
-__all__ = ["REWARDS", "ChannelPruningEnv", "Outcome", "Reward", "SideBySide"]
+__all__ = ["REWARDS", "ChannelPruningEnv", "Outcome", "Reward", "Rotation", "SideBySide", "gain"]
 
 gymnasium.register(id="amc/ChannelPruning-v0", entry_point="envs:ChannelPruningEnv")

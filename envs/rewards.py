@@ -57,6 +57,14 @@ def accuracy_params(outcome: Outcome) -> float:
     return -(1 - outcome.score.accuracy) * math.log(outcome.params)
 
 
+def gain(reward: float, standard: float) -> float:
+    """``(R - R_0) / |R_0|``: makes rewards of different budgets and networks comparable.
+
+    With minus a divergence or a loss this is the part of the standard's that is gone.
+    """
+    return (reward - standard) / (abs(standard) or 1.0)
+
+
 REWARDS: dict[str, Reward] = {
     "divergence": divergence,
     "loss": loss,

@@ -5,10 +5,11 @@ from amc.allocate.listed import listed
 from amc.allocate.proposals import Proposals, evolution, random_search, walked
 from amc.allocate.random import random_plan
 from amc.allocate.uniform import common_ratio, uniform
-from amc.allocate.variations import Variations
+from amc.allocate.variations import Tried, Variations
 
 __all__ = [
     "Proposals",
+    "Tried",
     "Variations",
     "common_ratio",
     "evolution",

@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 import numpy as np
 
 from amc.allocate.uniform import uniform
-from amc.allocate.variations import Variations
+from amc.allocate.variations import Tried, Variations
 from amc.budget import Budget
 from amc.graph.labels import FloatArray
 from amc.plan import Strategy
@@ -35,10 +35,10 @@ def evolution(
         errors: of every group, to screen the variations by; see `Variations`.
     """
     vary, rng = Variations(budget, errors), np.random.default_rng(seed)
-    tried: list[tuple[Strategy, float]] = []
+    known: list[Tried] = []
     while True:
-        strategy = vary(tried, rng)
-        tried.append((strategy, (yield strategy)))
+        strategy = vary(known, rng)
+        known.append(vary.tried(strategy, (yield strategy)))
 
 
 def walked(budget: Budget, actions: np.ndarray) -> dict[str, int]:

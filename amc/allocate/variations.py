@@ -16,8 +16,22 @@ from amc.budget import Budget
 from amc.graph.labels import FloatArray, IntArray
 from amc.plan import Strategy
 
-Tried = Sequence[tuple[Strategy, float]]
-"""Strategies and their rewards."""
+
+@dataclass(frozen=True)
+class Tried:
+    """A strategy that was tried, in terms that other budgets of the network can use too.
+
+    Attributes:
+        ratios: parts of the groups that it kept, [T].
+        errors: its errors beyond those of the uniform strategy of the same budget, relative to
+            the sum of these, [T]; zeros where errors are not known.
+        reward: comparable between budgets.
+    """
+
+    ratios: FloatArray
+    errors: FloatArray
+    reward: float
+
 
 FEWEST = 8
 """Tried strategies below which the model is the plain sum of the errors."""
@@ -47,16 +61,21 @@ class Variations:
     share: float = 0.3
     candidates: int = 16
 
-    def __call__(self, tried: Tried, rng: np.random.Generator) -> dict[str, int]:
+    def tried(self, strategy: Strategy, reward: float) -> Tried:
+        """What is to be remembered of a strategy under this budget."""
+        counts = self.budget.graph.counts(strategy)
+        return Tried(counts / self._sizes, self._relative(counts[None])[0], reward)
+
+    def __call__(self, known: Sequence[Tried], rng: np.random.Generator) -> dict[str, int]:
         """The next strategy to try; the uniform one if none was tried yet."""
-        if not tried:
+        if not known:
             return uniform(self.budget)
-        ranked = sorted(tried, key=lambda one: -one[1])[: self.population]
-        best = np.array([self.budget.graph.counts(s) for s, _ in ranked]) / self._sizes
+        ranked = sorted(known, key=lambda one: -one.reward)[: self.population]
+        best = np.array([one.ratios for one in ranked])
         counts = self.budget.fitted(self._children(best, rng))
         chosen = 0
         if self.errors is not None:
-            chosen = int(self.promise(tried, counts).argmax())
+            chosen = int(self.promise(known, counts).argmax())
         return self.budget.strategy(self.budget.complete(counts[chosen].tolist()))
 
     def _children(self, best: FloatArray, rng: np.random.Generator) -> FloatArray:
@@ -73,7 +92,7 @@ class Variations:
         children = np.where(crossed, other, one) * factors
         return children
 
-    def promise(self, tried: Tried, counts: IntArray) -> FloatArray:
+    def promise(self, known: Sequence[Tried], counts: IntArray) -> FloatArray:
         """How good strategies promise to be, [R]; any unit, higher is better.
 
         Ridge regression of the rank of the reward on the errors. A common weight of all errors is
@@ -81,23 +100,23 @@ class Variations:
         strategies suffice.
 
         Args:
-            tried: what is known.
+            known: what was tried, under this budget or others.
             counts: of the strategies in question, [R, T].
         """
-        asked = self._errors(counts)
-        rewards = np.array([reward for _, reward in tried])
-        if len(tried) < FEWEST or (rewards == rewards[0]).all():
+        asked = self._relative(counts)
+        rewards = np.array([one.reward for one in known])
+        if len(known) < FEWEST or (rewards == rewards[0]).all():
             promised: FloatArray = -asked.sum(axis=1)
             return promised
-        known = self._errors(np.array([self.budget.graph.counts(s) for s, _ in tried]))
+        errors = np.array([one.errors for one in known])
         ranks = np.searchsorted(np.sort(rewards), rewards) / len(rewards)
-        centre, scale = known.mean(axis=0), max(float(known.std(axis=0).mean()), 1e-12)
+        centre, scale = errors.mean(axis=0), max(float(errors.std(axis=0).mean()), 1e-12)
 
-        def columns(errors: FloatArray) -> FloatArray:
-            apart = (errors - centre) / scale
-            return np.column_stack([np.ones(len(errors)), apart.sum(axis=1), apart])
+        def columns(values: FloatArray) -> FloatArray:
+            apart = (values - centre) / scale
+            return np.column_stack([np.ones(len(values)), apart.sum(axis=1), apart])
 
-        x = columns(known)
+        x = columns(errors)
         penalty = np.diag([1e-9, 0.1, *np.ones(len(centre))])
         target = (ranks - ranks.mean()) / max(float(ranks.std()), 1e-12)
         promised = columns(asked) @ np.linalg.solve(x.T @ x + penalty, x.T @ target)
@@ -121,7 +140,17 @@ class Variations:
             ]
         )
 
-    def _errors(self, counts: IntArray) -> FloatArray:
-        """Errors of strategies by decision, [R, T]."""
-        errors: FloatArray = self._table[np.arange(counts.shape[1]), counts]
-        return errors
+    @cached_property
+    def _usual(self) -> FloatArray:
+        """Errors of the uniform strategy, [T]."""
+        counts = self.budget.graph.counts(uniform(self.budget))
+        usual: FloatArray = self._table[np.arange(len(counts)), counts]
+        return usual
+
+    def _relative(self, counts: IntArray) -> FloatArray:
+        """Errors of strategies as `Tried` has them, [R, T]."""
+        if self.errors is None:
+            return np.zeros(counts.shape)
+        errors = self._table[np.arange(counts.shape[1]), counts]
+        relative: FloatArray = (errors - self._usual) / max(float(self._usual.sum()), 1e-12)
+        return relative
