@@ -38,11 +38,13 @@ class Policy:
         network: maps [B, S] to [B, A] in [-1, 1].
         observation_size: S.
         metadata: what the saver wrote about observations, actions and origin.
+        digest: SHA-256 of the weights file.
     """
 
     network: nn.Sequential
     observation_size: int
     metadata: dict[str, Any]
+    digest: str
 
     def predict(
         self, observation: NDArray[np.floating], deterministic: bool = True
@@ -135,7 +137,7 @@ def load_policy(path_stem: str | Path) -> Policy:
         raise ValueError(f"{weights_path}: weights do not have the sizes that the .json states")
     network = _build_network(sizes)
     network.load_state_dict(weights, assign=True)
-    return Policy(network, observation_size, description["metadata"])
+    return Policy(network, observation_size, description["metadata"], description["sha256"])
 
 
 def actor_layers(model: "OffPolicyAlgorithm") -> list[nn.Module]:

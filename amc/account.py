@@ -8,7 +8,8 @@ import numpy as np
 
 from amc.allocate import uniform
 from amc.budget import Budget
-from amc.config import InspectConfig, flags
+from amc.commandline import flags
+from amc.config import InspectConfig
 from amc.errors import InfeasibleBudgetError
 from amc.graph import ChannelGraph, ChannelGroup, Layer
 from amc.graph.labels import IntArray

@@ -19,8 +19,9 @@ from torch import nn
 from amc import weights
 from amc.allocate import greedy, uniform
 from amc.budget import Budget
+from amc.commandline import as_json, flags, parse
 from amc.compress import Compressor
-from amc.config import CompareConfig, as_json, flags, parse
+from amc.config import CompareConfig
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate

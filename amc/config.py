@@ -1,19 +1,16 @@
 """Every setting of a run: at once the command line, ``config.json`` and the documentation."""
 
-import contextlib
-import io
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal
 
 import tyro
 
 from amc.errors import AmcError
 from amc.graph import Choice
 
-Config = TypeVar("Config")
+LEARNERS = ("ddpg", "td3", "sac")
+"""Agents that a policy can be handed to."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +19,9 @@ class TrainConfig:
 
     preserve_ratio: float = 0.5
     """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
-    mode: Literal["auto", "uniform", "list"] = "auto"
-    """auto: DDPG searches; uniform: one ratio for all; list: read it from --strategy."""
+    mode: Literal["auto", "uniform", "list", "policy", "plan"] = "auto"
+    """auto: DDPG searches; uniform: one ratio for all; list: read it from --strategy; policy:
+    walked by --policy, no search; plan: the channels of --plan."""
 
     model: str = "resnet20"
     """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
@@ -40,6 +38,12 @@ class TrainConfig:
     strategy: Path | None = None
     """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, or comma-separated
     ratios in layer order."""
+
+    policy: Path | None = None
+    """A policy that an earlier run has learned (its folder, or .../policy): decides alone with
+    --mode policy, gives --mode auto a head start."""
+    plan: Path | None = None
+    """For --mode plan: plan.json of an earlier run of the same network, or its folder."""
 
     choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
     """Which layers may be cut."""
@@ -115,12 +119,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _within("--preserve-ratio", self.preserve_ratio, 0, 1)
         _within("--min-ratio", self.min_ratio, 0, 1)
-        if self.channel_ratio is not None:
-            _within("--channel-ratio", self.channel_ratio, 0, 1)
-            if self.mode != "uniform":
-                raise AmcError(f"--channel-ratio belongs to --mode uniform, not {self.mode}")
-        if (self.mode == "list") != (self.strategy is not None):
-            raise AmcError("--mode list and --strategy FILE belong together")
+        self._check_mode()
         for name, least in (
             ("episodes", 1),
             ("warmup_episodes", 0),
@@ -146,6 +145,99 @@ class TrainConfig:
             _within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
         if self.time_limit is not None:
             _within("--time-limit", self.time_limit, 0, float("inf"))
+
+    def _check_mode(self) -> None:
+        """Makes sure that each mode has the file it works on, and no other."""
+        mode = self.mode
+        for flag, given, needs in (
+            ("--strategy", self.strategy, "list"),
+            ("--plan", self.plan, "plan"),
+        ):
+            if (mode == needs) != (given is not None):
+                raise AmcError(f"--mode {needs} and {flag} FILE belong together")
+        if mode == "policy" and self.policy is None:
+            raise AmcError("--mode policy needs --policy FILE")
+        if self.policy is not None and mode not in ("policy", "auto"):
+            raise AmcError(f"--policy belongs to --mode policy or auto, not {mode}")
+        if self.policy is not None and self.agent not in LEARNERS:
+            allowed = ", ".join(LEARNERS)
+            raise AmcError(f"--policy: --agent {self.agent} learns none; allowed: {allowed}")
+        if self.channel_ratio is not None:
+            _within("--channel-ratio", self.channel_ratio, 0, 1)
+            if mode != "uniform":
+                raise AmcError(f"--channel-ratio belongs to --mode uniform, not {mode}")
+
+    @property
+    def target(self) -> float | None:
+        """Part of the MACs that may stay; None where channels were given instead."""
+        named = self.channel_ratio is not None or self.mode in ("list", "plan")
+        return None if named else self.preserve_ratio
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """Applies a learned policy to a budget and network, or a plan to another checkpoint."""
+
+    policy: Path | None = None
+    """A learned policy: the folder of a run, or .../policy."""
+    plan: Path | None = None
+    """Instead of a policy: plan.json of a run of the same network, or its folder."""
+    preserve_ratio: float = 0.5
+    """For a policy: part of the MACs that stays, in (0, 1]; never exceeded."""
+    episodes: int = 0
+    """Strategies that are tried beginning with the policy's; 0: its own at once."""
+
+    model: str = "resnet20"
+    """As for python -m amc.train."""
+    width: float = 1.0
+    """Factor on every number of channels of a bundled network."""
+    data: str = "digits"
+    """As for python -m amc.train."""
+    checkpoint: Path | None = None
+    """Weights: a state dict (torch.save) or safetensors."""
+
+    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
+    """Which layers may be cut."""
+
+    selector: Literal["lasso", "obs", "l1", "l2", "random"] = "lasso"
+    """Which channels of a group stay; a plan says so itself."""
+    channel_multiple: int = 1
+    """Kept channels are multiples of this."""
+    min_ratio: float = 0.1
+    """No group keeps less than this part of its channels."""
+    calibration_batches: int = 60
+    """Batches of 32 training images for statistics and batch-norm adaptation."""
+
+    finetune_epochs: int = 4
+    """Passes over the training data after the cut; 0: none."""
+    learning_rate: float = 0.05
+    """Of fine-tuning, at its highest."""
+    distill: bool = True
+    """Fine-tuning also learns from the original network."""
+
+    run_dir: Path | None = None
+    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>."""
+    seed: int = 0
+    """The same seed on the same machine gives the same result, bit for bit."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    quiet: bool = False
+    """Print errors only."""
+
+    def __post_init__(self) -> None:
+        if (self.policy is None) == (self.plan is None):
+            raise AmcError("give either --policy FOLDER or --plan FILE")
+        if self.episodes < 0:
+            raise AmcError(f"--episodes must be 0 or more, got {self.episodes}")
+        _ = self.training  # which checks all the other settings
+
+    @property
+    def training(self) -> TrainConfig:
+        """The run that does it."""
+        shared = {one.name for one in fields(TrainConfig)} & {one.name for one in fields(self)}
+        settings = {name: getattr(self, name) for name in shared}
+        mode = "plan" if self.plan else "auto" if self.episodes else "policy"
+        return TrainConfig(**{**settings, "mode": mode, "episodes": max(1, self.episodes)})
 
 
 @dataclass(frozen=True)
@@ -280,94 +372,3 @@ class CompareConfig:
 def _within(flag: str, value: float, low: float, high: float) -> None:
     if not low < value <= high or value == float("inf"):  # NaN fails the comparison
         raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {value:g}")
-
-
-def flags(config: Any, *names: str) -> list[str]:
-    """The words of a command line that say what of these settings is not the default."""
-    words: list[str] = []
-    for one in fields(config):
-        value = getattr(config, one.name)
-        default = one.default if one.default_factory is MISSING else one.default_factory()
-        if value == default or (names and one.name not in names):
-            continue
-        flag = "--" + one.name.replace("_", "-")
-        if is_dataclass(value):
-            words += flags(value)
-        elif isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, tuple):
-            words += [flag, *value]
-        elif isinstance(value, Mapping):
-            words += [flag, *(str(word) for pair in value.items() for word in pair)]
-        else:
-            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    return words
-
-
-def as_json(config: Any) -> dict[str, Any]:
-    """Every setting, as JSON values."""
-    found: dict[str, Any] = {}
-    for one in fields(config):
-        value = getattr(config, one.name)
-        found[one.name] = as_json(value) if is_dataclass(value) else _plain(value)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def from_json(config: type[Config], settings: Mapping[str, Any], where: Path) -> Config:
-    """The inverse of `as_json`; settings that are not there have their defaults.
-
-    Raises:
-        AmcError: an unknown setting, or one of the wrong kind; the message names the file.
-    """
-    hints, values = get_type_hints(config), dict[str, Any]()
-    for name, value in settings.items():
-        if name not in hints:
-            raise AmcError(
-                f"{where}: unknown setting {name!r}; was it written by a newer version?"
-            )
-        kinds = get_args(hints[name]) or (hints[name],)
-        if get_origin(hints[name]) is Literal and value not in kinds:
-            raise AmcError(f"{where}: {name} {value!r} is unknown; allowed: {', '.join(kinds)}")
-        if isinstance(value, str) and Path in kinds:
-            value = Path(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(value, Mapping) and is_dataclass(hints[name]):
-            value = from_json(hints[name], value, where)
-        values[name] = value
-    try:
-        return config(**values)
-    except TypeError as error:
-        raise AmcError(f"{where}: {error}") from None
-
-
-def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:
-    """The configuration on the command line of ``python -m <command>``.
-
-    Raises:
-        AmcError: an unknown flag or an impossible value, in one line.
-        SystemExit: after ``--help``.
-    """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(config, prog=f"python -m {command}", args=arguments)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise AmcError(_condensed(complaint.getvalue(), config.__name__)) from None
-
-
-def _condensed(box: str, name: str) -> str:
-    """The first paragraph under the title of tyro's framed message, as one line."""
-    lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
-    ruled = ["" if set(line) <= set("-─") else line for line in lines if line][1:]
-    said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
-    text = " ".join(said).removeprefix(f"Error parsing {name}: ")
-    return f"{text} (--help lists all flags)"

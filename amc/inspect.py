@@ -11,7 +11,8 @@ from rich.table import Table
 from torch import Tensor
 
 from amc.account import Account, examine
-from amc.config import InspectConfig, parse
+from amc.commandline import parse
+from amc.config import InspectConfig
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.graph import bake, baked_layers, choose, trace

@@ -26,7 +26,7 @@ from amc.plan import Plan, Strategy
 from amc.recover.distill import Loss, cross_entropy, distillation
 from amc.recover.finetune import Recipe, Step, train
 from amc.recover.quick import Quick
-from amc.search import Found, Settings, Task, proxy, search
+from amc.search import Found, Policy, Settings, Task, proxy, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
@@ -97,6 +97,7 @@ class Pipeline:
         journal: Journal,
         record: Path,
         about: Mapping[str, Any],
+        policy: Policy | None = None,
     ) -> Found:
         """The best strategy within the budget.
 
@@ -107,6 +108,7 @@ class Pipeline:
             journal: is told of every episode.
             record: file that makes it possible to go on after a stop.
             about: what the outcomes depend on besides the settings.
+            policy: learned earlier, to begin with.
         """
         config = self.config
         limits = Limits(
@@ -114,6 +116,7 @@ class Pipeline:
         )
         walks = config.walks or config.workers
         settings = {**{name: getattr(config, name) for name in DECISIVE}, "walks": walks}
+        settings["policy"] = policy and policy.digest
         worth = self.worth(compressor)
         with self.terminal.bar("search", config.episodes) as bar:
 
@@ -131,6 +134,7 @@ class Pipeline:
                         config.agent,
                         seed=config.seed,
                         settings=Settings(warmup_episodes=config.warmup_episodes),
+                        policy=policy,
                         measure=measure,
                         walks=walks,
                         on_learn=journal.learned,

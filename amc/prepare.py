@@ -13,6 +13,7 @@ from amc.graph import ChannelGraph
 from amc.models import build, is_bundled, load_checkpoint
 from amc.plan import Strategy
 from amc.pretrain import pretrained
+from amc.reuse import load_fitting
 from amc.terminal import Terminal
 from envs.rewards import UNCONSTRAINED
 
@@ -76,7 +77,7 @@ def check_outputs(model: nn.Module, example: tuple[torch.Tensor], data: Data) ->
 
 
 def allocation(config: TrainConfig, graph: ChannelGraph) -> tuple[Budget | None, Strategy]:
-    """The budget to search in, or the strategy where no search is needed.
+    """The budget to search or walk in, or the strategy where neither is needed.
 
     Raises:
         InfeasibleBudgetError: the target cannot be reached.
@@ -84,6 +85,8 @@ def allocation(config: TrainConfig, graph: ChannelGraph) -> tuple[Budget | None,
     if config.mode == "list":
         assert config.strategy is not None
         return None, listed(graph, config.strategy)
+    if config.plan is not None:
+        return None, load_fitting(config.plan, graph).strategy
     if config.channel_ratio is not None:
         return None, common_ratio(graph, config.channel_ratio, config.channel_multiple)
     budget = Budget(

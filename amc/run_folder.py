@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from amc import weights
-from amc.config import TrainConfig, as_json, flags, from_json
+from amc.commandline import as_json, flags, from_json
+from amc.config import TrainConfig
 from amc.errors import AmcError
 from amc.files import write_atomically
 from amc.graph.bake import computes_weight

@@ -22,7 +22,8 @@ from amc.recover.quick import Quick
 from amc.solve.stats import Batches
 
 try:
-    from agents import AGENTS, Policy
+    from agents import AGENTS
+    from agents import Policy as Policy  # as above
     from agents import Settings as Settings  # for those who call `search`
     from agents.episodic import EpisodicAlgorithm
     from amc.trials import Enough, Episode, Trials

@@ -13,7 +13,8 @@ from torch import nn
 from agents import save_policy
 from amc import weights
 from amc.allocate import uniform
-from amc.config import TrainConfig, flags, parse
+from amc.commandline import flags, parse
+from amc.config import TrainConfig
 from amc.data import Data, load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
@@ -24,9 +25,11 @@ from amc.pipeline import Pipeline, reward_function
 from amc.plan import Plan, save_plan, save_strategy
 from amc.prepare import allocation, blank, check_outputs, choose_device, network
 from amc.report import Change, Report, latencies, layer_changes, layer_table, summary_table
+from amc.reuse import described, load_fitting, load_learned
 from amc.run_folder import begin, claim, record, resumable, resumed, run_dir, write_json
+from amc.search import proposed
+from amc.sensitivity import sensitivity
 from amc.terminal import Terminal
-from envs.features import NAMES
 
 
 def run(config: TrainConfig) -> Path:
@@ -49,6 +52,7 @@ def run(config: TrainConfig) -> Path:
     model = bake(given, pipe.example)
     graph = choose(trace(model, pipe.example), model, config.choice)
     budget, strategy = allocation(config, graph)
+    policy = load_learned(config.policy) if config.policy else None
 
     # The network with its weights.
     given, source = network(config, given, terminal)
@@ -67,17 +71,27 @@ def run(config: TrainConfig) -> Path:
     journal, finalists = Journal(folder, graph.sizes, graph.macs()), [strategy]
     tried = 0
     with clock("search"):
-        if budget is not None:
+        if budget is not None and policy and config.mode == "policy":
+            walked = proposed(policy, budget, sensitivity(compressor, budget))
+            finalists = [walked, uniform(budget)]
+        elif budget is not None:
             about = {"weights": weights.digest(model)}
-            found = pipe.search(budget, compressor, reward, journal, record(folder), about)
+            found = pipe.search(budget, compressor, reward, journal, record(folder), about, policy)
             finalists = found.finalists(config.finalists, uniform(budget))
             tried = len(found.history)
             if found.agent:
-                save_policy(folder / "policy", found.agent, {"observations": list(NAMES)})
+                learned = described(
+                    targets=[config.preserve_ratio], networks=[config.model], seed=config.seed
+                )
+                save_policy(folder / "policy", found.agent, learned)
 
     # The plan, which channels; the cut network, reconstructed layer by layer.
     with clock("apply"):
-        strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
+        if config.plan:
+            plan = load_fitting(config.plan, graph)
+            pruned = pipe.cut(compressor, plan, pipe.originals(compressor))
+        else:
+            strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
     save_strategy(folder / "strategy.json", strategy, graph.channels, {"model": config.model})
     save_network(folder, plan, pruned, config, baked)
     cut = evaluate(pruned, data.test)
@@ -94,7 +108,9 @@ def run(config: TrainConfig) -> Path:
     # The account.
     report = Report(
         mode=config.mode,
-        target=None if config.channel_ratio or config.mode == "list" else config.preserve_ratio,
+        target=None
+        if config.channel_ratio or config.mode in ("list", "plan")
+        else config.preserve_ratio,
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
         file_bytes=Change(len(weights.to_bytes(model)), len(weights.to_bytes(pruned))),

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import amc
 from amc.allocate import greedy, uniform
 from amc.budget import Budget
+from amc.commandline import parse
 from amc.compare import AT_ONCE, default_folder, run
 from amc.compress import Compressor, calibrate
-from amc.config import CompareConfig, TrainConfig, parse
+from amc.config import CompareConfig, TrainConfig
 from amc.errors import AmcError
 from amc.metric import SELECTORS
 from amc.models import build

@@ -23,6 +23,7 @@ FLOORS = [
         "amc.trials",
         "amc.workers",
         "amc.config",
+        "amc.commandline",
         "amc.picture",
         "amc.lanes",
         "amc.account",
@@ -30,9 +31,9 @@ FLOORS = [
         "amc.standings",
         "amc.terminal",
     },
-    {"amc.run_folder", "amc.journal", "amc.prepare"},
+    {"amc.run_folder", "amc.journal", "amc.prepare", "amc.reuse"},
     {"amc", "amc.pipeline"},
-    {"amc.inspect", "amc.train", "amc.compare"},
+    {"amc.inspect", "amc.train", "amc.compare", "amc.apply"},
 ]
 """Lowest first; a room imports from its own floor or from below, `agents` from nowhere."""
 

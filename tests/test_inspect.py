@@ -22,7 +22,8 @@ import amc
 from amc.account import Account
 from amc.allocate import uniform
 from amc.budget import Budget
-from amc.config import InspectConfig, TrainConfig, parse
+from amc.commandline import parse
+from amc.config import InspectConfig, TrainConfig
 from amc.data import load_data
 from amc.errors import AmcError, InfeasibleBudgetError
 from amc.graph import ChannelGraph, Choice

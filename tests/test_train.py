@@ -24,7 +24,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.config import InspectConfig, TrainConfig, as_json, from_json, parse
+from amc.commandline import as_json, from_json, parse
+from amc.config import InspectConfig, TrainConfig
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import Score, evaluate

@@ -1,0 +1,106 @@
+"""Settings as words of a command line and as JSON, there and back."""
+
+import contextlib
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from amc.errors import AmcError
+
+Config = TypeVar("Config")
+
+
+def flags(config: Any, *names: str) -> list[str]:
+    """The words of a command line that say what of these settings is not the default."""
+    words: list[str] = []
+    for one in fields(config):
+        value = getattr(config, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if value == default or (names and one.name not in names):
+            continue
+        flag = "--" + one.name.replace("_", "-")
+        if is_dataclass(value):
+            words += flags(value)
+        elif isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, tuple):
+            words += [flag, *value]
+        elif isinstance(value, Mapping):
+            words += [flag, *(str(word) for pair in value.items() for word in pair)]
+        else:
+            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """Every setting, as JSON values."""
+    found: dict[str, Any] = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        found[one.name] = as_json(value) if is_dataclass(value) else _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_json(config: type[Config], settings: Mapping[str, Any], where: Path) -> Config:
+    """The inverse of `as_json`; settings that are not there have their defaults.
+
+    Raises:
+        AmcError: an unknown setting, or one of the wrong kind; the message names the file.
+    """
+    hints, values = get_type_hints(config), dict[str, Any]()
+    for name, value in settings.items():
+        if name not in hints:
+            raise AmcError(
+                f"{where}: unknown setting {name!r}; was it written by a newer version?"
+            )
+        kinds = get_args(hints[name]) or (hints[name],)
+        if get_origin(hints[name]) is Literal and value not in kinds:
+            raise AmcError(f"{where}: {name} {value!r} is unknown; allowed: {', '.join(kinds)}")
+        if isinstance(value, str) and Path in kinds:
+            value = Path(value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, Mapping) and is_dataclass(hints[name]):
+            value = from_json(hints[name], value, where)
+        values[name] = value
+    try:
+        return config(**values)
+    except TypeError as error:
+        raise AmcError(f"{where}: {error}") from None
+
+
+def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:
+    """The configuration on the command line of ``python -m <command>``.
+
+    Raises:
+        AmcError: an unknown flag or an impossible value, in one line.
+        SystemExit: after ``--help``.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(config, prog=f"python -m {command}", args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise AmcError(_condensed(complaint.getvalue(), config.__name__)) from None
+
+
+def _condensed(box: str, name: str) -> str:
+    """The first paragraph under the title of tyro's framed message, as one line."""
+    lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
+    ruled = ["" if set(line) <= set("-─") else line for line in lines if line][1:]
+    said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
+    text = " ".join(said).removeprefix(f"Error parsing {name}: ")
+    return f"{text} (--help lists all flags)"

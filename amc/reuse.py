@@ -1,0 +1,87 @@
+"""What earlier runs have learned, policies and plans, checked before anything is done with it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agents import Policy, load_policy
+from amc.errors import AmcError
+from amc.graph import ChannelGraph
+from amc.plan import Plan, load_plan
+from envs.features import NAMES
+
+ACTION = "preserve ratio relative to what is left of the budget; 0.5 spends it evenly"
+"""What the action of a saved policy means."""
+
+
+def described(**origin: Any) -> dict[str, Any]:
+    """The metadata of a policy: what goes in, what comes out, and where it was learned."""
+    return {"observations": list(NAMES), "action": ACTION, **origin}
+
+
+def load_learned(stem: Path) -> Policy:
+    """The policy that a run has learned.
+
+    Args:
+        stem: its files without their suffix, or one of them, or the run's folder.
+
+    Raises:
+        AmcError: files that are missing, damaged, of another version, or of a policy that sees or
+            does something else than walks over channel groups.
+    """
+    if stem.is_dir():
+        stem = stem / "policy"
+    if stem.suffix in (".json", ".safetensors"):
+        stem = stem.with_suffix("")
+    try:
+        policy = load_policy(stem)
+    except ValueError as error:
+        raise AmcError(f"--policy {error}") from None
+    seen, action = policy.metadata.get("observations"), policy.metadata.get("action")
+    if seen != list(NAMES) or policy.observation_size != len(NAMES):
+        raise AmcError(
+            f"--policy {stem}.json: it sees {json.dumps(seen)}, this version shows "
+            f"{json.dumps(list(NAMES))}; learn it anew"
+        )
+    if action != ACTION:
+        raise AmcError(f"--policy {stem}.json: its action means {action!r}, allowed: {ACTION!r}")
+    return policy
+
+
+def load_fitting(path: Path, graph: ChannelGraph) -> Plan:
+    """A plan that was made for another checkpoint of the same network.
+
+    Args:
+        path: ``plan.json``, or the folder of its run.
+        graph: of the network it is to be applied to.
+
+    Raises:
+        AmcError: the file cannot be used, or the network is another one; the message names the
+            first layer that differs.
+    """
+    path = path / "plan.json" if path.is_dir() else path
+    plan = load_plan(path)
+    for name, group in plan.groups.items():
+        if name not in graph.sizes:
+            frozen = {g.name: g.reason for g in graph.groups}.get(name)
+            why = f"must stay whole here: {frozen}" if frozen else "is not a group of this network"
+            raise AmcError(f"{path}: {name} {why}; groups are {', '.join(graph.sizes)}")
+        if group.size != graph.sizes[name]:
+            raise AmcError(
+                f"{path}: {name} has {group.size} channels in the plan, {graph.sizes[name]} in "
+                "this network"
+            )
+    made = graph.plan({name: group.keep for name, group in plan.groups.items()})
+    theirs, ours = _by_place(plan), _by_place(made)
+    for place in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(place) != ours.get(place):
+            raise AmcError(
+                f"{path}: {place[0]}, dimension {place[1]}: the plan cuts it otherwise than this "
+                "network needs; it was made for another network"
+            )
+    return made
+
+
+def _by_place(plan: Plan) -> Mapping[tuple[str, int], tuple[int, tuple[int, ...]]]:
+    return {(cut.tensor, cut.dim): (cut.size, cut.keep) for cut in plan.cuts}
