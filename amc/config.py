@@ -84,7 +84,7 @@ class TrainConfig:
     envs.Outcome."""
     reward_images: int = 500
     """Validation images per episode at most."""
-    finalists: int = 4
+    finalists: int = 6
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
 
     finetune_epochs: int = 4

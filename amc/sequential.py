@@ -14,14 +14,24 @@ from torch import nn
 
 from amc.compress import Compressor, reconstructed_layers
 from amc.graph.groups import ChannelGraph, Layer
-from amc.graph.surgery import owners, place, shrink
+from amc.graph.surgery import owners, place, shrink, tensors
+from amc.in_step import Steps
+from amc.lockstep import Diverged
 from amc.plan import Plan
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.solve.columns import as_columns, as_weight
 from amc.solve.least_squares import solve
 from amc.solve.residual import additions
 from amc.solve.rows import Rows
-from amc.solve.stats import Batches, Outputs, Sampling, collect, sample_outputs
+from amc.solve.stats import (
+    Batches,
+    LayerStats,
+    Outputs,
+    Sampling,
+    accumulated,
+    collect,
+    sample_outputs,
+)
 
 OUTPUT_BYTES = 2**30
 """Outputs of the original network that are held at a time; more layers take more passes."""
@@ -114,29 +124,85 @@ def compress(
     where, solved = owners(small), compressor.weights(plan)
     for name, weight in solved.items():
         place(where[name], weight)
-    cuts = {(c.tensor, c.dim): c for c in plan.cuts}
-    layers = [v for v in reconstructed_layers(compressor.graph) if v.weight in solved]
-    names = {layer.name for layer in layers}
-    for position, layer in enumerate(layers):
-        wished, weight = originals.outputs(layers[position:]), solved[layer.weight]
-        outputs = cuts.get((layer.weight, layer.out_dim))
-        if outputs is not None:
-            per_group = [k for k in outputs.keep if k < outputs.size // layer.groups]
-            keep = torch.tensor(per_group, device=weight.device)
-            wished = [rows.select(keep) for rows in wished]
-        corrects = not names & originals.additions.get(layer.name, names)
-        stats = collect(
-            small,
-            [layer],
-            originals.batches,
-            originals.sampling,
-            {layer.name: wished},
-            [layer.name] if corrects else [],
-        )[layer.name]
+    task = _Task(compressor, plan, originals, small, adapt, on_layer)
+    try:
+        if task.in_step():
+            return small
+    except Diverged:  # what was solved until then is as good a start as any
+        pass
+    return task.layer_by_layer()
+
+
+class _Task:
+    """One application: the same layers are solved either way."""
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        plan: Plan,
+        originals: Originals,
+        small: nn.Module,
+        adapt: bool,
+        on_layer: Callable[[str], None],
+    ) -> None:
+        self._originals, self._small, self._adapt = originals, small, adapt
+        self._on_layer = on_layer
+        solved = compressor.weights(plan)
+        self._layers = [v for v in reconstructed_layers(compressor.graph) if v.weight in solved]
+        self._cuts = {(c.tensor, c.dim): c for c in plan.cuts}
+        names = {layer.name for layer in self._layers}
+        self._corrected = frozenset(
+            name for name, later in originals.additions.items() if not names & later
+        )
+
+    def in_step(self) -> bool:
+        """All layers in one pass, batch norm following exactly; False where it is impossible."""
+        device = next(self._small.parameters()).device
+        batches = [images.to(device) for images, _ in self._originals.batches]
+        sampling, corrected = self._originals.sampling, self._corrected
+        steps = Steps(self._small, self._layers, batches, sampling, corrected, self._adapt)
+        if not steps.possible:
+            return False
+        left = {layer.name: position for position, layer in enumerate(self._layers)}
+
+        def solve(name: str, rows: Sequence[Rows]) -> None:
+            position = left.pop(name)
+            wished = self._wished(self._layers[position:])
+            self._solve(self._layers[position], accumulated(rows, wished))
+
+        steps.run(solve)
+        if left:
+            raise Diverged
+        return True
+
+    def layer_by_layer(self) -> nn.Module:
+        """One pass over the images per layer; batch norm follows on the first `FOLLOWING`."""
+        originals = self._originals
+        for position, layer in enumerate(self._layers):
+            wished = {layer.name: self._wished(self._layers[position:])}
+            corrected = [layer.name] if layer.name in self._corrected else []
+            stats = collect(
+                self._small, [layer], originals.batches, originals.sampling, wished, corrected
+            )[layer.name]
+            self._solve(layer, stats)
+            if self._adapt:
+                adapt_batchnorm(self._small, islice(originals.batches, FOLLOWING))
+        return adapt_batchnorm(self._small, originals.batches) if self._adapt else self._small
+
+    def _wished(self, layers: Sequence[Layer]) -> Sequence[Rows]:
+        """What the first of these layers is to put out, without the channels that are gone."""
+        wished, layer = self._originals.outputs(layers), layers[0]
+        outputs = self._cuts.get((layer.weight, layer.out_dim))
+        if outputs is None:
+            return wished
+        per_group = [k for k in outputs.keep if k < outputs.size // layer.groups]
+        keep = torch.tensor(per_group, device=wished[0].y.device)
+        return [rows.select(keep) for rows in wished]
+
+    def _solve(self, layer: Layer, stats: LayerStats) -> None:
+        weight = tensors(self._small)[layer.weight]
         columns = torch.arange(stats.xx.shape[1], device=stats.xx.device)
-        start = as_columns(weight, layer)
-        place(where[layer.weight], as_weight(solve(stats, columns, start), weight))
-        if adapt:
-            adapt_batchnorm(small, islice(originals.batches, FOLLOWING))
-        on_layer(layer.name)
-    return adapt_batchnorm(small, originals.batches) if adapt else small
+        solution = solve(stats, columns, as_columns(weight, layer))
+        with torch.no_grad():
+            weight.copy_(as_weight(solution, weight))
+        self._on_layer(layer.name)

@@ -19,7 +19,7 @@ from amc.metric import SELECTORS
 from amc.plan import Plan
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.sequential import Originals, compress
-from amc.solve.stats import Recorder, Sampling
+from amc.solve.stats import Batches, Recorder, Sampling
 
 ALL = Sampling(0)
 
@@ -169,10 +169,20 @@ def fitted(layer: Layer, weight: Tensor, kept: list[int], x: Tensor, y: Tensor) 
 
 @torch.no_grad()
 def by_hand(
-    model: nn.Module, graph: ChannelGraph, plan: Plan, sequential: bool, adapt: bool = False
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: Plan,
+    sequential: bool,
+    adapt: Batches = (),
+    at_once: bool = False,
 ) -> nn.Module:
-    """The original network in its full size, in which no layer listens to removed channels."""
+    """The original network in its full size, in which no layer listens to removed channels.
+
+    Batch norm follows after every layer, and before the first if it is to follow at once.
+    """
     full = copy.deepcopy(model)
+    if at_once:
+        adapt_batchnorm(full, adapt)
     kept = {c.tensor: list(c.keep) for c in plan.cuts if c.dim == 1}
     for layer in graph.layers:
         if layer.weight not in kept or layer.kind == "depthwise":
@@ -186,7 +196,7 @@ def by_hand(
             y = y + (error / model.scales()[layer.name]).flatten(2).mT.flatten(0, 1)
         weight.copy_(fitted(layer, weight, kept[layer.weight], x, y))
         if adapt:
-            adapt_batchnorm(full, BATCHES)
+            adapt_batchnorm(full, adapt)
     return full
 
 
@@ -204,15 +214,21 @@ def test_cut_is_the_network_with_weights_fitted_on_the_original_inputs(
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("memory", [2**31, 0])
 @pytest.mark.parametrize(
     ("selector", "adapt"), [("lasso", False), ("random", False), ("l1", True)]
 )
 def test_compress_is_the_network_with_weights_fitted_layer_by_layer(
-    kind: Network, selector: str, adapt: bool
+    kind: Network, memory: int, selector: str, adapt: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In one pass, where all images are one batch to batch norm, and in one pass per layer."""
+    monkeypatch.setattr("amc.in_step.HELD_BYTES", memory)
     model, graph, compressor = prepared(kind, selector)
     plan = compressor.plan(halved(graph))
-    expected = by_hand(model, graph, plan, sequential=True, adapt=adapt)
+    batches = [(IMAGES, torch.zeros(len(IMAGES)))] if memory else BATCHES
+    expected = by_hand(
+        model, graph, plan, True, batches if adapt else (), at_once=adapt and memory > 0
+    )
     found = compress(compressor, plan, originals(compressor), adapt)
     torch.testing.assert_close(outputs(found), outputs(expected), rtol=2e-3, atol=2e-4)
 

@@ -16,7 +16,8 @@ FLOORS = [
     {"amc.plan", "amc.graph"},
     {"amc.solve"},
     {"amc.metric", "amc.budget", "amc.allocate"},
-    {"amc.compress", "amc.sequential", "amc.recover", "amc.pretrain", "amc.sensitivity"},
+    {"amc.compress", "amc.recover", "amc.pretrain", "amc.sensitivity", "amc.lockstep"}
+    | {"amc.in_step", "amc.sequential"},
     {"envs"},
     {
         "amc.search",

@@ -34,6 +34,16 @@ _NORM_ARGUMENTS = (
 )  # fmt: skip
 
 
+def norm_call(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Arguments by name, if this operator is a batch norm that uses its running statistics."""
+    if func is not F.batch_norm:
+        return None
+    given = {**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}
+    return None if given.get("training") or given.get("running_mean") is None else given
+
+
 @dataclass(frozen=True, eq=False)
 class Trail:
     """A live tensor that is a layer's output up to an affine map of each channel.
@@ -79,11 +89,9 @@ class Trails:
 
     def carry(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> bool:
         """Goes on from the input of a batch norm in eval mode to its output; whether it did."""
-        if func is not F.batch_norm:
-            return False
-        given = {**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}
-        trail = self.of(given["input"])
-        if trail is None or given.get("training") or trail.call.channel_dim != 1:
+        given = norm_call(func, args, kwargs)
+        trail = self.of(given["input"]) if given else None
+        if given is None or trail is None or trail.call.channel_dim != 1:
             return False
         scale = (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
         for factor in (given.get("weight"), trail.scale):

@@ -99,11 +99,26 @@ class Call:
         return rows.reshape(rows.shape[0] * rows.shape[1], groups, -1).movedim(1, 0)
 
 
+def weight_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The weight of a layer, if this operator is one."""
+    return _given(args, kwargs).get("weight") if func in _SPATIAL else None
+
+
 def call_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Call | None:
     """The execution of a layer, if this operator is one."""
-    if func not in _SPATIAL:
-        return None
-    return Call({**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}, out, _SPATIAL[func])
+    return Call(_given(args, kwargs), out, _SPATIAL[func]) if func in _SPATIAL else None
+
+
+def call_before(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """A layer that has not run yet: the result is that of the first image alone."""
+    given, spatial = _given(args, kwargs), _SPATIAL[func]
+    x = given["input"]
+    few = x if x.ndim == spatial + 1 else x[:1]
+    return Call(given, func(**{**given, "input": few}), spatial)
+
+
+def _given(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
 
 
 def _patches(given: Mapping[str, Any], x: Tensor, out: torch.Size, chosen: Tensor) -> Tensor:

@@ -195,6 +195,20 @@ def collect(
     return total
 
 
+def accumulated(found: Iterable[Rows], wished: Iterable[Rows]) -> LayerStats:
+    """Statistics of one layer from inputs, and outputs that are wished for, batch by batch.
+
+    Raises:
+        ValueError: there are none.
+    """
+    total: LayerStats | None = None
+    for row, goal in zip(found, wished, strict=True):
+        total = _accumulate(total, row.x, _target(goal, row))
+    if total is None:
+        raise ValueError("no rows")
+    return total
+
+
 def _target(wished: Rows, row: Rows) -> Tensor:
     """What the layer should put out, so that the sum with its shortcut is that of ``wished``."""
     if wished.shortcut is None or wished.gain is None or row.shortcut is None:
