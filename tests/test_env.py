@@ -28,7 +28,7 @@ from amc.graph.groups import ChannelGraph
 from amc.metric import SELECTORS
 from amc.plan import Strategy
 from amc.recover.quick import Quick
-from amc.search import METHODS, Found, proxy, search, walk
+from amc.search import METHODS, Found, Task, proxy, search, walk
 from amc.solve.stats import Sampling
 from amc.trials import Episode, Limits, Trials
 from envs import REWARDS, ChannelPruningEnv, Outcome, SideBySide
@@ -529,7 +529,7 @@ def searched(
     evaluate = evaluate or cheap(budget)
     trials = Trials(evaluate, reward, Limits(episodes), on_episode=on_episode)
     settings = Settings(net_arch=(16, 16), warmup_episodes=warmup)
-    return search(budget, trials, reward, method, seed=seed, settings=settings, **more)
+    return search(Task(budget, trials), method, seed=seed, settings=settings, **more)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -608,15 +608,6 @@ def test_best_is_the_highest_reward_of_all_episodes(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", AGENTS)
-def test_strategies_that_an_agent_is_shown_are_tried_after_the_uniform_one(method: str) -> None:
-    budget, rng = budget_of(kind=chain), np.random.default_rng(0)
-    shown = [walked(budget, rng.random(4)) for _ in range(3)]
-    for warmup in (2, 6):  # also when there are more of them than episodes of warm-up
-        found = searched(method, first=shown, warmup=warmup)
-        assert [e.strategy for e in found.history[:4]] == [uniform(budget), *shown]
-
-
-@pytest.mark.parametrize("method", AGENTS)
 @pytest.mark.parametrize("walks", [1, 3])
 def test_an_agent_is_suggested_variations_of_all_that_was_tried(
     method: str, walks: int, monkeypatch: pytest.MonkeyPatch
@@ -625,24 +616,25 @@ def test_an_agent_is_suggested_variations_of_all_that_was_tried(
     budget = budget_of(kind=chain)
     pairs = zip(budget.graph.decisions, budget.options, strict=True)
     errors = {group.name: (1 - options / group.size) ** 2 for group, options in pairs}
-    asked: list[tuple[list[tuple[Strategy, float]], Strategy]] = []
+    asked: list[tuple[list[Tried], Strategy]] = []
 
     class Watched(Variations):
-        def __call__(self, tried: Tried, rng: np.random.Generator) -> dict[str, int]:
+        def __call__(self, known: Sequence[Tried], rng: np.random.Generator) -> dict[str, int]:
             assert (self.budget, self.errors) == (budget, errors)
-            asked.append((list(tried), super().__call__(tried, rng)))
+            asked.append((list(known), super().__call__(known, rng)))
             return dict(asked[-1][1])
 
     monkeypatch.setattr("amc.search.Variations", Watched)
     trials = Trials(cheap(budget), REWARDS["accuracy"], Limits(13))
     settings = Settings(net_arch=(16, 16), warmup_episodes=4, elite=1.0)
-    found = search(
-        budget, trials, REWARDS["accuracy"], method, settings=settings, errors=errors, walks=walks
-    )
-    history = [(e.strategy, e.reward) for e in found.history]
+    found = search(Task(budget, trials, errors), method, settings=settings, walks=walks)
+    history, first = found.history, found.history[0].reward
     for number, (known, suggested) in enumerate(asked, start=1):
-        assert known == history[: number // walks * walks]
-        assert history[number][0] == walked(budget, np.array(budget.actions(suggested)))
+        earlier = history[: number // walks * walks]
+        assert [one.reward for one in known] == [(e.reward - first) / abs(first) for e in earlier]
+        kept = [budget.graph.counts(e.strategy) / budget.graph.counts({}) for e in earlier]
+        assert np.array_equal([one.ratios for one in known], kept)
+        assert history[number].strategy == walked(budget, np.array(budget.actions(suggested)))
     assert len(asked) == 11  # all but the one without noise
 
 
