@@ -138,8 +138,11 @@ class Budget:
         """Allowed counts in these proportions, as large as the target permits, [R, T] -> [R, T].
 
         Every row is scaled by a factor of its own; a group that reaches a bound stays there.
+        Without a lower end of the budget, nothing is scaled up.
         """
         low, high = np.zeros(len(ratios)), 1 / ratios.min(axis=1)
+        if self.tolerance >= 1:
+            high = np.ones(len(ratios))
         for _ in range(16):
             middle = (low + high) / 2
             counts = self.rounded(ratios * middle[:, None])

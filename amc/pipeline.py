@@ -177,7 +177,7 @@ class Pipeline:
         if len(strategies) > 1:
             rough = self.originals(compressor, CHOOSING)
             worth = [self.cut_worth(compressor, s, rough, reward) for s in strategies]
-            chosen = strategies[int(np.argmax(worth))]
+            chosen = strategies[int(np.argmax(np.nan_to_num(worth, nan=-np.inf)))]
         plan = compressor.plan(chosen)
         return chosen, plan, self.cut(compressor, plan, self.originals(compressor))
 

@@ -215,7 +215,8 @@ class Memory:
             if task.budget.graph is budget.graph:
                 self._catch_up(other)
                 known += self._known[other]
-        return budget.actions(self._vary[number](known, rng))
+        vary = self._vary[number]
+        return budget.actions(vary(known or [vary.tried(uniform(budget), 0.0)], rng))
 
     def _catch_up(self, number: int) -> None:
         history, known = self._tasks[number].trials.history, self._known[number]

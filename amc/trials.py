@@ -20,7 +20,7 @@ from amc.evaluate import Score
 from amc.plan import Strategy
 from envs import Outcome, Reward
 
-FORMAT = "amc-episodes/1"
+FORMAT = "amc-episodes/2"
 
 
 class Enough(Exception):

@@ -109,7 +109,7 @@ def test_evolution_is_one_variation_after_the_other(screening: bool) -> None:
     found = tried(evolution(budget(), 4, errors), towards(2), 40)
     vary, rng = Variations(budget(), errors), np.random.default_rng(4)
     for number, (strategy, _) in enumerate(found):
-        assert strategy == vary(found[:number], rng)
+        assert strategy == vary([vary.tried(s, r) for s, r in found[:number]], rng)
 
 
 def test_evolution_begins_with_the_uniform_strategy_and_variations_of_it() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -340,6 +341,16 @@ def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
     assert sum(p.numel() for p in small.parameters()) == graph.params(plan)
     smallest, *_ = pipe.cut_best(compressor, [gentle, harsh], lambda o: -float(o.macs))
     assert smallest == harsh
+
+
+def test_finalist_whose_reward_is_no_number_is_not_chosen() -> None:
+    worth = {"a": -1.0, "b": math.nan}
+    pipe: Any = SimpleNamespace(
+        originals=lambda *_: None, cut=lambda *_: None, cut_worth=lambda c, s, o, r: worth[s]
+    )
+    compressor: Any = SimpleNamespace(plan=lambda s: s)
+    finalists: Any = ["b", "a"]
+    assert Pipeline.cut_best(pipe, compressor, finalists, lambda o: 0.0)[0] == "a"
 
 
 def test_finalists_are_the_best_and_one_that_is_always_there() -> None:

@@ -790,3 +790,9 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.mark.parametrize("walks", [3, 8])
+def test_first_round_side_by_side_measures_different_strategies(walks: int) -> None:
+    found = searched(None, episodes=20, walks=walks)
+    assert len({tuple(e.strategy.values()) for e in found.history[:walks]}) == walks

@@ -47,7 +47,8 @@ class Variations:
 
     Attributes:
         budget: what a strategy may cost.
-        errors: group name -> error at each of its `Budget.options`; without, nothing is screened.
+        errors: group name -> error at each of its `Budget.options`; without, nothing is screened,
+            and the first candidate that is not known is proposed.
         population: strategies that are varied.
         step: standard deviation of the logarithm of a factor.
         share: chance of each ratio to be changed; one is in any case.
@@ -67,28 +68,42 @@ class Variations:
         return Tried(counts / self._sizes, self._relative(counts[None])[0], reward)
 
     def __call__(self, known: Sequence[Tried], rng: np.random.Generator) -> dict[str, int]:
-        """The next strategy to try; the uniform one if none was tried yet."""
+        """The next strategy to try, none that is known if it can be helped.
+
+        The uniform one if nothing was tried yet.
+        """
         if not known:
             return uniform(self.budget)
-        ranked = sorted(known, key=lambda one: -one.reward)[: self.population]
-        best = np.array([one.ratios for one in ranked])
-        counts = self.budget.fitted(self._children(best, rng))
-        chosen = 0
-        if self.errors is not None:
-            chosen = int(self.promise(known, counts).argmax())
-        return self.budget.strategy(self.budget.complete(counts[chosen].tolist()))
+        distinct: dict[bytes, Tried] = {}
+        for one in sorted(known, key=lambda one: -one.reward):
+            distinct.setdefault(self._key(one.ratios * self._sizes), one)
+        best = np.array([one.ratios for one in distinct.values()][: self.population])
+        for wider in (1, 2, 4):  # coarse steps leave few strategies nearby
+            fitted = self.budget.fitted(self._children(best, wider * self.step, rng))
+            counts = np.array([self.budget.complete(row.tolist()) for row in fitted])
+            order = np.arange(len(counts))
+            if self.errors is not None:
+                order = np.argsort(-self.promise(known, counts), kind="stable")
+            fresh = [i for i in order if self._key(counts[i]) not in distinct]
+            if fresh:
+                return self.budget.strategy(counts[fresh[0]])
+        return self.budget.strategy(counts[order[0]])
 
-    def _children(self, best: FloatArray, rng: np.random.Generator) -> FloatArray:
+    @staticmethod
+    def _key(counts: FloatArray | IntArray) -> bytes:
+        return np.rint(counts).astype(np.int64).tobytes()
+
+    def _children(self, best: FloatArray, step: float, rng: np.random.Generator) -> FloatArray:
         """Variations of ratios [P, T], the best first, [R, T]."""
-        number, length = (self.candidates if self.errors is not None else 1), best.shape[1]
+        number, length = self.candidates, best.shape[1]
         if len(best) < self.population:
-            children: FloatArray = best[0] * np.exp(rng.normal(0, self.step, (number, length)))
+            children: FloatArray = best[0] * np.exp(rng.normal(0, step, (number, length)))
             return children
         one, other = (best[rng.integers(len(best), size=(number, 3)).min(axis=1)] for _ in "ab")
         crossed = (rng.random((number, 1)) < 0.5) & (rng.random((number, length)) < 0.5)
         changed = rng.random((number, length)) < self.share
         changed[np.arange(number), rng.integers(length, size=number)] = True
-        factors = np.exp(changed * rng.normal(0, self.step, (number, length)))
+        factors = np.exp(changed * rng.normal(0, step, (number, length)))
         children = np.where(crossed, other, one) * factors
         return children
 
