@@ -35,8 +35,10 @@ class Rotation(gymnasium.Env[Array, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Starts a walk in the next environment."""
+        """Starts a walk in the next environment, with a seed in the first."""
         super().reset(seed=seed)
+        if seed is not None:
+            self.current = -1
         self.current = (self.current + 1) % len(self._walks)
         return self._walks[self.current].reset(seed=seed, options=options)
 
