@@ -942,11 +942,11 @@ def test_loaded_policy_is_exactly_the_agent_without_noise(
     observations = np.random.default_rng(0).random((50, 5), dtype=np.float32)
     expected, _ = agent.predict(observations, deterministic=True)
     assert np.ptp(expected) > 1e-4
-    assert isinstance(policy, Policy) and policy.predict(observations).shape == (50, 1)
-    assert np.array_equal(policy.predict(observations), expected)
+    assert isinstance(policy, Policy) and policy.predict(observations)[0].shape == (50, 1)
+    assert np.array_equal(policy.predict(observations)[0], expected)
     for observation in observations:
         alone, _ = agent.predict(observation, deterministic=True)
-        assert np.array_equal(policy.predict(observation), alone)
+        assert np.array_equal(policy.predict(observation)[0], alone)
     assert policy.metadata == {"observation_names": ["a", "b", "c", "d", "e"]}
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["run.0.5.json", "run.0.5.safetensors"]
@@ -962,7 +962,7 @@ def test_saving_again_replaces_the_policy(kind: str, tmp_path: Any) -> None:
     for _ in range(2):
         agent.learn_episodes(3)
         save_policy(tmp_path / "policy", agent, {})
-        found.append(load_policy(tmp_path / "policy").predict(observation))
+        found.append(load_policy(tmp_path / "policy").predict(observation)[0])
         assert np.array_equal(found[-1], agent.predict(observation, deterministic=True)[0])
     assert not np.array_equal(*found)
 

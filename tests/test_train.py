@@ -615,7 +615,7 @@ def test_every_agent_makes_a_run(
     assert header["agent"] == agent
     if agent in ("td3", "sac"):
         policy = amc_policy(folder)
-        assert 0 <= policy.predict(np.full(15, 0.5))[0] <= 1
+        assert 0 <= policy.predict(np.full(15, 0.5))[0][0] <= 1
 
 
 def amc_policy(folder: Path) -> Any:
