@@ -185,12 +185,15 @@ def next_commands(config: TrainConfig, folder: Path) -> str:
     kept = ("checkpoint", "width", "channel_multiple", "min_ratio", "choice")
     same = shlex.join(["--model", config.model, "--data", config.data, *flags(config, *kept)])
     strategy = folder / "strategy.json"
-    return (
-        f"\nEverything is in {folder}. Next:\n"
-        f"  watch      tensorboard --logdir {folder}\n"
-        f"  once more  python -m amc.train {same} --mode list --strategy {strategy}\n"
-        f"  load       amc.load_pruned(original_model, {str(folder)!r})"
-    )
+    commands = {
+        "watch": f"tensorboard --logdir {folder}",
+        "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
+        "load": f"amc.load_pruned(original_model, {str(folder)!r})",
+    }
+    if (folder / "policy.json").exists():
+        commands["reuse"] = f"python -m amc.apply {same} --policy {folder} --preserve-ratio RATIO"
+    lines = [f"\nEverything is in {folder}. Next:"]
+    return "\n".join([*lines, *(f"  {name:<10} {text}" for name, text in commands.items())])
 
 
 def main() -> None:
