@@ -251,7 +251,7 @@ def test_every_episode_is_on_disk_before_the_next_one_is_asked_for(tmp_path: Pat
 
     found = searched(record, evaluate=measured, on_episode=show)
     header, *entries = lines(record)
-    assert header == {"format": "amc-episodes/1", **ABOUT}
+    assert header == {"format": "amc-episodes/2", **ABOUT}
     for entry, episode in zip(entries, found.history, strict=True):
         outcome, score = episode.outcome, episode.outcome.score
         assert entry == {
@@ -495,7 +495,7 @@ def test_record_that_does_not_follow_the_search_is_refused(change: str, tmp_path
     [
         ({**ABOUT, "seed": 1}, "seed was 1, is 0"),
         ({**ABOUT, "preserve_ratio": 0.25}, "preserve_ratio was 0.25, is 0.5"),
-        ({"format": "amc-episodes/2", **ABOUT}, "format was 'amc-episodes/2'"),
+        ({"format": "amc-episodes/3", **ABOUT}, "format was 'amc-episodes/3'"),
         ({**{k: v for k, v in ABOUT.items() if k != "reward"}}, "reward was None"),
         ({"format": None}, "format was None"),
     ],
@@ -504,7 +504,7 @@ def test_record_of_another_search_is_refused(
     header: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
     record = tmp_path / "record"
-    first = json.dumps({"format": "amc-episodes/1", **header}).encode()
+    first = json.dumps({"format": "amc-episodes/2", **header}).encode()
     content = first + whole_record()[whole_record().index(b"\n") :]
     record.write_bytes(content)
     with pytest.raises(AmcError) as refused:
