@@ -64,7 +64,7 @@ class TrainConfig:
     agent: Literal["ddpg", "td3", "sac", "screened", "evolution", "random"] = "ddpg"
     """What searches: an agent, or one of the baselines of python -m amc.compare."""
     warmup_episodes: int = 10
-    """The first of them: uniform once, then random, before the agent learns."""
+    """The first of them, uniform once, then suggested or random, before the agent learns."""
     regime: Literal["calibrate", "finetune"] = "calibrate"
     """What the reward tells of: the network as it is after the cut (calibrate), or after a few
     steps of training in every episode (finetune)."""
@@ -338,7 +338,7 @@ class CompareConfig:
     episodes: int = 200
     """Strategies that every search tries."""
     warmup_episodes: int = 10
-    """The first of an agent's: uniform once, then random, before it learns."""
+    """The first of an agent's, uniform once, then suggested or random, before it learns."""
     reward: str = "divergence"
     """divergence (minus that from the original network's predictions), loss (minus the
     cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an

@@ -120,7 +120,6 @@ class _Reader:
     """One batch stands before a layer: its rows without outputs, at the positions that count."""
 
     layer: str
-    batch: int
     rows: Rows
 
 
@@ -214,7 +213,7 @@ class Steps:
         number = self._shortcuts.get(name)
         if number is not None:
             rows = replace(rows, shortcut=call.at(self._seen[batch][number], chosen))
-        return _Reader(name, batch, rows)
+        return _Reader(name, rows)
 
     def _keep(self, batch: int, operation: Operation, out: Any) -> None:
         if operation.number in self._wanted:
