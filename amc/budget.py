@@ -20,6 +20,9 @@ from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.labels import FloatArray, IntArray
 from amc.plan import Strategy
 
+REMEMBERED = 10_000
+"""Common ratios that a budget remembers."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -124,6 +127,18 @@ class Budget:
 
     def even_ratio(self, decided: Sequence[int] = ()) -> float:
         """The largest common ratio for the groups that are left that stays within the target."""
+        key = tuple(decided)
+        if key not in self._even_ratios:  # asked for by state, action and suggestion alike
+            if len(self._even_ratios) >= REMEMBERED:
+                self._even_ratios.clear()
+            self._even_ratios[key] = self._even_ratio(key)
+        return self._even_ratios[key]
+
+    @cached_property
+    def _even_ratios(self) -> dict[tuple[int, ...], float]:
+        return {}
+
+    def _even_ratio(self, decided: Sequence[int]) -> float:
         low, high = 0.0, 1.0
         for _ in range(3):  # 32 candidates at a time: exact to 1 / 32768
             ratios = np.linspace(low, high, 33)

@@ -12,7 +12,9 @@ times start when the trained network is loaded: calibration is part of them.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -32,12 +34,14 @@ from amc.graph.groups import ChannelGraph
 from amc.graph.surgery import tensors
 from amc.metric import SELECTORS, Evidence
 from amc.plan import Strategy
-from amc.search import proxy, search
+from amc.search import Task, proxy, search
 from amc.sensitivity import sensitivity
 from amc.solve.columns import input_columns
+from amc.solve.rows import Rows
 from amc.solve.stats import Batches, Recorder, Sampling
-from amc.trials import Enough, Limits, Trials
+from amc.trials import Enough, Episode, Limits, Trials
 from envs import REWARDS
+from envs.channel_pruning import Array
 from envs.features import Features
 
 PUBLISHED = Settings(
@@ -70,23 +74,27 @@ class Setting:
     seed: int = 0
 
 
-class PublishedWalk(gymnasium.Env):
+class PublishedWalk(gymnasium.Env[Array, Array]):
     """Raw ratios under the one-sided wall, rounded afterwards, reward only at the end."""
 
-    def __init__(self, budget: Budget, worth, least: float = 0.2) -> None:
+    def __init__(
+        self, budget: Budget, worth: Callable[[Strategy], float], least: float = 0.2
+    ) -> None:
         self.budget, self.worth, self.least = budget, worth, least
         self.features = Features(budget)
         self.sizes = np.array([g.size for g in budget.graph.decisions])
         self.observation_space = spaces.Box(0.0, 1.0, (11,), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
         """Starts a walk."""
         super().reset(seed=seed)
         self.decided: list[int] = []
         return self.features.at(np.array([], dtype=np.int64))[:11], {}
 
-    def step(self, action):
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Clips, then rounds; the network is measured at the end."""
         t = len(self.decided)
         ratio = min(max(float(action[0]), self.least), self.wall(t))
@@ -119,7 +127,7 @@ class Fake:
         evidence = Evidence(graph, model, {})
         self.order = {g.name: SELECTORS["l1"](evidence, g) for g in graph.decisions}
         layers = reconstructed_layers(graph)
-        recorder, parts = Recorder(model, layers, Sampling()), {}
+        recorder, parts = Recorder(model, layers, Sampling()), dict[str, list[Rows]]()
         with torch.no_grad():
             for number, (images, _) in enumerate(batches):
                 for name, found in recorder.run(images, number).items():
@@ -179,7 +187,7 @@ def main() -> None:
     start = time.perf_counter()
     reached: list[tuple[int, float]] = []
 
-    def watch(episode) -> None:
+    def watch(episode: Episode) -> None:
         if episode.outcome.score.accuracy >= rewards[best]:
             reached.append((episode.number, time.perf_counter() - start))
             raise Enough
@@ -191,7 +199,7 @@ def main() -> None:
         on_episode=watch,
     )
     errors = sensitivity(bench.compressor, budget)
-    search(budget, trials, REWARDS["divergence"], seed=setting.seed, errors=errors)
+    search(Task(budget, trials, errors), seed=setting.seed)
     print(f"{setting.model}, {setting.data}, {setting.preserve_ratio:g}, seed {setting.seed}")
     print("| search | best accuracy, validation | at episode | seconds to it | all episodes, s |")
     print("|---|---|---|---|---|")

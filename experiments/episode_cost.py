@@ -9,7 +9,7 @@ are what is left over. Compare the ratios, the milliseconds depend on the machin
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ import amc.search
 from agents import AmcDDPG
 from amc.allocate import uniform
 from amc.evaluate import evaluate
-from amc.search import Settings, proxy, search
+from amc.search import Settings, Task, proxy, search
 from amc.sensitivity import sensitivity
 from amc.trials import Limits, Trials
 from envs.rewards import divergence
@@ -41,7 +41,7 @@ class Setting:
 
 
 @contextmanager
-def timed(place: Any, name: str, spent: list[float]):
+def timed(place: Any, name: str, spent: list[float]) -> Iterator[None]:
     """Adds up the seconds in a function while the context lasts."""
     function: Callable[..., Any] = getattr(place, name)
 
@@ -68,7 +68,7 @@ def main() -> None:
         start = time.perf_counter()
         trials = Trials(proxy(bench.compressor, validation), divergence, Limits(setting.episodes))
         errors = sensitivity(bench.compressor, budget)
-        search(budget, trials, divergence, settings=Settings(warmup_episodes=2), errors=errors)
+        search(Task(budget, trials, errors), settings=Settings(warmup_episodes=2))
         return time.perf_counter() - start
 
     cold = once()

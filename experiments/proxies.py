@@ -26,9 +26,11 @@ from torch import Tensor
 
 from amc.allocate import uniform
 from amc.evaluate import Score, evaluate, softened
+from amc.graph.groups import Layer
 from amc.plan import Strategy
 from amc.recover.finetune import Recipe, train
 from amc.recover.quick import Quick
+from amc.solve.columns import as_columns, input_columns
 from amc.solve.least_squares import error
 
 Truth = dict[str, float]
@@ -121,9 +123,7 @@ def candidates(
     return found
 
 
-def _columns(weight: Tensor, layer, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    from amc.solve.columns import as_columns, input_columns
-
+def _columns(weight: Tensor, layer: Layer, kept: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return input_columns(torch.tensor(kept), weight).flatten(), as_columns(weight, layer)
 
 

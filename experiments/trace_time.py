@@ -7,6 +7,7 @@ A deeper network should cost in proportion to its layers; the last column says w
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -41,7 +42,8 @@ def resnet50() -> nn.Module:
     """Hugging Face's, from its configuration, with random weights."""
     import transformers
 
-    return transformers.ResNetForImageClassification(transformers.ResNetConfig())
+    network: nn.Module = transformers.ResNetForImageClassification(transformers.ResNetConfig())
+    return network
 
 
 def measure(model: nn.Module, size: int, rounds: int = 3) -> tuple[float, float, int]:
@@ -67,7 +69,9 @@ def main() -> None:
     """Prints the table."""
     print("| network | layers | trace, s | forward, s | ms per layer |")
     print("|---|---|---|---|---|")
-    cases = [(f"{n} blocks, 16x16", lambda n=n: residual(n), 16) for n in (10, 30, 100, 300)]
+    cases: list[tuple[str, Callable[[], nn.Module], int]] = [
+        (f"{n} blocks, 16x16", partial(residual, n), 16) for n in (10, 30, 100, 300)
+    ]
     if find_spec("transformers"):
         cases.append(("ResNet-50, 224x224", resnet50, 224))
     for name, build, size in cases:
