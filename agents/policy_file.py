@@ -1,8 +1,9 @@
 """A learned policy as two files that need neither SB3 nor pickle to be read.
 
 `policy.safetensors` holds the actor's weights and nothing else; `policy.json` says what they mean
-and carries their SHA-256, so that a weights file and a description that do not belong together are
-refused. The policy maps an observation to the noise-free action of the agent it was saved from.
+and carries their SHA-256 and its own, so that changed files and those that do not belong together
+are refused. The policy maps an observation to the noise-free action of the agent it was saved
+from.
 """
 
 import hashlib
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+KNOWN_VERSIONS = (1, 2)
+"""Version 1 has no checksum of the description."""
+
 _LIBRARIES = ("numpy", "safetensors", "stable-baselines3", "torch")
 
 
@@ -45,6 +49,12 @@ class Policy:
     observation_size: int
     metadata: dict[str, Any]
     digest: str
+
+    @property
+    def net_arch(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        linears = [layer for layer in self.network if isinstance(layer, nn.Linear)]
+        return tuple(layer.out_features for layer in linears[:-1])
 
     def predict(
         self, observation: NDArray[np.floating], deterministic: bool = True
@@ -104,6 +114,7 @@ def save_policy(
         "metadata": dict(metadata),
     }
     try:
+        description["checksum"] = _checksum(description)
         text = json.dumps(description, indent=2, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"policy metadata must be JSON values: {error}") from error
@@ -185,12 +196,22 @@ def _parse_description(text: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, absurd nesting
         raise ValueError(f"{path}: not a JSON file: {error}") from error
     found = description.get("format_version") if isinstance(description, dict) else None
-    if found != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {found!r} is not the known {FORMAT_VERSION}")
+    if found not in KNOWN_VERSIONS:
+        known = ", ".join(map(str, KNOWN_VERSIONS))
+        raise ValueError(f"{path}: format_version {found!r} is unknown; known: {known}")
     for field, is_valid in _FIELDS.items():
         if not is_valid(description.get(field)):
             raise ValueError(f"{path}: field {field!r} is missing or wrong")
+    if found != 1 and description.get("checksum") != _checksum(description):
+        raise ValueError(f"{path}: content and checksum differ; the file was changed")
     return dict(description)
+
+
+def _checksum(description: Mapping[str, Any]) -> str:
+    """SHA-256 of the description without its checksum, as JSON of sorted keys."""
+    rest = {key: value for key, value in description.items() if key != "checksum"}
+    text = json.dumps(rest, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _with_suffix(path_stem: str | Path, suffix: str) -> Path:

@@ -7,8 +7,9 @@ again on another checkpoint of its network, reconstructed from that one's data.
 import sys
 
 from amc.commandline import parse
-from amc.config import ApplyConfig, TrainConfig
+from amc.config import TrainConfig
 from amc.errors import AmcError
+from amc.reuse_config import ApplyConfig
 from amc.train import going_on, run
 
 

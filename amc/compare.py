@@ -25,17 +25,16 @@ from amc.config import CompareConfig
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
-from amc.graph import bake, baked_layers, choose, trace
+from amc.files import safe_name
 from amc.pipeline import DECISIVE, Pipeline, reward_function
 from amc.plan import Strategy, read_json
-from amc.prepare import allocation, blank, check_outputs, choose_device, network
+from amc.prepare import allocation, choose_device, outline, ready
 from amc.run_folder import claim, write_json
-from amc.search import METHODS, Settings, Task, search
+from amc.search import METHODS, Errors, Settings, Task, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals
 from amc.standings import Attempt, draw_standings, standings_table, verdicts
 from amc.terminal import Bar, Terminal
-from amc.train import overview
 from amc.trials import Episode, Limits, Trials
 from envs import Outcome, Reward
 
@@ -61,16 +60,12 @@ def run(config: CompareConfig) -> Path:
     # The network, what can be removed from it and what it may cost, as in `amc.train`.
     data = load_data(config.data)
     pipe = Pipeline(settings, data, device, Terminal(quiet=True))
-    given = blank(settings, data).to(device)
-    model = bake(given, pipe.example)
-    graph = choose(trace(model, pipe.example), model, config.choice)
+    given, graph = outline(pipe)
     budget, _ = allocation(settings, graph)
     assert budget is not None
-    given, source = network(settings, given, terminal)
-    model = bake(given.to(device).eval(), pipe.example)
-    baked = baked_layers(given, model)
-    check_outputs(model, pipe.example, data)
-    terminal.say(overview(settings, data, graph, source, baked))
+    subject = ready(replace(pipe, terminal=terminal), given, graph)
+    model = subject.model
+    terminal.say(subject.overview(settings, data))
 
     # The searches, and what their winners are worth once they are cut for real.
     with terminal.bar("calibrate", 1) as bar:
@@ -120,6 +115,11 @@ class Contest:
     def worth(self) -> Callable[[Strategy], Outcome]:
         """The proxy; what one method has evaluated is known to the next, which counts it anew."""
         return self.pipe.worth(self.compressor)
+
+    @cached_property
+    def errors(self) -> Errors:
+        """Of every group."""
+        return sensitivity(self.compressor, self.budget)
 
     @cached_property
     def originals(self) -> Originals:
@@ -187,8 +187,7 @@ class Contest:
             trials(AT_ONCE[method](self.compressor, self.budget))
         else:
             numbers = Settings(warmup_episodes=self.config.warmup_episodes)
-            errors = sensitivity(self.compressor, self.budget)
-            task = Task(self.budget, trials, errors)
+            task = Task(self.budget, trials, self.errors)
             search(task, method, seed=seed, settings=numbers)
         seconds, best = time.perf_counter() - start - outside, trials.best
         rewards = tuple(episode.reward for episode in trials.history)
@@ -235,7 +234,7 @@ def known(methods: tuple[str, ...]) -> list[str]:
 def default_folder(config: CompareConfig) -> Path:
     """The folder of a comparison that was given none."""
     name = f"compare-{config.model}-{config.data}-{config.preserve_ratio:g}"
-    return Path("runs") / "".join(c if c.isalnum() or c in "-._" else "-" for c in name)
+    return Path("runs") / safe_name(name)
 
 
 def account(attempts: Iterable[Attempt]) -> dict[str, Any]:

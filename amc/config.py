@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -14,14 +14,8 @@ LEARNERS = ("ddpg", "td3", "sac")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune."""
-
-    preserve_ratio: float = 0.5
-    """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
-    mode: Literal["auto", "uniform", "list", "policy", "plan"] = "auto"
-    """auto: DDPG searches; uniform: one ratio for all; list: read it from --strategy; policy:
-    walked by --policy, no search; plan: the channels of --plan."""
+class Shared:
+    """What every command that cuts works on: a network, images, and how channels are chosen."""
 
     model: str = "resnet20"
     """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
@@ -32,18 +26,6 @@ class TrainConfig:
     """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function."""
     checkpoint: Path | None = None
     """Weights: a state dict (torch.save) or safetensors. Without: bundled networks are trained."""
-
-    channel_ratio: float | None = None
-    """For --mode uniform: part of the channels that every group keeps; the MACs follow."""
-    strategy: Path | None = None
-    """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, or comma-separated
-    ratios in layer order."""
-
-    policy: Path | None = None
-    """A policy that an earlier run has learned (its folder, or .../policy): decides alone with
-    --mode policy, gives --mode auto a head start."""
-    plan: Path | None = None
-    """For --mode plan: plan.json of an earlier run of the same network, or its folder."""
 
     choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
     """Which layers may be cut."""
@@ -58,6 +40,45 @@ class TrainConfig:
     """Batches of 32 training images for statistics and batch-norm adaptation."""
     points_per_layer: int = 10
     """Output positions per layer and batch that become rows of the regression; 0: all."""
+    reward: str = "divergence"
+    """divergence (minus that from the original network's predictions), loss (minus the
+    cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an
+    envs.Outcome."""
+    reward_images: int = 500
+    """Validation images per episode at most."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
+    quiet: bool = False
+    """Print errors only."""
+
+    def run(self, **own: Any) -> "TrainConfig":
+        """The run with these settings, and others."""
+        known = {one.name for one in fields(TrainConfig)} & {one.name for one in fields(self)}
+        return TrainConfig(**{**{name: getattr(self, name) for name in known}, **own})
+
+
+@dataclass(frozen=True)
+class TrainConfig(Shared):
+    """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune."""
+
+    preserve_ratio: float = 0.5
+    """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
+    mode: Literal["auto", "uniform", "list", "policy", "plan"] = "auto"
+    """auto: DDPG searches; uniform: one ratio for all; list: read it from --strategy; policy:
+    walked by --policy, no search; plan: the channels of --plan."""
+
+    channel_ratio: float | None = None
+    """For --mode uniform: part of the channels that every group keeps; the MACs follow."""
+    strategy: Path | None = None
+    """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, or comma-separated
+    ratios in layer order."""
+
+    policy: Path | None = None
+    """A policy that an earlier run has learned (its folder, or .../policy): decides alone with
+    --mode policy, gives --mode auto a head start."""
+    plan: Path | None = None
+    """For --mode plan: plan.json of an earlier run of the same network, or its folder."""
 
     episodes: int = 200
     """Strategies that the search tries."""
@@ -78,12 +99,6 @@ class TrainConfig:
     """Processes that measure strategies side by side, one thread each (CPU)."""
     walks: int | None = None
     """Strategies that an agent walks side by side before it learns; default: --workers."""
-    reward: str = "divergence"
-    """divergence (minus that from the original network's predictions), loss (minus the
-    cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an
-    envs.Outcome."""
-    reward_images: int = 500
-    """Validation images per episode at most."""
     finalists: int = 6
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
 
@@ -111,14 +126,10 @@ class TrainConfig:
     only --time-limit, --workers and --quiet may be given."""
     seed: int = 0
     """The same seed on the same machine gives the same result, bit for bit."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
-    quiet: bool = False
-    """Print errors only."""
 
     def __post_init__(self) -> None:
-        _within("--preserve-ratio", self.preserve_ratio, 0, 1)
-        _within("--min-ratio", self.min_ratio, 0, 1)
+        within("--preserve-ratio", self.preserve_ratio, 0, 1)
+        within("--min-ratio", self.min_ratio, 0, 1)
         self._check_mode()
         for name, least in (
             ("episodes", 1),
@@ -142,9 +153,9 @@ class TrainConfig:
                 flag = "--" + name.replace("_", "-")
                 raise AmcError(f"{flag} must be {least} or more, got {value}")
         for name in ("learning_rate", "temperature", "distill_weight"):
-            _within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
+            within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
         if self.time_limit is not None:
-            _within("--time-limit", self.time_limit, 0, float("inf"))
+            within("--time-limit", self.time_limit, 0, float("inf"))
 
     def _check_mode(self) -> None:
         """Makes sure that each mode has the file it works on, and no other."""
@@ -163,7 +174,7 @@ class TrainConfig:
             allowed = ", ".join(LEARNERS)
             raise AmcError(f"--policy: --agent {self.agent} learns none; allowed: {allowed}")
         if self.channel_ratio is not None:
-            _within("--channel-ratio", self.channel_ratio, 0, 1)
+            within("--channel-ratio", self.channel_ratio, 0, 1)
             if mode != "uniform":
                 raise AmcError(f"--channel-ratio belongs to --mode uniform, not {mode}")
 
@@ -172,72 +183,6 @@ class TrainConfig:
         """Part of the MACs that may stay; None where channels were given instead."""
         named = self.channel_ratio is not None or self.mode in ("list", "plan")
         return None if named else self.preserve_ratio
-
-
-@dataclass(frozen=True)
-class ApplyConfig:
-    """Applies a learned policy to a budget and network, or a plan to another checkpoint."""
-
-    policy: Path | None = None
-    """A learned policy: the folder of a run, or .../policy."""
-    plan: Path | None = None
-    """Instead of a policy: plan.json of a run of the same network, or its folder."""
-    preserve_ratio: float = 0.5
-    """For a policy: part of the MACs that stays, in (0, 1]; never exceeded."""
-    episodes: int = 0
-    """Strategies that are tried beginning with the policy's; 0: its own at once."""
-
-    model: str = "resnet20"
-    """As for python -m amc.train."""
-    width: float = 1.0
-    """Factor on every number of channels of a bundled network."""
-    data: str = "digits"
-    """As for python -m amc.train."""
-    checkpoint: Path | None = None
-    """Weights: a state dict (torch.save) or safetensors."""
-
-    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
-    """Which layers may be cut."""
-
-    selector: Literal["lasso", "obs", "l1", "l2", "random"] = "lasso"
-    """Which channels of a group stay; a plan says so itself."""
-    channel_multiple: int = 1
-    """Kept channels are multiples of this."""
-    min_ratio: float = 0.1
-    """No group keeps less than this part of its channels."""
-    calibration_batches: int = 60
-    """Batches of 32 training images for statistics and batch-norm adaptation."""
-
-    finetune_epochs: int = 4
-    """Passes over the training data after the cut; 0: none."""
-    learning_rate: float = 0.05
-    """Of fine-tuning, at its highest."""
-    distill: bool = True
-    """Fine-tuning also learns from the original network."""
-
-    run_dir: Path | None = None
-    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>."""
-    seed: int = 0
-    """The same seed on the same machine gives the same result, bit for bit."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
-    quiet: bool = False
-    """Print errors only."""
-
-    def __post_init__(self) -> None:
-        if (self.policy is None) == (self.plan is None):
-            raise AmcError("give either --policy FOLDER or --plan FILE")
-        if self.episodes < 0:
-            raise AmcError(f"--episodes must be 0 or more, got {self.episodes}")
-        _ = self.training  # which checks all the other settings
-
-    @property
-    def training(self) -> TrainConfig:
-        """The run that does it."""
-        shared = {one.name for one in fields(TrainConfig)} & {one.name for one in fields(self)}
-        settings = {name: getattr(self, name) for name in shared}
-        mode = "plan" if self.plan else "auto" if self.episodes else "policy"
-        return TrainConfig(**{**settings, "mode": mode, "episodes": max(1, self.episodes)})
 
 
 @dataclass(frozen=True)
@@ -292,7 +237,7 @@ class InspectConfig:
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Shared):
     """Lets all ways to find a strategy compete: same network, images, budget and evaluations."""
 
     preserve_ratio: float = 0.5
@@ -311,50 +256,16 @@ class CompareConfig:
     seeds: int = 3
     """Searches per method; greedy and uniform know no chance and need one evaluation."""
 
-    model: str = "resnet20"
-    """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
-    path/to/file.py:function."""
-    width: float = 1.0
-    """Factor on every number of channels of a bundled network."""
-    data: str = "digits"
-    """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function."""
-    checkpoint: Path | None = None
-    """Weights: a state dict (torch.save) or safetensors. Without: bundled networks are trained."""
-
-    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
-    """Which layers may be cut."""
-
-    selector: Literal["lasso", "obs", "l1", "l2", "random"] = "lasso"
-    """Which channels of a group stay."""
-    channel_multiple: int = 1
-    """Kept channels are multiples of this (4, 8, 16: what the hardware likes)."""
-    min_ratio: float = 0.1
-    """No group keeps less than this part of its channels."""
-    calibration_batches: int = 60
-    """Batches of 32 training images for statistics and batch-norm adaptation."""
-    points_per_layer: int = 10
-    """Output positions per layer and batch that become rows of the regression; 0: all."""
-
     episodes: int = 200
     """Strategies that every search tries."""
     warmup_episodes: int = 10
     """The first of an agent's, uniform once, then suggested or random, before it learns."""
-    reward: str = "divergence"
-    """divergence (minus that from the original network's predictions), loss (minus the
-    cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an
-    envs.Outcome; of the cut network, without fine-tuning."""
-    reward_images: int = 500
-    """Validation images per episode at most."""
     apply: bool = True
     """Cut the best strategy of every search for real, and tell its accuracy."""
 
     run_dir: Path | None = None
     """Folder of the comparison; default runs/compare-<model>-<data>-<ratio>. The same command goes
     on with what it finds there."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
-    quiet: bool = False
-    """Print errors only."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -364,11 +275,10 @@ class CompareConfig:
     @property
     def training(self) -> TrainConfig:
         """The run whose search is compared; it ends with the cut."""
-        shared = {one.name for one in fields(TrainConfig)} & {one.name for one in fields(self)}
-        settings = {name: getattr(self, name) for name in shared}
-        return TrainConfig(**settings, mode="auto", finetune_epochs=0)
+        return self.run(mode="auto", finetune_epochs=0)
 
 
-def _within(flag: str, value: float, low: float, high: float) -> None:
+def within(flag: str, value: float, low: float, high: float) -> None:
+    """Refuses a value outside of (low, high], and what is no number."""
     if not low < value <= high or value == float("inf"):  # NaN fails the comparison
         raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {value:g}")

@@ -52,6 +52,14 @@ def head(
     return list(zip(every.tensor_split(count), labels.tensor_split(count), strict=True))
 
 
+def tail(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Everything but the first ``images`` images."""
+    for inputs, labels in batches:
+        if images < len(labels):
+            yield inputs[images:], labels[images:]
+        images = max(0, images - len(labels))
+
+
 def logits(model: nn.Module, images: Tensor) -> Tensor:
     """The network's class scores [batch, classes], also when they come wrapped.
 

@@ -31,3 +31,8 @@ def write_atomically(path: Path, text: str | bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def safe_name(text: str) -> str:
+    """The text with everything replaced that does not belong into the name of a file."""
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in text)

@@ -61,4 +61,8 @@ class Journal:
             "hparam/macs_ratio": report.macs.ratio,
         }
         self._writer.add_hparams(settings, results, run_name=".")
+        self.close()
+
+    def close(self) -> None:
+        """The end of the file."""
         self._writer.close()

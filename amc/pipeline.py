@@ -98,6 +98,7 @@ class Pipeline:
         record: Path,
         about: Mapping[str, Any],
         policy: Policy | None = None,
+        known: Sequence[Strategy] = (),
     ) -> Found:
         """The best strategy within the budget.
 
@@ -109,6 +110,7 @@ class Pipeline:
             record: file that makes it possible to go on after a stop.
             about: what the outcomes depend on besides the settings.
             policy: learned earlier, to begin with.
+            known: strategies to begin with, see `search`.
         """
         config = self.config
         limits = Limits(
@@ -135,6 +137,7 @@ class Pipeline:
                         seed=config.seed,
                         settings=Settings(warmup_episodes=config.warmup_episodes),
                         policy=policy,
+                        known=known,
                         measure=measure,
                         walks=walks,
                         on_learn=journal.learned,
@@ -166,28 +169,40 @@ class Pipeline:
             )
 
     def cut_best(
-        self, compressor: Compressor, strategies: Sequence[Strategy], reward: Reward
+        self,
+        compressor: Compressor,
+        strategies: Sequence[Strategy],
+        reward: Reward,
+        originals: Originals | None = None,
     ) -> tuple[Strategy, Plan, nn.Module]:
         """Cuts the strategy for real that has the highest reward once it is cut for real.
 
         The search judges on cached statistics; what counts is the network after the final cut. To
-        choose among several, a part of the images will do.
+        choose among several, a part of the images will do. ``originals``: if they are known.
         """
         chosen = strategies[0]
         if len(strategies) > 1:
-            rough = self.originals(compressor, CHOOSING)
-            worth = [self.cut_worth(compressor, s, rough, reward) for s in strategies]
+            rough, wished = self.originals(compressor, CHOOSING), self.wished(compressor.model)
+            worth = [self.cut_worth(compressor, s, rough, reward, wished) for s in strategies]
             chosen = strategies[int(np.argmax(np.nan_to_num(worth, nan=-np.inf)))]
         plan = compressor.plan(chosen)
-        return chosen, plan, self.cut(compressor, plan, self.originals(compressor))
+        return chosen, plan, self.cut(compressor, plan, originals or self.originals(compressor))
+
+    def wished(self, model: nn.Module) -> list[Tensor]:
+        """Predictions of the original network that a reward compares with."""
+        return softened(model, self.validation)
 
     def cut_worth(
-        self, compressor: Compressor, strategy: Strategy, originals: Originals, reward: Reward
+        self,
+        compressor: Compressor,
+        strategy: Strategy,
+        originals: Originals,
+        reward: Reward,
+        wished: Sequence[Tensor],
     ) -> float:
         """The reward of a strategy after the final cut."""
         graph, plan = compressor.graph, compressor.plan(strategy)
         small = self.cut(compressor, plan, originals)
-        wished = softened(compressor.model, self.validation)
         score = evaluate(small, self.validation, wished=wished)
         return reward(Outcome(score, graph.macs(plan), graph.params(plan)))
 

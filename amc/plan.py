@@ -15,7 +15,9 @@ from typing import Any
 from amc.errors import AmcError
 from amc.files import write_atomically
 
-PLAN_FORMAT = "amc-plan/1"
+PLAN_FORMAT = "amc-plan/2"
+KNOWN_PLANS = ("amc-plan/1", PLAN_FORMAT)
+"""The checksum of the first covers groups and cuts only."""
 STRATEGY_FORMAT = "amc-strategy/1"
 
 Strategy = Mapping[str, int]
@@ -60,12 +62,13 @@ class Plan:
 
 def save_plan(path: Path, plan: Plan, about: Mapping[str, Any] | None = None) -> None:
     """Writes the plan as JSON, atomically; ``about`` is kept with it for the reader."""
-    body = {
+    document = {
+        "format": PLAN_FORMAT,
+        "about": dict(about or {}),
         "groups": {name: asdict(group) for name, group in plan.groups.items()},
         "cuts": [asdict(cut) for cut in plan.cuts],
     }
-    document = {"format": PLAN_FORMAT, "about": dict(about or {}), "sha256": _digest(body), **body}
-    text = json.dumps(document, indent=1)
+    text = json.dumps({**document, "sha256": digest(document)}, indent=1)
     text = re.sub(r"(?<=[\d\[,])\s+(?=[\d\]])", "", text)  # one line per list of indices
     write_atomically(path, text + "\n")
 
@@ -78,10 +81,11 @@ def load_plan(path: Path) -> Plan:
     """
     document = read_json(path)
     found = document.get("format") if isinstance(document, dict) else None
-    if found != PLAN_FORMAT:
-        raise AmcError(f"{path}: expected a file of format {PLAN_FORMAT!r}, got {found!r}")
-    body = {key: document.get(key) for key in ("groups", "cuts")}
-    if document.get("sha256") != _digest(body):
+    if found not in KNOWN_PLANS:
+        raise AmcError(
+            f"{path}: expected a file of format {' or '.join(KNOWN_PLANS)}, got {found!r}"
+        )
+    if document.get("sha256") != digest(document):
         raise AmcError(f"{path}: content and checksum differ; the file was changed or cut short")
     try:
         groups = {
@@ -140,5 +144,8 @@ def read_json(path: Path) -> Any:
         raise AmcError(f"{path}: not a JSON file ({error})") from None
 
 
-def _digest(body: Mapping[str, Any]) -> str:
+def digest(document: Mapping[str, Any]) -> str:
+    """SHA-256 of what the checksum of a plan covers, as JSON of sorted keys."""
+    covered = ("groups", "cuts") if document["format"] == KNOWN_PLANS[0] else document
+    body = {key: document.get(key) for key in covered if key != "sha256"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

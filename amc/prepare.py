@@ -1,5 +1,7 @@
 """What a run starts from: the device, the network with its weights, the budget."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
@@ -9,8 +11,9 @@ from amc.config import TrainConfig
 from amc.data import Data, load_data
 from amc.errors import AmcError
 from amc.evaluate import logits
-from amc.graph import ChannelGraph
+from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
 from amc.models import build, is_bundled, load_checkpoint
+from amc.pipeline import Pipeline
 from amc.plan import Strategy
 from amc.pretrain import pretrained
 from amc.reuse import load_fitting
@@ -35,14 +38,59 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def blank(config: TrainConfig, data: Data) -> nn.Module:
-    """The network as its builder returns it."""
+def outline(pipe: Pipeline) -> tuple[nn.Module, ChannelGraph]:
+    """The network as its builder returns it, and what can be cut from it; no weights yet."""
+    config, data = pipe.config, pipe.data
     classes, channels = data.num_classes, data.input_shape[0]
-    return build(config.model, num_classes=classes, in_channels=channels, width=config.width)
+    given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)
+    model = bake(given.to(pipe.device), pipe.example)
+    return given, choose(trace(model, pipe.example), model, config.choice)
 
 
-def network(config: TrainConfig, model: nn.Module, terminal: Terminal) -> tuple[nn.Module, str]:
-    """The network with its weights, and where they come from."""
+@dataclass(frozen=True)
+class Subject:
+    """A network with its weights, ready to be cut.
+
+    Attributes:
+        model: in eval mode, on the device, layers that computed their weights made plain.
+        graph: what can be cut.
+        source: where the weights come from.
+        baked: the layers that were made plain.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    source: str
+    baked: list[str]
+
+    def overview(self, config: TrainConfig, data: Data) -> str:
+        """What a run works on, in a few lines."""
+        graph, baked = self.graph, self.baked
+        frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
+        shape = "x".join(map(str, data.input_shape))
+        lines = [
+            f"data     {data.name}: {data.num_classes} classes, images {shape}",
+            f"network  {config.model}: {graph.macs():,} MACs, {graph.total_params:,} parameters; "
+            f"weights {self.source}",
+            f"groups   {len(graph.decisions)} can be pruned; left whole: "
+            f"{'; '.join(frozen) or 'none'}",
+        ]
+        if baked:
+            lines.append(f"baked    {len(baked)} layers that computed their weights in forward")
+        return "\n".join(lines)
+
+
+def ready(pipe: Pipeline, given: nn.Module, graph: ChannelGraph) -> Subject:
+    """The network of an outline with its weights; bundled networks are trained if need be."""
+    given, source = _with_weights(pipe.config, given, pipe.terminal)
+    model = bake(given.to(pipe.device).eval(), pipe.example)
+    check_outputs(model, pipe.example, pipe.data)
+    return Subject(model, graph, source, baked_layers(given, model))
+
+
+def _with_weights(
+    config: TrainConfig, model: nn.Module, terminal: Terminal
+) -> tuple[nn.Module, str]:
     if config.checkpoint is not None:
         return load_checkpoint(model, config.checkpoint), str(config.checkpoint)
     if not is_bundled(config.model):

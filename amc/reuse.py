@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from agents import Policy, load_policy
+from amc.budget import Budget
 from amc.errors import AmcError
 from amc.graph import ChannelGraph
-from amc.plan import Plan, load_plan
+from amc.plan import Plan, Strategy, load_plan
 from envs.features import NAMES
 
 ACTION = "preserve ratio relative to what is left of the budget; 0.5 spends it evenly"
@@ -18,6 +21,43 @@ ACTION = "preserve ratio relative to what is left of the budget; 0.5 spends it e
 def described(**origin: Any) -> dict[str, Any]:
     """The metadata of a policy: what goes in, what comes out, and where it was learned."""
     return {"observations": list(NAMES), "action": ACTION, **origin}
+
+
+def best_of(graph: ChannelGraph, target: float, strategy: Strategy) -> dict[str, Any]:
+    """A strategy as the metadata of a policy keep it: channels kept, and of how many."""
+    channels = {name: [strategy.get(name, size), size] for name, size in graph.sizes.items()}
+    return {"target": target, "channels": channels}
+
+
+def remembered(policy: Policy, budget: Budget) -> list[dict[str, int]]:
+    """What was best under the nearest budgets that the policy has learned on this very network.
+
+    The next lower and the next higher one, scaled to the budget; none for other networks.
+
+    Raises:
+        AmcError: the metadata of the policy are damaged.
+    """
+    sizes, known = budget.graph.sizes, list[tuple[float, list[float]]]()
+    try:
+        for one in policy.metadata.get("best", []):
+            kept = {str(name): (int(k), int(of)) for name, (k, of) in one["channels"].items()}
+            if {name: of for name, (_, of) in kept.items()} == dict(sizes):
+                ratios = [kept[name][0] / size for name, size in sizes.items()]
+                if not all(0 < ratio <= 1 for ratio in ratios):
+                    raise ValueError(f"ratios {ratios}")
+                known.append((float(one["target"]), ratios))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AmcError(f"--policy: its best strategies are damaged ({error!r})") from None
+    target = budget.preserve_ratio
+    below = sorted((one for one in known if one[0] <= target), key=lambda one: -one[0])[:1]
+    above = sorted((one for one in known if one[0] > target), key=lambda one: one[0])[:1]
+    found: list[dict[str, int]] = []
+    for _, ratios in (*below, *above):
+        counts = budget.fitted(np.array([ratios]))[0]
+        strategy = budget.strategy(budget.complete(counts.tolist()))
+        if strategy not in found:
+            found.append(strategy)
+    return found
 
 
 def load_learned(stem: Path) -> Policy:

@@ -15,10 +15,10 @@ from amc import weights
 from amc.commandline import as_json, flags, from_json
 from amc.config import TrainConfig
 from amc.errors import AmcError
-from amc.files import write_atomically
+from amc.files import safe_name, write_atomically
 from amc.graph.bake import computes_weight
 from amc.graph.surgery import load_tensors, shrink
-from amc.plan import load_plan, read_json
+from amc.plan import Plan, load_plan, read_json, save_plan
 
 MARK = "config.json"
 """The file that makes a folder a run."""
@@ -114,6 +114,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
+def save_network(folder: Path, plan: Plan, model: nn.Module, about: Mapping[str, Any]) -> None:
+    """The plan and the weights: all that `load_pruned` needs.
+
+    Args:
+        folder: of the run.
+        plan: that the network was cut by.
+        model: the cut network.
+        about: kept with the plan; under "baked" the layers that were made plain before the cut.
+    """
+    save_plan(folder / "plan.json", plan, about)
+    write_atomically(folder / "pruned.safetensors", weights.to_bytes(model))
+
+
 def load_pruned(model: nn.Module, run: Path | str) -> nn.Module:
     """The network that a run left behind.
 
@@ -160,5 +173,4 @@ def _default_name(config: TrainConfig) -> str:
         words.append(f"{config.preserve_ratio:g}")
     elif config.channel_ratio is not None:
         words.append(f"channels-{config.channel_ratio:g}")
-    safe = "-".join(words)
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in safe)
+    return safe_name("-".join(words))

@@ -118,6 +118,7 @@ def search(
     seed: int = 0,
     settings: Settings | None = None,
     policy: Policy | None = None,
+    known: Sequence[Strategy] = (),
     measure: Callable[[Sequence[Strategy]], Sequence[Outcome]] | None = None,
     walks: int = 1,
     on_learn: OnLearn = lambda logged: None,
@@ -129,7 +130,8 @@ def search(
         method: one of `METHODS`.
         seed: of everything random.
         settings: of an agent.
-        policy: learned elsewhere; an agent goes on from it, without a warm-up.
+        policy: learned elsewhere; an agent of its form goes on from it, without a warm-up.
+        known: strategies that an agent tries first, after the uniform one.
         measure: outcomes of several strategies at once.
         walks: strategies that an agent walks side by side under one policy, which learns from all
             of them afterwards.
@@ -148,7 +150,11 @@ def search(
     shown = [task.budget.actions(uniform(task.budget))]
     if policy:
         shown.append(task.budget.actions(proposed(policy, task.budget, task.errors)))
-        settings = replace(settings or Settings(), warmup_episodes=len(shown))
+    shown += [task.budget.actions(strategy) for strategy in known]
+    if policy:
+        settings = replace(
+            settings or Settings(), net_arch=policy.net_arch, warmup_episodes=len(shown)
+        )
     walked = SideBySide(task.env, walks, look_ahead) if walks > 1 else env
     memory = Memory([task])
     agent = AGENTS[method](walked, settings, shown, lambda rng: memory.suggest(0, rng), seed)

@@ -6,27 +6,34 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from agents import save_policy
 from amc import weights
 from amc.allocate import uniform
 from amc.commandline import flags, parse
 from amc.config import TrainConfig
-from amc.data import Data, load_data
+from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
-from amc.files import write_atomically
-from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
 from amc.journal import Journal
 from amc.pipeline import Pipeline, reward_function
-from amc.plan import Plan, save_plan, save_strategy
-from amc.prepare import allocation, blank, check_outputs, choose_device, network
+from amc.plan import save_strategy
+from amc.prepare import allocation, choose_device, outline, ready
 from amc.report import Change, Report, latencies, layer_changes, layer_table, summary_table
-from amc.reuse import described, load_fitting, load_learned
-from amc.run_folder import begin, claim, record, resumable, resumed, run_dir, write_json
+from amc.reuse import best_of, described, load_fitting, load_learned, remembered
+from amc.run_folder import (
+    begin,
+    claim,
+    record,
+    resumable,
+    resumed,
+    run_dir,
+    save_network,
+    write_json,
+)
 from amc.search import proposed
 from amc.sensitivity import sensitivity
 from amc.terminal import Terminal
@@ -48,20 +55,17 @@ def run(config: TrainConfig) -> Path:
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
     data = load_data(config.data, seed=config.seed, batch_size=config.batch_size)
     pipe = Pipeline(config, data, device, terminal)
-    given = blank(config, data).to(device)
-    model = bake(given, pipe.example)
-    graph = choose(trace(model, pipe.example), model, config.choice)
+    given, graph = outline(pipe)
     budget, strategy = allocation(config, graph)
     policy = load_learned(config.policy) if config.policy else None
+    known = remembered(policy, budget) if policy and budget else []
 
     # The network with its weights.
-    given, source = network(config, given, terminal)
-    model = bake(given.to(device).eval(), pipe.example)
-    baked = baked_layers(given, model)
-    check_outputs(model, pipe.example, data)
+    subject = ready(pipe, given, graph)
+    model = subject.model
     begin(folder, config, terminal.say)
-    terminal.say(overview(config, data, graph, source, baked))
-    original = evaluate(model, data.test)
+    terminal.say(subject.overview(config, data))
+    original, fingerprint = evaluate(model, data.test), weights.digest(model)
 
     # Statistics of every layer that may lose inputs.
     with clock("calibrate"):
@@ -73,15 +77,20 @@ def run(config: TrainConfig) -> Path:
     with clock("search"):
         if budget is not None and policy and config.mode == "policy":
             walked = proposed(policy, budget, sensitivity(compressor, budget))
-            finalists = [walked, uniform(budget)]
+            finalists = [walked, *known, uniform(budget)]
         elif budget is not None:
-            about = {"weights": weights.digest(model)}
-            found = pipe.search(budget, compressor, reward, journal, record(folder), about, policy)
+            on = {"weights": fingerprint}
+            found = pipe.search(
+                budget, compressor, reward, journal, record(folder), on, policy, known
+            )
             finalists = found.finalists(config.finalists, uniform(budget))
             tried = len(found.history)
             if found.agent:
                 learned = described(
-                    targets=[config.preserve_ratio], networks=[config.model], seed=config.seed
+                    targets=[config.preserve_ratio],
+                    networks=[config.model],
+                    seed=config.seed,
+                    best=[best_of(graph, config.preserve_ratio, found.best.strategy)],
                 )
                 save_policy(folder / "policy", found.agent, learned)
 
@@ -92,8 +101,10 @@ def run(config: TrainConfig) -> Path:
             pruned = pipe.cut(compressor, plan, pipe.originals(compressor))
         else:
             strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
-    save_strategy(folder / "strategy.json", strategy, graph.channels, {"model": config.model})
-    save_network(folder, plan, pruned, config, baked)
+    about: dict[str, Any] = {"target": config.target, "seed": config.seed, "weights": fingerprint}
+    about |= {"model": config.model, "width": config.width, "baked": subject.baked}
+    save_strategy(folder / "strategy.json", strategy, graph.channels, about)
+    save_network(folder, plan, pruned, about)
     cut = evaluate(pruned, data.test)
 
     # Accuracy comes back.
@@ -102,15 +113,13 @@ def run(config: TrainConfig) -> Path:
             pruned, plan = pipe.cut_in_stages(graph, model, strategy, journal)
         else:
             pruned = pipe.tune(pruned, model, journal, config.finetune_epochs)
-    save_network(folder, plan, pruned, config, baked)
+    save_network(folder, plan, pruned, about)
     recovered = evaluate(pruned, data.test)
 
     # The account.
     report = Report(
         mode=config.mode,
-        target=None
-        if config.channel_ratio or config.mode in ("list", "plan")
-        else config.preserve_ratio,
+        target=config.target,
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
         file_bytes=Change(len(weights.to_bytes(model)), len(weights.to_bytes(pruned))),
@@ -150,34 +159,6 @@ class Clock:
     def seconds(self) -> dict[str, float]:
         """Seconds by step, and in total."""
         return {**self._steps, "total": time.perf_counter() - self._start}
-
-
-def save_network(
-    folder: Path, plan: Plan, model: nn.Module, config: TrainConfig, baked: list[str]
-) -> None:
-    """The plan and the weights: all that `amc.load_pruned` needs."""
-    about = {"model": config.model, "width": config.width, "baked": baked}
-    save_plan(folder / "plan.json", plan, about)
-    write_atomically(folder / "pruned.safetensors", weights.to_bytes(model))
-
-
-def overview(
-    config: TrainConfig, data: Data, graph: ChannelGraph, source: str, baked: list[str]
-) -> str:
-    """What the run works on, in a few lines."""
-    frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
-    shape = "x".join(map(str, data.input_shape))
-    return (
-        f"data     {data.name}: {data.num_classes} classes, images {shape}\n"
-        f"network  {config.model}: {graph.macs():,} MACs, {graph.total_params:,} parameters; "
-        f"weights {source}\n"
-        f"groups   {len(graph.decisions)} can be pruned; left whole: {'; '.join(frozen) or 'none'}"
-        + (
-            f"\nbaked    {len(baked)} layers that computed their weights in forward"
-            if baked
-            else ""
-        )
-    )
 
 
 def next_commands(config: TrainConfig, folder: Path) -> str:

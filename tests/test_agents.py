@@ -968,14 +968,28 @@ def test_saving_again_replaces_the_policy(kind: str, tmp_path: Any) -> None:
 
 
 def edit_json(stem: Any, **changes: Any) -> None:
+    """Rewrites a description with a valid checksum, as somebody with bad intentions could."""
+    from agents.policy_file import _checksum
+
     path = stem.with_name(stem.name + ".json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    changed = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({**changed, "checksum": _checksum(changed)}))
+
+
+def test_every_byte_of_the_description_counts(saved: tuple[AmcDDPG, Any]) -> None:
+    _, stem = saved
+    path = stem.with_name(stem.name + ".json")
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"run\.0\.5"):
+            load_policy(stem)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version 2 is not the known 1"),
+        ({"format_version": 3}, "format_version 3 is unknown; known: 1, 2"),
         ({"sha256": "0" * 64}, "damaged, or not the file"),
         ({"sha256": None}, "field 'sha256'"),
         ({"observation_size": 6}, "sizes that the .json states"),

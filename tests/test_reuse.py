@@ -16,11 +16,12 @@ from agents import load_policy, save_policy
 from amc.allocate import uniform
 from amc.apply import main
 from amc.budget import Budget
-from amc.config import ApplyConfig, TrainConfig
+from amc.config import TrainConfig
 from amc.errors import AmcError
 from amc.models import build
 from amc.plan import load_plan, read_json, save_plan
 from amc.reuse import described, load_fitting, load_learned
+from amc.reuse_config import ApplyConfig
 from amc.search import Found, Settings, Task, learn, proposed, search
 from amc.train import run
 from amc.trials import Limits, Trials

@@ -346,9 +346,12 @@ def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
 def test_finalist_whose_reward_is_no_number_is_not_chosen() -> None:
     worth = {"a": -1.0, "b": math.nan}
     pipe: Any = SimpleNamespace(
-        originals=lambda *_: None, cut=lambda *_: None, cut_worth=lambda c, s, o, r: worth[s]
+        originals=lambda *_: None,
+        cut=lambda *_: None,
+        cut_worth=lambda c, s, *_: worth[s],
+        wished=lambda m: [],
     )
-    compressor: Any = SimpleNamespace(plan=lambda s: s)
+    compressor: Any = SimpleNamespace(plan=lambda s: s, model=None)
     finalists: Any = ["b", "a"]
     assert Pipeline.cut_best(pipe, compressor, finalists, lambda o: 0.0)[0] == "a"
 

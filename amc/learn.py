@@ -1,0 +1,200 @@
+"""``python -m amc.learn``: one policy for many budgets and networks.
+
+The budgets of all networks are walked in turn by one agent. What it sees does not depend on the
+size of a network, and its actions are relative to the budget; what it earns is what it gains over
+the uniform strategy, so that budgets and networks weigh alike. The records stay in the folder: the
+same command, given again after a stop, goes on from there.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+
+from agents import save_policy
+from amc import weights
+from amc.budget import Budget
+from amc.commandline import as_json, flags, parse
+from amc.compress import Compressor
+from amc.data import load_data
+from amc.errors import AmcError
+from amc.files import safe_name
+from amc.journal import Journal
+from amc.pipeline import DECISIVE, Pipeline, reward_function
+from amc.prepare import allocation, choose_device, outline, ready
+from amc.reuse import best_of, described
+from amc.reuse_config import LearnConfig
+from amc.run_folder import claim, write_json
+from amc.search import Found, Settings, Task, learn
+from amc.sensitivity import sensitivity
+from amc.terminal import Bar, Terminal
+from amc.trials import Episode, Limits, Trials
+from envs import Reward, gain
+
+WARMUP = 10
+"""Episodes before the agent learns, if there are no more budgets than that."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One budget of one network."""
+
+    model: str
+    budget: Budget
+    task: Task
+    journal: Journal
+
+
+def run(config: LearnConfig) -> Path:
+    """Learns the policy; returns its folder.
+
+    Raises:
+        AmcError: something given cannot be used; what was finished before is in the folder.
+    """
+    terminal = Terminal(config.quiet)
+    torch.manual_seed(config.seed)
+    reward, device = reward_function(config.reward), choose_device(config.device)
+    folder = claim(config.training)
+
+    # What can be removed, and are all targets reachable? Nothing long runs before this is known.
+    data = load_data(config.data, seed=config.seed)
+    outlines = []
+    for name in config.models:
+        pipe = Pipeline(replace(config.training, model=name), data, device, terminal)
+        given, graph = outline(pipe)
+        settings = [replace(pipe.config, preserve_ratio=ratio) for ratio in config.ratios]
+        budgets = [budget for one in settings if (budget := allocation(one, graph)[0])]
+        outlines.append((pipe, given, graph, budgets))
+
+    # The networks with their weights and statistics.
+    pupils = []
+    for pipe, given, graph, budgets in outlines:
+        subject = ready(pipe, given, graph)
+        terminal.say(subject.overview(pipe.config, data))
+        pupils.append((pipe, pipe.calibrate(graph, subject.model), budgets))
+
+    # One agent walks all of them in turn.
+    with terminal.bar("learn", config.each * sum(len(budgets) for *_, budgets in pupils)) as bar:
+        lessons = [one for pupil in pupils for one in _lessons(config, *pupil, reward, bar)]
+        if recorded := sum(lesson.task.trials.recorded for lesson in lessons):
+            terminal.say(f"resume   {recorded} episodes are on record in {folder}")
+        tasks = [lesson.task for lesson in lessons]
+        schedule = Settings(warmup_episodes=max(WARMUP, len(tasks)))
+        found = learn(tasks, config.agent, seed=config.seed, settings=schedule)
+    for lesson in lessons:
+        lesson.journal.close()
+
+    # What it has learned.
+    account = [_account(lesson, one) for lesson, one in zip(lessons, found, strict=True)]
+    best = [
+        best_of(lesson.budget.graph, lesson.budget.preserve_ratio, one.best.strategy)
+        for lesson, one in zip(lessons, found, strict=True)
+    ]
+    assert found[0].agent is not None
+    about = described(targets=config.ratios, networks=config.models, seed=config.seed, best=best)
+    save_policy(folder / "policy", found[0].agent, about)
+    write_json(folder / "learned.json", {"settings": as_json(config), "budgets": account})
+    terminal.table(learned_table(account))
+    terminal.say(next_commands(config, folder))
+    return folder
+
+
+def _lessons(
+    config: LearnConfig,
+    pipe: Pipeline,
+    compressor: Compressor,
+    budgets: Sequence[Budget],
+    reward: Reward,
+    bar: Bar,
+) -> list[Lesson]:
+    """All budgets of one network; they share statistics and what is known of strategies."""
+    graph, folder, lessons = compressor.graph, config.folder, list[Lesson]()
+    fingerprint = weights.digest(compressor.model)
+    worth, errors = pipe.worth(compressor), sensitivity(compressor, budgets[0])
+    for budget in budgets:
+        name = safe_name(f"{pipe.config.model}-{budget.preserve_ratio:g}")
+        journal = Journal(folder / name, graph.sizes, graph.macs())
+
+        def show(episode: Episode, journal: Journal = journal) -> None:
+            journal.episode(episode)
+            bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
+
+        settings = {one: getattr(pipe.config, one) for one in DECISIVE}
+        on = {
+            "preserve_ratio": budget.preserve_ratio,
+            "agent": config.agent,
+            "episodes": config.each,
+            "with": [config.models, config.ratios],
+            "choice": " ".join(flags(config.choice)),
+            "weights": fingerprint,
+        }
+        record = folder / f"{name}.jsonl"
+        trials = Trials(worth, reward, Limits(config.each), record, {**settings, **on}, show)
+        lessons.append(Lesson(pipe.config.model, budget, Task(budget, trials, errors), journal))
+    return lessons
+
+
+def _account(lesson: Lesson, found: Found) -> dict[str, Any]:
+    """What came of one budget, as JSON values."""
+    first, last = found.history[0], found.history[-1]
+    return {
+        "model": lesson.model,
+        "target": lesson.budget.preserve_ratio,
+        "macs_ratio": round(last.outcome.macs / lesson.budget.original, 6),
+        "reward": {"uniform": first.reward, "best": found.best.reward, "policy": last.reward},
+        "accuracy": {
+            "uniform": first.outcome.score.accuracy,
+            "best": found.best.outcome.score.accuracy,
+            "policy": last.outcome.score.accuracy,
+        },
+    }
+
+
+def learned_table(account: Sequence[dict[str, Any]]) -> Table:
+    """One row per budget: rewards, and what the policy alone gains of what was found."""
+    title = "Learned: reward of the uniform strategy, of the best found, of the policy alone"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("network", overflow="fold")
+    for header in ("MACs", "uniform", "best", "policy", "of the gain"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in account:
+        reward = row["reward"]
+        most = gain(reward["best"], reward["uniform"])
+        share = gain(reward["policy"], reward["uniform"]) / most if most else 1.0
+        table.add_row(
+            row["model"],
+            f"{row['target']:g}",
+            *(f"{reward[key]:.4f}" for key in ("uniform", "best", "policy")),
+            f"{share:.0%}",
+        )
+    return table
+
+
+def next_commands(config: LearnConfig, folder: Path) -> str:
+    """What a person does next."""
+    common = f"--model {config.models[0]} --data {config.data} --policy {folder}"
+    return (
+        f"\nEverything is in {folder}. Next:\n"
+        f"  apply      python -m amc.apply {common} --preserve-ratio RATIO\n"
+        f"  sweep      python -m amc.pareto {common}\n"
+        f"  watch      tensorboard --logdir {folder}"
+    )
+
+
+def main() -> None:
+    """The command; a mistake of the user's ends it with one line and exit status 1."""
+    try:
+        run(parse(LearnConfig, "amc.learn"))
+    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
+        sys.exit(f"amc.learn: {error}")
+    except KeyboardInterrupt:
+        sys.exit("amc.learn: interrupted; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()
