@@ -44,6 +44,7 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
     exploration: Exploration
     actor_lr: float
     imitated: int
+    _at_start: Any = None
 
     def prepare(self, exploration: Exploration, actor_lr: float, imitated: int, seed: int) -> None:
         """Set what SB3's constructor does not know."""
@@ -97,7 +98,10 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
         """Walk one episode per environment and store them; their rewards and last infos."""
         assert self.env is not None and isinstance(self.replay_buffer, EpisodeReplay)
         seen, actions, total = [], [], np.zeros(self.env.num_envs)
-        observation, done = self.env.reset(), False
+        if self._at_start is None:
+            self._at_start = self.env.reset()
+        observation, done = self._at_start, False
+        self._at_start = None  # unknown, should the walk break off
         self.exploration.start(self.env.num_envs)
         while not done:
             with self._own_randomness():
@@ -109,6 +113,7 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
             done = bool(dones.any())
             if done != bool(dones.all()):
                 raise ValueError("walks side by side must all have the same number of decisions")
+        self._at_start = observation  # a vector environment begins the next walk by itself
         self._decisions = len(actions)
         walked, taken = np.stack(seen, axis=1), np.stack(actions, axis=1)  # [N, L, S], [N, L, A]
         for i, info in enumerate(infos):

@@ -31,7 +31,7 @@ FORMAT_VERSION = 2
 KNOWN_VERSIONS = (1, 2)
 """Version 1 has no checksum of the description."""
 
-_LIBRARIES = ("numpy", "safetensors", "stable-baselines3", "torch")
+_LIBRARIES = ("amc-pruning", "numpy", "safetensors", "stable-baselines3", "torch")
 
 
 @dataclass(frozen=True)

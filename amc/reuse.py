@@ -53,7 +53,9 @@ def remembered(policy: Policy, budget: Budget) -> list[dict[str, int]]:
     above = sorted((one for one in known if one[0] > target), key=lambda one: one[0])[:1]
     found: list[dict[str, int]] = []
     for _, ratios in (*below, *above):
-        counts = budget.fitted(np.array([ratios]))[0]
+        counts = budget.rounded(np.array([ratios]))[0]
+        if not budget.floor <= budget.graph.cost.macs(counts) <= budget.target:
+            counts = budget.fitted(np.array([ratios]))[0]
         strategy = budget.strategy(budget.complete(counts.tolist()))
         if strategy not in found:
             found.append(strategy)

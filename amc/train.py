@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def run(config: TrainConfig) -> Path:
             strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
     about: dict[str, Any] = {"target": config.target, "seed": config.seed, "weights": fingerprint}
     about |= {"model": config.model, "width": config.width, "baked": subject.baked}
+    about["version"] = version("amc-pruning")
     save_strategy(folder / "strategy.json", strategy, graph.channels, about)
     save_network(folder, plan, pruned, about)
     cut = evaluate(pruned, data.test)

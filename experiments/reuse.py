@@ -59,12 +59,13 @@ def policy(table: Table, seed: int) -> Path:
 
 def outcome(table: Table, model: str, ratio: float, seed: int, kind: str) -> dict[str, Any]:
     """Test accuracy of a run, and the rewards of its search, if it had one."""
-    own: dict[str, Any] = {
+    settings: dict[str, dict[str, Any]] = {
         "uniform": {"mode": "uniform"},
         "own search": {"episodes": table.episodes},
         "policy": {"mode": "policy"},
         f"policy, {table.more} episodes": {"episodes": table.more},
-    }[kind]
+    }
+    own = settings[kind]
     if kind.startswith("policy"):
         own["policy"] = policy(table, seed)
     name = f"{model}-{table.data}-{ratio:g}-{kind.replace(', ', '-').replace(' ', '-')}-{seed}"

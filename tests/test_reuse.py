@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import amc
 from agents import load_policy, save_policy
+from agents.policy_file import _checksum
 from amc.allocate import uniform
 from amc.apply import main
 from amc.budget import Budget
@@ -139,10 +140,14 @@ def test_a_search_from_a_policy_tries_its_strategy_first(method: str, policy: Pa
     assert [e.strategy for e in found.history[:2]] == [uniform(own.budget), expected]
 
 
-def test_a_policy_of_another_size_cannot_be_taken_over(policy: Path) -> None:
-    settings = Settings(net_arch=(8, 8))
+def test_an_agent_takes_the_form_of_the_policy_it_begins_with(policy: Path) -> None:
+    settings, known = Settings(net_arch=(8, 8)), load_learned(policy)
+    agent = search(task(0.4, 3), settings=settings, policy=known).agent
+    assert agent is not None and agent.actor.mu[0].out_features == known.net_arch[0] == 16
+    own = search(task(0.4, 3), settings=settings).agent
+    assert own is not None
     with pytest.raises(ValueError, match="other sizes"):
-        search(task(0.4, 3), settings=settings, policy=load_learned(policy))
+        own.take_over(known)
 
 
 # ---- policies from files
@@ -158,6 +163,7 @@ def copied(policy: Path, folder: Path, **changes: Any) -> Path:
     """The files with other metadata."""
     description = json.loads((policy / "policy.json").read_text())
     description["metadata"] |= changes
+    description["checksum"] = _checksum(description)
     (folder / "policy.json").write_text(json.dumps(description))
     (folder / "policy.safetensors").write_bytes((policy / "policy.safetensors").read_bytes())
     return folder
