@@ -182,7 +182,9 @@ def several(given: str, count: int) -> list[float]:
         if count < 2:
             raise AmcError(f"--targets must be 2 or more for a range, got {count}")
         ends = numbers if "," not in given and len(numbers) == 2 else [1.0, 0.0]
-        numbers = np.linspace(ends[0], ends[1], count).round(4).tolist() if ends[0] < ends[1] else []
+        numbers = (
+            np.linspace(ends[0], ends[1], count).round(4).tolist() if ends[0] < ends[1] else []
+        )
     if not numbers:
         raise AmcError(
             f"--preserve-ratio {given!r}: expected a range such as 0.3:0.7 or a list such as "

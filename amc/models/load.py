@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from amc import weights
 from amc.errors import AmcError
 from amc.imports import load_function, one_line
+from amc.models.bottleneck import resnet50
 from amc.models.mobilenet import mobilenet_v1, mobilenet_v2
 from amc.models.resnet import plain20, resnet20, resnet56
 from amc.models.vgg import vgg16
@@ -18,6 +19,7 @@ from amc.models.vgg import vgg16
 BUNDLED: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "resnet56": resnet56,
+    "resnet50": resnet50,
     "plain20": plain20,
     "vgg16": vgg16,
     "mobilenet_v1": mobilenet_v1,

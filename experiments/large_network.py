@@ -1,0 +1,129 @@
+"""ResNet-50 at 224 x 224, random weights and images: time and memory of every step of a run.
+
+    python experiments/large_network.py --images 100
+    python experiments/large_network.py --images 1000 --steps calibrate
+
+Statistics are streamed: their size depends on the network alone. Compare seconds per image with
+the plain forward pass of the same run, and the peak between numbers of images.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from amc.allocate import uniform
+from amc.budget import Budget
+from amc.compress import Compressor, calibrate
+from amc.evaluate import evaluate
+from amc.graph import trace
+from amc.metric import SELECTORS
+from amc.models import build
+from amc.search import Settings, Task, proxy, search
+from amc.sensitivity import sensitivity
+from amc.sequential import Originals, compress
+from amc.solve.stats import Sampling
+from amc.trials import Limits, Trials
+from envs import REWARDS
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What to measure."""
+
+    model: str = "resnet50"
+    size: int = 224
+    images: int = 100
+    batch: int = 10
+    validation: int = 20
+    episodes: int = 5
+    preserve_ratio: float = 0.5
+    steps: str = "all"
+    """all, or calibrate alone."""
+    threads: int = 2
+
+
+class Noise:
+    """Batches of random images, made anew on every pass, so that they take no memory."""
+
+    def __init__(self, images: int, batch: int, size: int) -> None:
+        self.images, self.batch, self.size = images, batch, size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, start in enumerate(range(0, self.images, self.batch)):
+            random = torch.Generator().manual_seed(number)
+            count = min(self.batch, self.images - start)
+            images = torch.randn(count, 3, self.size, self.size, generator=random)
+            yield images, torch.randint(1000, (count,), generator=random)
+
+
+def peak() -> float:
+    """The most memory that this process ever had, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def main() -> None:
+    """Prints the table."""
+    setting = tyro.cli(Setting)
+    torch.set_num_threads(setting.threads)
+    torch.manual_seed(0)
+    model = build(setting.model, num_classes=1000, in_channels=3).eval()
+    images = Noise(setting.images, setting.batch, setting.size)
+    check = list(Noise(setting.validation, setting.batch, setting.size))
+    print(f"{setting.model}, {setting.size} x {setting.size}, {setting.images} images")
+    print("| step | s | s per image | peak, GB |\n|---|---|---|---|")
+
+    def step(name: str, work: Callable[[], Any], count: int = 0) -> Any:
+        start = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - start
+        each = f"{seconds / count:.3f}" if count else ""
+        print(f"| {name} | {seconds:.1f} | {each} | {peak():.2f} |", flush=True)
+        return result
+
+    graph = step("trace", lambda: trace(model, (check[0][0][:2],)))
+    step("forward pass", lambda: _forward(model, images), setting.images)
+    stats = step(
+        "statistics", lambda: calibrate(graph, model, images, Sampling(10)), setting.images
+    )
+    held = sum(t.nbytes for s in stats.values() for t in (s.xx, s.xy, s.yy))
+    print(f"| statistics of {len(stats)} layers | | | {held / 1e9:.2f} |")
+    if setting.steps == "calibrate":
+        return
+    compressor = Compressor(graph, model, stats, SELECTORS["lasso"])
+    budget = Budget(graph, setting.preserve_ratio)
+    errors = step("selection, errors", lambda: sensitivity(compressor, budget))
+    reward = REWARDS["divergence"]
+    trials = Trials(proxy(compressor, check), reward, Limits(setting.episodes))
+    task = Task(budget, trials, errors)
+    step(
+        f"search, {setting.episodes} episodes",
+        lambda: search(task, settings=Settings(warmup_episodes=2)),
+        setting.episodes * setting.validation,
+    )
+    plan = compressor.plan(uniform(budget))
+    originals = Originals(graph, model, images, Sampling(10))
+    small = step("final cut", lambda: compress(compressor, plan, originals, True), setting.images)
+    step("validation", lambda: evaluate(small, check), setting.validation)
+    step("one training step", lambda: _train(small, check[0]), setting.batch)
+
+
+def _forward(model: nn.Module, images: Noise) -> None:
+    with torch.inference_mode():
+        for batch, _ in images:
+            model(batch)
+
+
+def _train(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    optimiser = torch.optim.SGD(model.parameters(), 0.01)
+    torch.autograd.backward(nn.functional.cross_entropy(model.train()(batch[0]), batch[1]))
+    optimiser.step()
+
+
+if __name__ == "__main__":
+    main()
