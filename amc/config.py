@@ -112,8 +112,38 @@ class TrainConfig(Shared):
     """Of distillation."""
     distill_weight: float = 4.0
     """Of distillation against the labels; no factor temperature squared."""
+    feature_weight: float = 0.0
+    """Distillation also compares what the layers put out, on the channels that are left; their
+    relative error is weighed with this."""
+    label_smoothing: float = 0.0
+    """Part of every label that is shared out among all classes, in [0, 1)."""
+    weight_decay: float = 5e-4
+    """Of fine-tuning; norms and biases do not decay."""
+    clip: float = 0.0
+    """The gradient's norm is held below this; 0: it is left alone."""
+    ema: float = 0.0
+    """The result is an average of the weights over the steps, the older ones discounted by this,
+    such as 0.999; 0: the last weights."""
+    mixed: bool = False
+    """Train in bfloat16 where it is safe; on a GPU only."""
+    finetune: str | None = None
+    """Your own training instead: module:function, called with the cut network, the original, the
+    data and the epochs; returns the network."""
+
     group_size: int = 0
     """Cut this many groups, fine-tune, go on with the next; 0: all at once."""
+    schedule: Literal["one-shot", "linear", "agp", "exponential", "exponential-bias"] = "one-shot"
+    """Cut all groups little by little, with fine-tuning between the steps."""
+    schedule_steps: int = 4
+    """Of a schedule that is not one-shot."""
+    stage_epochs: float | None = None
+    """Part of the epochs that is spent between the stages of --group-size or --schedule; the rest
+    comes after the last. Default: all stages get the same."""
+    stage_learning_rate: float | None = None
+    """Between the stages; default: --learning-rate."""
+    stop_drop: float = 0.0
+    """A stage after which the validation accuracy is lower than the original's by more points than
+    this is taken back, and none follows; 0: never."""
     bn_adapt: bool = True
     """Re-estimate batch-norm statistics after the cut."""
     batch_size: int = 64
@@ -144,6 +174,7 @@ class TrainConfig(Shared):
             ("finalists", 1),
             ("finetune_epochs", 0),
             ("group_size", 0),
+            ("schedule_steps", 1),
             ("batch_size", 1),
             ("channel_multiple", 1),
             ("seed", 0),
@@ -156,6 +187,30 @@ class TrainConfig(Shared):
             within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
         if self.time_limit is not None:
             within("--time-limit", self.time_limit, 0, float("inf"))
+        self._check_recovery()
+
+    def _check_recovery(self) -> None:
+        for name, most in (
+            ("feature_weight", None),
+            ("weight_decay", None),
+            ("clip", None),
+            ("stop_drop", 100),
+            ("label_smoothing", 1),
+            ("ema", 1),
+        ):
+            value, flag = getattr(self, name), "--" + name.replace("_", "-")
+            if not 0 <= value < (most or float("inf")):  # NaN fails the comparison
+                raise AmcError(f"{flag} must be in [0, {most or 'infinity'}), got {value:g}")
+        if self.stage_epochs is not None:
+            within("--stage-epochs", self.stage_epochs, 0, 1)
+        if self.stage_learning_rate is not None:
+            within("--stage-learning-rate", self.stage_learning_rate, 0, float("inf"))
+        if self.group_size and self.schedule != "one-shot":
+            raise AmcError(
+                f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
+            )
+        if self.feature_weight and not self.distill:
+            raise AmcError("--feature-weight belongs to distillation, not to --no-distill")
 
     def _check_mode(self) -> None:
         """Makes sure that each mode has the file it works on, and no other."""

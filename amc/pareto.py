@@ -28,6 +28,7 @@ from amc.learn import run as learn
 from amc.pipeline import DECISIVE, Pipeline, reward_function
 from amc.plan import read_json, save_strategy
 from amc.prepare import Subject, allocation, choose_device, outline, ready
+from amc.recovery import Recovery
 from amc.report import latencies
 from amc.reuse import load_learned, remembered
 from amc.reuse_config import LearnConfig, ParetoConfig
@@ -193,9 +194,12 @@ class Sweep:
         strategy, plan, small = self.pipe.cut_best(
             self.compressor, candidates, self.reward, self.originals
         )
-        if self.config.finetune_epochs:
+        epochs, rate = self.config.finetune_epochs, self.pipe.config.learning_rate
+        if epochs:
             journal = Journal(place, graph.sizes, graph.macs())
-            small = self.pipe.tune(small, self.subject.model, journal, self.config.finetune_epochs)
+            recovery = Recovery(self.pipe, graph, self.subject.model, journal, place)
+            small = recovery.tune(small, plan, epochs, rate)
+            recovery.tidy()
             journal.close()
         save_strategy(place / "strategy.json", strategy, graph.channels, about)
         save_network(place, plan, small, about)

@@ -1,6 +1,5 @@
 """The steps of a run, each with its progress bar: calibrate, search, cut, tune."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,12 @@ from amc.compress import Compressor, calibrate
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
-from amc.evaluate import Score, evaluate, head, softened
-from amc.graph import ChannelGraph, trace
+from amc.evaluate import evaluate, head, softened
+from amc.graph import ChannelGraph
 from amc.imports import load_function, one_line
 from amc.journal import Journal
 from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
-from amc.recover.distill import Loss, cross_entropy, distillation
-from amc.recover.finetune import Recipe, Step, train
 from amc.recover.quick import Quick
 from amc.search import Found, Policy, Settings, Task, proxy, search
 from amc.sensitivity import sensitivity
@@ -205,62 +202,6 @@ class Pipeline:
         small = self.cut(compressor, plan, originals)
         score = evaluate(small, self.validation, wished=wished)
         return reward(Outcome(score, graph.macs(plan), graph.params(plan)))
-
-    def tune(
-        self,
-        model: nn.Module,
-        teacher: nn.Module,
-        journal: Journal,
-        epochs: int,
-        first_epoch: int = 0,
-    ) -> nn.Module:
-        """A fine-tuned copy of the network; the teacher is the original one."""
-        config, model = self.config, copy.deepcopy(model)
-        if not epochs:
-            return model
-        loss: Loss = cross_entropy
-        if config.distill:
-            loss = distillation(copy.deepcopy(teacher), config.temperature, config.distill_weight)
-        torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
-        validated: list[Score] = []
-        with self.terminal.bar("fine-tune", epochs * len(self.data.train)) as bar:
-
-            def show(step: Step) -> None:
-                journal.finetune_step(step)
-                accuracy = f"  val accuracy {validated[-1].accuracy:.2%}" if validated else ""
-                bar.step(f"loss {step.loss:.4f}{accuracy}")
-
-            def validate(epoch: int) -> None:
-                validated.append(evaluate(model, self.validation))
-                journal.finetune_epoch(validated[-1].accuracy)
-
-            recipe = Recipe(epochs, config.learning_rate)
-            return train(model, self.data.train, recipe, loss, show, validate, first_epoch)
-
-    def cut_in_stages(
-        self, graph: ChannelGraph, model: nn.Module, strategy: Strategy, journal: Journal
-    ) -> tuple[nn.Module, Plan]:
-        """Cuts ``group_size`` groups, fine-tunes, goes on from the tuned network.
-
-        Each stage calibrates, selects and reconstructs on the network that the last one left; the
-        epochs of fine-tuning are shared out evenly, what is left over goes to the last stage.
-        """
-        names = [g.name for g in graph.decisions]
-        size = self.config.group_size
-        chunks = [names[i : i + size] for i in range(0, len(names), size)]
-        share, extra = divmod(self.config.finetune_epochs, len(chunks))
-        current, keep, trained = model, dict[str, tuple[int, ...]](), 0
-        for number, chunk in enumerate(chunks):
-            self.terminal.say(f"stage {number + 1} of {len(chunks)}: {', '.join(chunk)}")
-            now = trace(current, self.example)
-            compressor = self.calibrate(now, current)
-            plan = compressor.plan({name: strategy[name] for name in chunk})
-            keep |= {name: group.keep for name, group in plan.groups.items()}
-            current = self.cut(compressor, plan, self.originals(compressor))
-            epochs = share + (extra if number == len(chunks) - 1 else 0)
-            current = self.tune(current, model, journal, epochs, trained)
-            trained += epochs
-        return current, graph.plan(keep)
 
 
 def so_far(trials: Trials, budget: Budget) -> str:

@@ -23,6 +23,7 @@ from amc.journal import Journal
 from amc.pipeline import Pipeline, reward_function
 from amc.plan import save_strategy
 from amc.prepare import allocation, choose_device, outline, ready
+from amc.recovery import Recovery
 from amc.report import Change, Report, latencies, layer_changes, layer_table, summary_table
 from amc.reuse import best_of, described, load_fitting, load_learned, remembered
 from amc.run_folder import (
@@ -110,11 +111,13 @@ def run(config: TrainConfig) -> Path:
     cut = evaluate(pruned, data.test)
 
     # Accuracy comes back.
+    recovery = Recovery(pipe, graph, model, journal, folder)
     with clock("finetune"):
-        if config.group_size and config.finetune_epochs:
-            pruned, plan = pipe.cut_in_stages(graph, model, strategy, journal)
+        if recovery.staged:
+            pruned, plan = recovery.in_stages(strategy)
+            strategy = plan.strategy
         else:
-            pruned = pipe.tune(pruned, model, journal, config.finetune_epochs)
+            pruned = recovery.tune(pruned, plan, config.finetune_epochs, config.learning_rate)
     save_network(folder, plan, pruned, about)
     recovered = evaluate(pruned, data.test)
 
@@ -138,6 +141,7 @@ def run(config: TrainConfig) -> Path:
     )
     write_json(folder / "report.json", report.as_json())
     journal.finish(config, report)
+    recovery.tidy()
     terminal.table(layer_table(report.layers))
     terminal.table(summary_table(report))
     terminal.say(next_commands(config, folder))

@@ -15,7 +15,7 @@ FLOORS = [
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},
-    {"amc.metric", "amc.budget", "amc.allocate"},
+    {"amc.metric", "amc.budget", "amc.allocate", "amc.schedule"},
     {"amc.compress", "amc.recover", "amc.pretrain", "amc.sensitivity", "amc.lockstep"}
     | {"amc.in_step", "amc.sequential"},
     {"envs"},
@@ -35,7 +35,7 @@ FLOORS = [
         "amc.terminal",
     },
     {"amc.run_folder", "amc.journal", "amc.reuse"},
-    {"amc", "amc.pipeline", "amc.prepare"},
+    {"amc", "amc.pipeline", "amc.prepare", "amc.recovery"},
     {"amc.inspect", "amc.train", "amc.compare", "amc.apply"} | {"amc.learn", "amc.pareto"},
 ]
 """Lowest first; a room imports from its own floor or from below, `agents` from nowhere."""

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from amc.errors import AmcError
 from amc.evaluate import TEMPERATURE, Score, evaluate, evaluating, head, softened
 from amc.recover.batchnorm import adapt_batchnorm
-from amc.recover.distill import cross_entropy, distillation
+from amc.recover.checkpoint import Checkpoint
+from amc.recover.distill import Distillation, cross_entropy, smoothed
 from amc.recover.finetune import Recipe, Step, train
 
 Batch = tuple[Tensor, Tensor]
@@ -262,7 +264,7 @@ def test_distillation_is_cross_entropy_plus_weighted_divergence(
     hard = -log_softmax(zs)[np.arange(6), labels.numpy()].mean()
     p, q = log_softmax(zt / temperature), log_softmax(zs / temperature)
     divergence = (np.exp(p) * (p - q)).sum(axis=1).mean()  # no temperature squared
-    found = distillation(teacher, temperature, weight)(student, x, labels)
+    found = Distillation(teacher, temperature, weight)(student, x, labels)
     assert found.item() == pytest.approx(hard + weight * divergence, rel=1e-5)
     assert divergence > 1e-3
 
@@ -271,8 +273,8 @@ def test_distillation_uses_the_weights_of_pocketflow_by_default() -> None:
     torch.manual_seed(0)
     student, teacher = nn.Linear(5, 4), nn.Linear(5, 4)
     x, labels = random(6, 5, seed=1), torch.zeros(6, dtype=torch.long)
-    expected = distillation(teacher, 4.0, 4.0)(student, x, labels)
-    assert torch.equal(distillation(teacher)(student, x, labels), expected)
+    expected = Distillation(teacher, 4.0, 4.0)(student, x, labels)
+    assert torch.equal(Distillation(teacher)(student, x, labels), expected)
 
 
 def test_distillation_adds_nothing_when_student_and_teacher_agree() -> None:
@@ -280,7 +282,7 @@ def test_distillation_adds_nothing_when_student_and_teacher_agree() -> None:
     teacher = nn.Linear(5, 4)
     student = copy.deepcopy(teacher)
     x, labels = random(6, 5, seed=1), torch.tensor([0, 1, 2, 3, 0, 1])
-    found = distillation(teacher)(student, x, labels)
+    found = Distillation(teacher)(student, x, labels)
     expected = cross_entropy(student, x, labels).item()
     assert found.item() == pytest.approx(expected, abs=1e-6)
     found.backward()
@@ -302,7 +304,7 @@ def test_gradient_of_the_softened_term_pulls_to_the_teacher() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.out
 
-    distillation(Fixed(wished), 2.0, 3.0)(Fixed(logits), logits, labels).backward()
+    Distillation(Fixed(wished), 2.0, 3.0)(Fixed(logits), logits, labels).backward()
     z = logits.detach()
     hard = (z.softmax(1) - F.one_hot(labels, 4)) / 3
     soft = ((z / 2).softmax(1) - (wished / 2).softmax(1)) / (2 * 3)
@@ -316,7 +318,7 @@ def test_teacher_is_run_in_eval_mode_and_left_as_it_was() -> None:
     student = nn.Linear(5, 4)
     before = state(teacher)
     x, labels = random(6, 5, seed=1), torch.zeros(6, dtype=torch.long)
-    loss = distillation(teacher)
+    loss = Distillation(teacher)
     first = loss(student, x, labels)
     first.backward()
     assert torch.equal(first, loss(student, x, labels))  # no dropout in the teacher
@@ -431,7 +433,9 @@ def test_training_repeats_bit_for_bit() -> None:
 
 def test_every_epoch_has_its_own_number_and_is_reported() -> None:
     data, seen = stream(), list[int]()
-    train(small(), data, Recipe(3, 0.1), on_epoch=seen.append, first_epoch=5)
+    train(
+        small(), data, Recipe(3, 0.1), on_epoch=lambda epoch, _: seen.append(epoch), first_epoch=5
+    )
     assert data.epochs == [5, 6, 7]
     assert seen == [1, 2, 3]
 
@@ -451,10 +455,12 @@ def test_loss_that_is_not_finite_ends_training_in_one_line(bad: float) -> None:
     spoilt[0, 0] = bad
     data = Batches((x, y), (spoilt, y), (x, y))
     steps: list[Step] = []
-    with pytest.raises(AmcError, match=r"loss is (nan|inf) in step 2 of 6") as refused:
+    with pytest.raises(AmcError, match=r"loss is (nan|inf) in epoch 1 of 2") as refused:
         train(small(), data, Recipe(2, 0.1), on_step=steps.append)
     assert "\n" not in str(refused.value)
-    assert len(steps) == 1
+    assert [step.step for step in steps] == [1] * 4  # the first try and three more
+    rates = [step.learning_rate for step in steps]
+    assert rates == pytest.approx([rates[0] / 2**i for i in range(4)])
 
 
 def test_exploding_rate_ends_training_in_one_line() -> None:
@@ -471,8 +477,159 @@ def test_student_learns_from_its_teacher() -> None:
     data = Batches(*zip(x.split(20), noise.split(20), strict=True))
     test = [separable(200, seed=9)]
     before = state(teacher)
-    taught = train(small(1), data, Recipe(20, 0.05), distillation(teacher, 4.0, 100.0))
+    taught = train(small(1), data, Recipe(20, 0.05), Distillation(teacher, 4.0, 100.0))
     assert evaluate(taught, test).accuracy > 0.99
     alone = train(small(1), data, Recipe(20, 0.05))
     assert evaluate(alone, test).accuracy < 0.9
     assert_same_state(teacher, before)
+
+
+# Going back and going on
+
+
+class Spoiling(Batches):
+    """Labels of nothing, once, in one epoch."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        spoilt = self.epochs[-1] == 1 and self.epochs.count(1) == 1
+        for number, (images, labels) in enumerate(self.batches):
+            yield images * math.nan if spoilt and number == 2 else images, labels
+
+
+def test_training_goes_back_to_its_last_good_epoch_with_half_the_rate() -> None:
+    data, steps, validated = Spoiling(*stream().batches), list[Step](), list[int]()
+    model = train(
+        small(), data, Recipe(4, 0.1), on_step=steps.append,
+        on_epoch=lambda epoch, _: validated.append(epoch),
+    )  # fmt: skip
+    assert data.epochs == [0, 1, 1, 2, 3] and validated == [1, 2, 3, 4]
+    again = [s for s in steps if s.epoch == 2]
+    assert [s.step for s in again] == [4, 5, 4, 5, 6]
+    assert again[2].learning_rate == again[0].learning_rate / 2
+    assert again[2].loss == again[0].loss  # the same weights and batch
+    assert all(bool(t.isfinite().all()) for t in model.state_dict().values())
+
+
+class Dropping(nn.Module):
+    """Draws random numbers as it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.drop = small(), nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(self.drop(x))
+        return scores
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("recipe", [Recipe(5, 0.1), Recipe(5, 0.1, ema=0.9, clip=1.0)])
+def test_training_that_was_stopped_goes_on_to_the_same_weights(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    whole = train(Dropping(), stream(), recipe)
+    for stop in (1, 4, 9, 14):
+        checkpoint = Checkpoint(tmp_path / f"{stop}.safetensors", {"stop": stop})
+
+        def end(step: Step, stop: int = stop) -> None:
+            if step.step == stop:
+                raise Stopped
+
+        torch.manual_seed(3)
+        with pytest.raises(Stopped):
+            train(Dropping(), stream(), recipe, on_step=end, checkpoint=checkpoint)
+        assert checkpoint.path.exists() == (stop > 3)
+        torch.manual_seed(3)
+        steps: list[Step] = []
+        again = train(Dropping(), stream(), recipe, on_step=steps.append, checkpoint=checkpoint)
+        assert_same_state(again, state(whole))
+        assert len(steps) == 15 - (stop - 1) // 3 * 3
+        finished = train(Dropping(), stream(), recipe, checkpoint=checkpoint)
+        assert_same_state(finished, state(whole))
+
+
+def test_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    train(small(1), stream(), Recipe(2, 0.1), checkpoint=Checkpoint(path, {"a": 1}))
+    assert Checkpoint(path, {"a": 1}).load() is not None
+    assert Checkpoint(path, {"a": 2}).load() is None
+    found = train(small(), stream(), Recipe(2, 0.1), checkpoint=Checkpoint(path, {"a": 2}))
+    assert_same_state(found, state(train(small(), stream(), Recipe(2, 0.1))))
+
+
+def test_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "training.safetensors"
+    path.write_bytes(b"no tensors")
+    with pytest.raises(AmcError, match="corrupt") as refused:
+        train(small(), stream(), Recipe(2, 0.1), checkpoint=Checkpoint(path, {}))
+    assert "\n" not in str(refused.value) and str(path) in str(refused.value)
+
+
+# Recipes
+
+
+def test_average_is_the_discounted_mean_of_all_weights() -> None:
+    seen: list[Tensor] = []
+    model = small()
+
+    def watch(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        seen.append(net[0].weight.detach().clone())  # before the step
+        return cross_entropy(net, images, labels)
+
+    found = train(model, stream(), Recipe(2, 0.1, ema=0.8), watch)
+    last = train(small(), stream(), Recipe(2, 0.1))
+    weights = [*seen[1:], last[0].weight.detach()]
+    expected = weights[0]
+    for weight in weights[1:]:
+        expected = 0.8 * expected + 0.2 * weight
+    torch.testing.assert_close(found[0].weight, expected)
+
+
+def test_clipped_step_has_the_norm_it_may_have() -> None:
+    free, held = (
+        train(small(), Batches(separable()), Recipe(1, 1.0, 0.0, 0.0, 0.0, clip=c))
+        for c in (0.0, 0.01)
+    )
+    begin = list(small().parameters())
+    steps = [
+        torch.cat([(a - b).detach().flatten() for a, b in zip(m.parameters(), begin, strict=True)])
+        for m in (free, held)
+    ]
+    assert steps[0].norm() > 0.02
+    assert steps[1].norm() == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(steps[1] / steps[1].norm(), steps[0] / steps[0].norm())
+
+
+def test_smoothing_shares_out_labels() -> None:
+    model, (x, y) = small().eval().requires_grad_(False), separable()
+    scores = F.log_softmax(model(x), dim=1)
+    target = 0.9 * F.one_hot(y, 2) + 0.05
+    expected = -(target * scores).sum(1).mean()
+    assert float(smoothed(0.1)(model, x, y)) == pytest.approx(float(expected), rel=1e-5)
+    taught = Distillation(small(1), smoothing=0.1)(model, x, y)
+    plain = Distillation(small(1))(model, x, y)
+    gap = expected - F.cross_entropy(model(x), y)
+    assert float(taught - plain) == pytest.approx(float(gap), rel=1e-4)
+
+
+def test_features_are_compared_on_the_channels_that_are_left() -> None:
+    teacher = small()
+    kept = torch.tensor([1, 4, 6])
+    narrow = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    for model in (teacher, narrow):
+        model.requires_grad_(False)
+    x, y = separable()
+    plain = Distillation(teacher)(narrow, x, y)
+    found = Distillation(teacher, features={"0": kept}, feature_weight=2.0)(narrow, x, y)
+    wished, own = teacher[0](x)[:, kept], narrow[0](x)
+    apart = ((own - wished) ** 2).sum() / (wished**2).sum()
+    assert float(found - plain) == pytest.approx(2 * float(apart.detach()), rel=1e-4)
+    same = Distillation(teacher, features={"0": torch.arange(8)}, feature_weight=2.0)
+    assert float(same(teacher.eval(), x, y)) == pytest.approx(
+        float(F.cross_entropy(teacher(x), y)), rel=1e-5
+    )
+    assert not any(m._forward_hooks for m in (*teacher.modules(), *narrow.modules()))

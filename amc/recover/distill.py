@@ -1,6 +1,9 @@
 """Distillation: the pruned network also learns from the original one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,25 +15,82 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images, labels) -> scalar to minimise."""
 
 
-def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the labels."""
-    return F.cross_entropy(logits(model, images), labels)
+def cross_entropy(
+    model: nn.Module, images: Tensor, labels: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy of the labels; ``smoothing`` of them is shared out among all classes."""
+    return F.cross_entropy(logits(model, images), labels, label_smoothing=smoothing)
 
 
-def distillation(teacher: nn.Module, temperature: float = 4.0, weight: float = 4.0) -> Loss:
+def smoothed(smoothing: float) -> Loss:
+    """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7)."""
+    return partial(cross_entropy, smoothing=smoothing)
+
+
+@dataclass(frozen=True)
+class Distillation:
     """Cross-entropy of the labels plus ``weight * KL(teacher || student)`` at a temperature.
 
     No factor temperature**2 (Hinton et al. 2015): the defaults are PocketFlow's, which weighs the
     softened term with 4 and leaves the factor out; in Hinton's form the same loss has the weight
     4 / 4**2 = 0.25. The teacher runs in eval mode and is not changed.
+
+    Attributes:
+        teacher: the original network.
+        temperature, weight: see above.
+        smoothing: of the labels.
+        features: name of a layer that is a module -> the teacher's output channels that the
+            student has too [C'], increasing.
+        feature_weight: of the mean over these layers of ``||S - T||^2 / ||T||^2``, S and T being
+            what student and teacher put out there (Romero et al. 2015, arXiv:1412.6550; no
+            regressor is needed between channels that correspond).
     """
 
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        scores = logits(model, images)
-        with torch.no_grad(), evaluating(teacher):
-            wanted = F.log_softmax(logits(teacher, images) / temperature, dim=1)
-        softened = F.log_softmax(scores / temperature, dim=1)
-        divergence = F.kl_div(softened, wanted, reduction="batchmean", log_target=True)
-        return F.cross_entropy(scores, labels) + weight * divergence
+    teacher: nn.Module
+    temperature: float = 4.0
+    weight: float = 4.0
+    smoothing: float = 0.0
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    feature_weight: float = 0.0
 
-    return loss
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch."""
+        names = list(self.features) if self.feature_weight else []
+        with outputs_of(model, names) as own:
+            scores = logits(model, images)
+        with torch.no_grad(), evaluating(self.teacher), outputs_of(self.teacher, names) as theirs:
+            wanted = F.log_softmax(logits(self.teacher, images) / self.temperature, dim=1)
+        softened = F.log_softmax(scores / self.temperature, dim=1)
+        divergence = F.kl_div(softened, wanted, reduction="batchmean", log_target=True)
+        loss = F.cross_entropy(scores, labels, label_smoothing=self.smoothing)
+        loss = loss + self.weight * divergence
+        if own:
+            loss = loss + self.feature_weight * self._apart(own, theirs)
+        return loss
+
+    def _apart(self, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
+        parts = []
+        for name, found in own.items():
+            wished = theirs[name].index_select(1, self.features[name].to(found.device))
+            energy = wished.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+            parts.append((found - wished).square().mean() / energy)
+        return torch.stack(parts).mean()
+
+
+@contextmanager
+def outputs_of(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]]:
+    """What these modules put out while the context lasts; the last time, if it is several."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
+            found[name] = output
+
+        return hook
+
+    handles = [model.get_submodule(n).register_forward_hook(keep(n)) for n in names]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,15 +1,25 @@
-"""Training by SGD with a cosine schedule: fine-tuning, and networks from scratch."""
+"""Training by SGD with a cosine schedule: fine-tuning, and networks from scratch.
+
+A training that was stopped goes on from the end of its last epoch to the same weights, bit for
+bit; one whose loss is no number any more goes back there, with half the learning rate.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amc.data import Loader, start_epoch
 from amc.errors import AmcError
+from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Loss, cross_entropy
+
+RETRIES = 3
+"""How often in a row a training goes back to the end of its last epoch."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,10 @@ class Recipe:
         learning_rate: at its highest; then a half cosine down to zero.
         warmup: part of all steps over which the rate rises linearly.
         momentum, weight_decay: of SGD with Nesterov's momentum; norms and biases do not decay.
+        clip: the gradient is scaled down to this norm; 0 for never.
+        ema: the result is an average of the weights of all steps, the older ones discounted by
+            this per step; 0 for the last weights.
+        mixed: matrix products in bfloat16; on a GPU only.
     """
 
     epochs: int
@@ -28,10 +42,13 @@ class Recipe:
     warmup: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    clip: float = 0.0
+    ema: float = 0.0
+    mixed: bool = False
 
-    def set_rate(self, sgd: torch.optim.Optimizer, progress: float) -> float:
+    def set_rate(self, sgd: torch.optim.Optimizer, progress: float, factor: float = 1.0) -> float:
         """Sets the learning rate for this part of the training, in [0, 1); returns it."""
-        rate = self.learning_rate * _cosine(progress, self.warmup)
+        rate = factor * self.learning_rate * _cosine(progress, self.warmup)
         for group in sgd.param_groups:
             group["lr"] = rate
         return rate
@@ -54,8 +71,9 @@ def train(
     recipe: Recipe,
     loss: Loss = cross_entropy,
     on_step: Callable[[Step], None] = lambda step: None,
-    on_epoch: Callable[[int], None] = lambda epoch: None,
+    on_epoch: Callable[[int, nn.Module], None] = lambda epoch, network: None,
     first_epoch: int = 0,
+    checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
     """Trains in place and returns the model in eval mode.
 
@@ -65,35 +83,131 @@ def train(
         recipe: see `Recipe`.
         loss: what is minimised.
         on_step: called after each step.
-        on_epoch: called after each epoch with its number, from 1.
+        on_epoch: called after each epoch with its number, from 1, and the network as it would be
+            returned.
         first_epoch: number of the first epoch for the order of the stream, so that consecutive
             calls see different orders.
+        checkpoint: file that the training goes on from, and leaves behind.
 
     Raises:
-        AmcError: the loss is not finite.
+        AmcError: the loss is not finite, `RETRIES` times in a row; the checkpoint is damaged.
     """
-    total = max(1, recipe.epochs * len(stream))
-    sgd = optimiser(model, recipe)
-    device, step = next(model.parameters()).device, 0
-    for epoch in range(recipe.epochs):
-        start_epoch(stream, first_epoch + epoch)
-        model.train()
-        for images, labels in stream:
-            rate = recipe.set_rate(sgd, step / total)
-            value = loss(model, images.to(device), labels.to(device))
-            sgd.zero_grad(set_to_none=True)
-            torch.autograd.backward(value)
-            sgd.step()
-            step += 1
-            reached = float(value.detach())
-            if not math.isfinite(reached):
+    training = _Training(model, recipe, loss, max(1, recipe.epochs * len(stream)))
+    if checkpoint and (saved := checkpoint.load()):
+        training.go_back(saved)
+    retries = 0
+    while training.epoch < recipe.epochs:
+        before = training.state()
+        start_epoch(stream, first_epoch + training.epoch)
+        reached = training.run_epoch(stream, on_step)
+        if not math.isfinite(reached):
+            retries += 1
+            if retries > RETRIES:
                 raise AmcError(
-                    f"training: the loss is {reached} in step {step} of {total}; a smaller "
-                    f"learning rate than {recipe.learning_rate:g} may help"
+                    f"training: the loss is {reached} in epoch {training.epoch + 1} of "
+                    f"{recipe.epochs}; a smaller learning rate than {recipe.learning_rate:g} may "
+                    "help"
                 )
-            on_step(Step(epoch + 1, step, total, reached, rate))
-        on_epoch(epoch + 1)
-    return model.eval()
+            training.go_back(before)
+            training.factor /= 2
+            continue
+        retries = 0
+        if checkpoint:
+            checkpoint.save(training.state())
+        on_epoch(training.epoch, training.network)
+    return training.finished()
+
+
+class _Training:
+    """A training between two epochs, or within one."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss, total: int) -> None:
+        self.epoch, self.factor = 0, 1.0
+        self._model, self._recipe, self._loss, self._total = model, recipe, loss, total
+        self._device, self._sgd = next(model.parameters()).device, optimiser(model, recipe)
+        self._averaged: AveragedModel | None = None
+        if recipe.ema:
+            average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network as it would be returned now."""
+        return self._averaged.module if self._averaged else self._model
+
+    def run_epoch(self, stream: Loader, on_step: Callable[[Step], None]) -> float:
+        """One pass; the last loss, which is not finite if the pass broke off."""
+        step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
+        self._model.train()
+        for images, labels in stream:
+            rate = self._recipe.set_rate(self._sgd, step / self._total, self.factor)
+            reached = self._step(images.to(self._device), labels.to(self._device))
+            if not math.isfinite(reached):
+                return reached
+            step += 1
+            on_step(Step(self.epoch + 1, step, self._total, reached, rate))
+        if not all(bool(t.isfinite().all()) for t in self._model.state_dict().values()):
+            return math.nan  # the last step has spoilt the weights
+        self.epoch += 1
+        return reached
+
+    def _step(self, images: Tensor, labels: Tensor) -> float:
+        kind = self._device.type
+        mixed = self._recipe.mixed and kind == "cuda"
+        with torch.autocast(kind, torch.bfloat16, enabled=mixed):
+            value = self._loss(self._model, images, labels)
+        self._sgd.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        if self._recipe.clip:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.clip)
+        self._sgd.step()
+        if self._averaged:
+            self._averaged.update_parameters(self._model)
+        return float(value.detach())
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the rest of the training depends on, copied."""
+        state = {
+            "epoch": torch.tensor(self.epoch),
+            "factor": torch.tensor(self.factor, dtype=torch.float64),
+            "random": torch.get_rng_state(),
+            **{f"model.{name}": t for name, t in self._model.state_dict().items()},
+        }
+        for number, buffer in enumerate(self._buffers()):
+            if buffer is not None:
+                state[f"momentum.{number}"] = buffer
+        if self._averaged:
+            state |= {f"average.{name}": t for name, t in self._averaged.state_dict().items()}
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def go_back(self, state: dict[str, Tensor]) -> None:
+        """To what `state` gave."""
+        self.epoch, self.factor = int(state["epoch"]), float(state["factor"])
+        torch.set_rng_state(state["random"].cpu())
+        self._model.load_state_dict(_under("model.", state))
+        if self._averaged:
+            self._averaged.load_state_dict(_under("average.", state))
+        self._sgd.state.clear()
+        for number, parameter in enumerate(self._parameters()):
+            buffer = state.get(f"momentum.{number}")
+            if buffer is not None:
+                self._sgd.state[parameter]["momentum_buffer"] = buffer.clone().to(self._device)
+
+    def finished(self) -> nn.Module:
+        """The trained model."""
+        if self._averaged:
+            self._model.load_state_dict(self._averaged.module.state_dict())
+        return self._model.eval()
+
+    def _parameters(self) -> list[Any]:
+        return [p for group in self._sgd.param_groups for p in group["params"]]
+
+    def _buffers(self) -> list[Tensor | None]:
+        return [self._sgd.state[p].get("momentum_buffer") for p in self._parameters()]
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
 def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -102,7 +216,7 @@ def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         _parameter_groups(model, recipe.weight_decay),
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
-        nesterov=True,
+        nesterov=recipe.momentum > 0,
     )
 
 

@@ -1,0 +1,216 @@
+"""Accuracy comes back: fine-tuning of the cut network, at once or in stages."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc import weights
+from amc.errors import AmcError
+from amc.evaluate import Score, evaluate
+from amc.graph import ChannelGraph, trace
+from amc.imports import load_function, one_line
+from amc.journal import Journal
+from amc.pipeline import Pipeline
+from amc.plan import Plan, Strategy
+from amc.recover.checkpoint import Checkpoint
+from amc.recover.distill import Distillation, Loss, smoothed
+from amc.recover.finetune import Recipe, Step, train
+from amc.schedule import group_by_group, little_by_little, shared_out
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Trains what was cut from a network.
+
+    Attributes:
+        pipe: settings, data, progress.
+        graph: of the original network.
+        original: the network before any cut; the teacher.
+        journal: is told of every step.
+        folder: where trainings leave their state, so that they can go on after a stop.
+    """
+
+    pipe: Pipeline
+    graph: ChannelGraph
+    original: nn.Module
+    journal: Journal
+    folder: Path
+
+    @property
+    def staged(self) -> bool:
+        """Whether the network is cut in several stages, with training between them."""
+        config = self.pipe.config
+        in_parts = config.group_size > 0 or config.schedule != "one-shot"
+        return in_parts and config.finetune_epochs > 0
+
+    def tune(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        epochs: int,
+        rate: float,
+        stage: int = 0,
+        first_epoch: int = 0,
+    ) -> nn.Module:
+        """A fine-tuned copy of a network.
+
+        Args:
+            model: that was cut.
+            plan: what is left of the original in it.
+            epochs: passes over the training data.
+            rate: highest learning rate.
+            stage: its number; every stage has a state of its own.
+            first_epoch: epochs of the stages before.
+        """
+        config, model = self.pipe.config, copy.deepcopy(model)
+        if not epochs:
+            return model
+        torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
+        if config.finetune:
+            return self._by_user(model, epochs)
+        recipe = Recipe(
+            epochs,
+            rate,
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            ema=config.ema,
+            mixed=config.mixed,
+        )
+        about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
+        checkpoint = Checkpoint(self.folder / f"training-{stage}.safetensors", about)
+        validated: list[Score] = []
+        with self.pipe.terminal.bar("fine-tune", epochs * len(self.pipe.data.train)) as bar:
+
+            def show(step: Step) -> None:
+                self.journal.finetune_step(step)
+                accuracy = f"  val accuracy {validated[-1].accuracy:.2%}" if validated else ""
+                bar.step(f"loss {step.loss:.4f}{accuracy}")
+
+            def validate(epoch: int, network: nn.Module) -> None:
+                validated.append(evaluate(network, self.pipe.validation))
+                self.journal.finetune_epoch(validated[-1].accuracy)
+
+            return train(
+                model,
+                self.pipe.data.train,
+                recipe,
+                self._loss(plan),
+                show,
+                validate,
+                first_epoch,
+                checkpoint,
+            )
+
+    def in_stages(self, strategy: Strategy) -> tuple[nn.Module, Plan]:
+        """Cuts in stages and trains after each; the tuned network, and what is left in it.
+
+        Every stage calibrates, selects and reconstructs on the network that the last one left. It
+        ends early if a stage costs more accuracy than `stop_drop` allows: what that one cut is put
+        back.
+        """
+        config, terminal = self.pipe.config, self.pipe.terminal
+        sizes = self.graph.sizes
+        if config.group_size:
+            stages = group_by_group(sizes, strategy, config.group_size)
+        else:
+            stages = little_by_little(sizes, strategy, config.schedule, config.schedule_steps)
+            stages = stages or [{}]  # nothing to cut: one stage of training
+        epochs = shared_out(config.finetune_epochs, len(stages), config.stage_epochs)
+        keep = {name: tuple(range(size)) for name, size in sizes.items()}
+        current, plan, trained = self.original, self.graph.plan({}), 0
+        least = evaluate(self.original, self.pipe.validation).accuracy - config.stop_drop / 100
+        for number, stage in enumerate(stages):
+            last = number == len(stages) - 1
+            terminal.say(f"stage    {number + 1} of {len(stages)}: {', '.join(stage)}")
+            cut, left = self._stage(current, stage, keep)
+            now = self.graph.plan(left)
+            rate = config.learning_rate if last else config.stage_learning_rate
+            rate = rate or config.learning_rate
+            tuned = self.tune(cut, now, epochs[number], rate, number, trained)
+            trained += epochs[number]
+            accuracy = evaluate(tuned, self.pipe.validation).accuracy
+            if config.stop_drop and accuracy < least:
+                terminal.say(
+                    f"stop     stage {number + 1} ends at {accuracy:.2%} on validation images; "
+                    f"--stop-drop {config.stop_drop:g} allows {least:.2%}: it is taken back and "
+                    "the target is missed"
+                )
+                break
+            current, plan, keep = tuned, now, left
+        return current, plan
+
+    def tidy(self) -> None:
+        """Removes the states of trainings that are over."""
+        for path in self.folder.glob("training-*.safetensors"):
+            path.unlink()
+
+    def _stage(
+        self, current: nn.Module, stage: Strategy, keep: Mapping[str, tuple[int, ...]]
+    ) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
+        """One more cut: the network, and the original's channels that it has left."""
+        compressor = self.pipe.calibrate(trace(current, self.pipe.example), current)
+        plan = compressor.plan(stage)
+        left = dict(keep)
+        for name, group in plan.groups.items():
+            left[name] = tuple(keep[name][i] for i in group.keep)
+        return self.pipe.cut(compressor, plan, self.pipe.originals(compressor)), left
+
+    def _loss(self, plan: Plan) -> Loss:
+        config = self.pipe.config
+        if not config.distill:
+            return smoothed(config.label_smoothing)
+        return Distillation(
+            copy.deepcopy(self.original),
+            config.temperature,
+            config.distill_weight,
+            config.label_smoothing,
+            self._features(plan) if config.feature_weight else {},
+            config.feature_weight,
+        )
+
+    def _features(self, plan: Plan) -> dict[str, Tensor]:
+        """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""
+        modules = dict(self.original.named_modules())
+        cuts = {(c.tensor, c.dim): c for c in plan.cuts}
+        found = {}
+        for layer in self.graph.layers:
+            if layer.name not in modules or layer.calls != 1:
+                continue
+            cut = cuts.get((layer.weight, layer.out_dim))
+            kept = range(layer.out_channels) if cut is None else cut.keep
+            if cut is None or cut.size == layer.out_channels:
+                found[layer.name] = torch.tensor(list(kept))
+        return found
+
+    def _about(self, recipe: Recipe, first_epoch: int) -> dict[str, Any]:
+        """What a training depends on besides the network that it begins with."""
+        config = self.pipe.config
+        names = ("distill", "temperature", "distill_weight", "label_smoothing", "feature_weight",
+                 "batch_size", "seed", "data")  # fmt: skip
+        settings = {name: getattr(config, name) for name in names}
+        teacher = weights.digest(self.original) if config.distill else None
+        return {**asdict(recipe), **settings, "first_epoch": first_epoch, "teacher": teacher}
+
+    def _by_user(self, model: nn.Module, epochs: int) -> nn.Module:
+        """Trained by the function that --finetune names."""
+        name = self.pipe.config.finetune
+        assert name is not None
+        forms = {key: tensor.shape for key, tensor in model.state_dict().items()}
+        try:
+            tuned = load_function(name)(model, self.original, self.pipe.data, epochs)
+        except AmcError:
+            raise
+        except Exception as error:  # the user's code may fail in any way
+            raise AmcError(f"--finetune {name}: {one_line(error)}") from error
+        if not isinstance(tuned, nn.Module):
+            raise AmcError(
+                f"--finetune {name}: must return the network, got {type(tuned).__name__}"
+            )
+        if {key: tensor.shape for key, tensor in tuned.state_dict().items()} != forms:
+            raise AmcError(f"--finetune {name}: the network that it returns has other tensors")
+        return tuned.eval()

@@ -1,0 +1,158 @@
+"""Recovery within a run: stages, a training that goes on after a stop, a user's own training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import amc
+from amc.config import TrainConfig
+from amc.data import load_data
+from amc.errors import AmcError
+from amc.evaluate import evaluate
+from amc.models import build
+from amc.plan import load_plan, read_json
+from amc.recover import finetune
+from amc.train import run
+
+
+@pytest.fixture(scope="module")
+def common(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a short run without a search, on a network that has learned a little."""
+    torch.manual_seed(0)
+    model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
+    finetune.train(model, load_data("digits").train, finetune.Recipe(2, 0.1))
+    path = tmp_path_factory.mktemp("weights") / "resnet20.safetensors"
+    save_file(model.state_dict(), path)
+    return dict(
+        mode="uniform", width=0.5, checkpoint=path, calibration_batches=2, device="cpu",
+        quiet=True, finetune_epochs=3, reward_images=40,
+    )  # fmt: skip
+
+
+def loaded(folder: Path) -> torch.nn.Module:
+    model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
+    return amc.load_pruned(model, folder)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"group_size": 4, "stage_epochs": 0.7, "stage_learning_rate": 0.01},
+        {"schedule": "agp", "schedule_steps": 3},
+        {"schedule": "exponential-bias", "schedule_steps": 2, "feature_weight": 1.0, "ema": 0.9},
+    ],
+)
+def test_stages_end_at_the_strategy(
+    common: dict[str, Any], tmp_path: Path, given: dict[str, Any]
+) -> None:
+    folder = run(TrainConfig(**common, **given, run_dir=tmp_path / "run"))
+    at_once = run(TrainConfig(**{**common, "finetune_epochs": 0}, run_dir=tmp_path / "once"))
+    plan = load_plan(folder / "plan.json")
+    assert plan.strategy == load_plan(at_once / "plan.json").strategy
+    found, accuracy = loaded(folder), read_json(folder / "report.json")["accuracy"]["recovered"]
+    assert evaluate(found, load_data("digits").test).accuracy == pytest.approx(accuracy, abs=1e-6)
+    assert not list(folder.glob("training-*"))
+
+
+def test_stage_that_costs_too_much_is_taken_back(common: dict[str, Any], tmp_path: Path) -> None:
+    given = {"schedule": "linear", "schedule_steps": 3, "stop_drop": 1e-6, "learning_rate": 1e-6,
+             "preserve_ratio": 0.05, "bn_adapt": False}  # fmt: skip
+    folder = run(TrainConfig(**{**common, **given}, run_dir=tmp_path / "run"))
+    report = read_json(folder / "report.json")
+    assert report["macs"]["ratio"] > 0.05
+    assert sum(p.numel() for p in loaded(folder).parameters()) == report["params"]["pruned"]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("given", [{}, {"schedule": "agp", "schedule_steps": 2}])
+def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
+    common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    settings = {**common, **given}
+    whole = run(TrainConfig(**settings, run_dir=tmp_path / "whole"))
+    epochs: list[int] = []
+    run_epoch = finetune._Training.run_epoch
+
+    def stopping(self: Any, *arguments: Any) -> float:
+        epochs.append(self.epoch)
+        if len(epochs) == 3:
+            raise Stopped
+        return run_epoch(self, *arguments)
+
+    monkeypatch.setattr(finetune._Training, "run_epoch", stopping)
+    with pytest.raises(Stopped):
+        run(TrainConfig(**settings, run_dir=tmp_path / "stopped"))
+    assert (tmp_path / "stopped" / "training-0.safetensors").exists()
+    run(TrainConfig(resume=tmp_path / "stopped", quiet=True))
+    assert len(epochs) == 4  # two, the one that was stopped, and that one again
+    for name in ("pruned.safetensors", "plan.json"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (whole / name).read_bytes()
+    assert not list((tmp_path / "stopped").glob("training-*"))
+
+
+OWN = """
+import torch
+def tuned(model, original, data, epochs):
+    with torch.no_grad():
+        model.fc.bias.fill_(epochs)
+    return model
+def wrong(model, original, data, epochs):
+    return original
+def nothing(model, original, data, epochs):
+    pass
+def fails(model, original, data, epochs):
+    raise KeyError("lost")
+"""
+
+
+def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    own = f"{tmp_path / 'own.py'}"
+    folder = run(TrainConfig(**common, finetune=f"{own}:tuned", run_dir=tmp_path / "run"))
+    assert bool((loaded(folder).get_parameter("fc.bias") == 3).all())
+    for name, message in (
+        ("wrong", "other tensors"),
+        ("nothing", "must return the network, got NoneType"),
+        ("fails", "lost"),
+        ("absent", "absent"),
+    ):
+        config = TrainConfig(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name)
+        with pytest.raises(AmcError, match=message) as refused:
+            run(config)
+        assert "\n" not in str(refused.value) and name in str(refused.value)
+        assert (tmp_path / name / "pruned.safetensors").exists()  # what was cut is kept
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ema": 1.0}, r"--ema must be in \[0, 1\)"),
+        ({"label_smoothing": -0.1}, "--label-smoothing"),
+        ({"clip": float("nan")}, r"--clip must be in \[0, infinity\)"),
+        ({"weight_decay": float("inf")}, "--weight-decay"),
+        ({"stop_drop": 100.0}, "--stop-drop"),
+        ({"stage_epochs": 1.5}, "--stage-epochs"),
+        ({"stage_learning_rate": 0.0}, "--stage-learning-rate"),
+        ({"schedule_steps": 0}, "--schedule-steps"),
+        ({"group_size": 2, "schedule": "agp"}, "exclude each other"),
+        ({"feature_weight": 1.0, "distill": False}, "--feature-weight belongs to distillation"),
+    ],
+)
+def test_impossible_recoveries_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(AmcError, match=message) as refused:
+        TrainConfig(**given)
+    assert "\n" not in str(refused.value)
+
+
+def test_settings_of_recovery_come_back(common: dict[str, Any], tmp_path: Path) -> None:
+    given = {"label_smoothing": 0.1, "clip": 1.0, "mixed": True, "schedule": "linear"}
+    folder = run(TrainConfig(**{**common, **given, "finetune_epochs": 2}, run_dir=tmp_path / "r"))
+    saved = json.loads((folder / "config.json").read_text())
+    assert {name: saved[name] for name in given} == given
