@@ -18,8 +18,8 @@ class Shared:
     """What every command that cuts works on: a network, images, and how channels are chosen."""
 
     model: str = "resnet20"
-    """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
-    path/to/file.py:function."""
+    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2,
+    package.module:function or path/to/file.py:function."""
     width: float = 1.0
     """Factor on every number of channels of a bundled network."""
     data: str = "digits"
@@ -245,8 +245,8 @@ class InspectConfig:
     """Shows the layers of a network, which channels can be pruned, and how far; runs nothing."""
 
     model: str = "resnet20"
-    """resnet20, resnet56, plain20, vgg16, mobilenet_v1, mobilenet_v2, package.module:function or
-    path/to/file.py:function. No weights are needed."""
+    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2,
+    package.module:function or path/to/file.py:function. No weights are needed."""
     width: float = 1.0
     """Factor on every number of channels of a bundled network."""
     data: str | None = None
