@@ -3,6 +3,7 @@
 The only room besides the entrance that joins `amc`, `envs` and `agents`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -206,7 +207,9 @@ def learn(
 class Memory:
     """What was tried in all tasks, to suggest strategies for each of them.
 
-    What was good under one budget of a network is varied, and scaled, under all of them.
+    What was good under one budget of a network is varied, and scaled, under all of them. Rewards
+    are compared as parts of the best gain under their budget, less the distance of the budgets:
+    generous budgets gain more, which does not make their strategies better for a tight one.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -220,7 +223,13 @@ class Memory:
         for other, task in enumerate(self._tasks):
             if task.budget.graph is budget.graph:
                 self._catch_up(other)
-                known += self._known[other]
+                apart = abs(math.log(task.budget.preserve_ratio / budget.preserve_ratio))
+                best = max((one.reward for one in self._known[other]), default=0.0)
+                scale = best if best > 0 else 1.0
+                known += [
+                    replace(one, reward=one.reward / scale, apart=apart)
+                    for one in self._known[other]
+                ]
         vary = self._vary[number]
         return budget.actions(vary(known or [vary.tried(uniform(budget), 0.0)], rng))
 

@@ -26,11 +26,14 @@ class Tried:
         errors: its errors beyond those of the uniform strategy of the same budget, relative to
             the sum of these, [T]; zeros where errors are not known.
         reward: comparable between budgets.
+        apart: how far its budget is from the one in question; it counts that much less as a
+            parent.
     """
 
     ratios: FloatArray
     errors: FloatArray
     reward: float
+    apart: float = 0.0
 
 
 FEWEST = 8
@@ -75,7 +78,7 @@ class Variations:
         if not known:
             return uniform(self.budget)
         distinct: dict[bytes, Tried] = {}
-        for one in sorted(known, key=lambda one: -one.reward):
+        for one in sorted(known, key=lambda one: one.apart - one.reward):
             distinct.setdefault(self._key(one.ratios * self._sizes), one)
         best = np.array([one.ratios for one in distinct.values()][: self.population])
         for wider in (1, 2, 4):  # coarse steps leave few strategies nearby
