@@ -231,3 +231,13 @@ def test_saved_strategy_is_read_back_by_listed(tmp_path: Path, graph: amc.Channe
     for strategy in ({"0": 3, "2": 4}, {"2": 1}, {"0": 1}, {}):
         save_strategy(path, strategy, graph.channels, {"model": "small"})
         assert listed(graph, path) == {**graph.sizes, **strategy}
+
+
+def test_every_byte_of_a_plan_counts(tmp_path: Path, plan: amc.Plan) -> None:
+    path = tmp_path / "plan.json"
+    amc.save_plan(path, plan, {"model": "small", "target": 0.5})
+    content = path.read_bytes()
+    for place in range(0, len(content), 5):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(amc.AmcError, match=r"plan\.json"):
+            amc.load_plan(path)
