@@ -18,10 +18,11 @@ from amc.errors import AmcError
 from amc.evaluate import head, tail
 from amc.front import Point, smallest
 from amc.models import build
-from amc.pareto import closer, verdict
+from amc.pareto import verdict
 from amc.plan import Strategy, read_json
 from amc.reuse import best_of, load_learned, remembered
 from amc.reuse_config import LearnConfig, ParetoConfig, several
+from amc.sweep import Sweep, closer
 from amc.train import run as train
 from test_env import budget_of, chain
 from test_reuse import learned
@@ -297,9 +298,9 @@ def test_sweep_writes_networks_that_load_and_goes_on(
         assert point["macs"] <= point["target"] * account["original"]["macs"]
 
     cuts: list[float] = []
-    original_cut = pareto.Sweep._cut
+    original_cut = Sweep._cut
     monkeypatch.setattr(
-        pareto.Sweep, "_cut", lambda self, ratio, about: cuts.append(ratio)
+        Sweep, "_cut", lambda self, ratio, about: cuts.append(ratio)
         or original_cut(self, ratio, about),
     )  # fmt: skip
     (folder / "points/0.3/point.json").unlink()

@@ -1,0 +1,172 @@
+"""Networks of every size from one policy and one set of statistics."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from amc import weights
+from amc.allocate import uniform
+from amc.budget import Budget
+from amc.commandline import flags
+from amc.compress import Compressor
+from amc.evaluate import Score, evaluate, tail
+from amc.front import Point
+from amc.journal import Journal
+from amc.pipeline import DECISIVE, Pipeline
+from amc.plan import read_json, save_strategy
+from amc.prepare import Subject, allocation
+from amc.recovery import Recovery
+from amc.report import latencies
+from amc.reuse import remembered
+from amc.reuse_config import ParetoConfig
+from amc.run_folder import save_network, write_json
+from amc.search import Errors, Policy, proposed
+from amc.sensitivity import sensitivity
+from amc.sequential import Originals
+from envs import Reward
+
+FEWEST = 100
+"""Images that are enough to verify a drop on."""
+
+RESOLUTION = 0.005
+"""Targets that are nearer to each other than this are not told apart."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all points share."""
+
+    config: ParetoConfig
+    pipe: Pipeline
+    subject: Subject
+    policy: Policy
+    reward: Reward
+    folder: Path
+
+    @cached_property
+    def compressor(self) -> Compressor:
+        """One set of statistics."""
+        return self.pipe.calibrate(self.subject.graph, self.subject.model)
+
+    @cached_property
+    def errors(self) -> Errors:
+        """Of every group, at counts that no budget changes."""
+        return sensitivity(self.compressor, self.budget(self.config.ratios[0]))
+
+    @cached_property
+    def originals(self) -> Originals:
+        """What all cuts aim at."""
+        return self.pipe.originals(self.compressor)
+
+    @cached_property
+    def unseen(self) -> tuple[str, Score]:
+        """The split that drops are verified on, and the original network's score there."""
+        beyond = evaluate(self.subject.model, self._beyond())
+        if beyond.images >= FEWEST:
+            return "validation", beyond
+        return "test", evaluate(self.subject.model, self.pipe.data.test)
+
+    @property
+    def held_out(self) -> str:
+        """The images that accuracies are measured on, in words."""
+        split, score = self.unseen
+        return f"{score.images} {split} images"
+
+    @cached_property
+    def original(self) -> Point:
+        """The network before any cut."""
+        model, graph = self.subject.model, self.subject.graph
+        test = evaluate(model, self.pipe.data.test).accuracy
+        return Point(1.0, graph.macs(), graph.params(), 1.0, self.unseen[1].accuracy, test)
+
+    def budget(self, ratio: float) -> Budget:
+        """What a strategy may cost at this target."""
+        settings = replace(self.pipe.config, preserve_ratio=ratio)
+        budget, _ = allocation(settings, self.subject.graph)
+        assert budget is not None
+        return budget
+
+    def place(self, ratio: float) -> Path:
+        """The folder of a point."""
+        return self.folder / "points" / f"{ratio:g}"
+
+    def point(self, ratio: float) -> Point:
+        """The network for a target, from an earlier sweep or cut now."""
+        about, path = {**self._settings, "target": ratio}, self.place(ratio) / "point.json"
+        known = read_json(path) if path.exists() else {}
+        if known.get("about") == about:
+            return Point(**known["point"])
+        point = self._cut(ratio, about)
+        write_json(path, {"about": about, "point": asdict(point)})
+        return point
+
+    def _cut(self, ratio: float, about: dict[str, Any]) -> Point:
+        """Walks the policy, cuts the best of what it knows, measures."""
+        graph, budget, place = self.subject.graph, self.budget(ratio), self.place(ratio)
+        walked = proposed(self.policy, budget, self.errors)
+        candidates = [walked, *remembered(self.policy, budget), uniform(budget)]
+        strategy, plan, small = self.pipe.cut_best(
+            self.compressor, candidates, self.reward, self.originals
+        )
+        epochs, rate = self.config.finetune_epochs, self.pipe.config.learning_rate
+        if epochs:
+            journal = Journal(place, graph.sizes, graph.macs())
+            recovery = Recovery(self.pipe, graph, self.subject.model, journal, place)
+            small = recovery.tune(small, plan, epochs, rate)
+            recovery.tidy()
+            journal.close()
+        save_strategy(place / "strategy.json", strategy, graph.channels, about)
+        save_network(place, plan, small, about)
+        networks = {"original": self.subject.model, "pruned": small}
+        times = latencies(networks, self.pipe.example[0][:1])
+        split = self._beyond() if self.unseen[0] == "validation" else self.pipe.data.test
+        return Point(
+            ratio,
+            graph.macs(plan),
+            graph.params(plan),
+            times["pruned"].median / times["original"].median,
+            evaluate(small, split).accuracy,
+            evaluate(small, self.pipe.data.test).accuracy,
+        )
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """What a point depends on besides its target."""
+        own = {name: getattr(self.pipe.config, name) for name in DECISIVE}
+        return {
+            **own,
+            "finetune_epochs": self.config.finetune_epochs,
+            "choice": " ".join(flags(self.config.choice)),
+            "policy": self.policy.digest,
+            "weights": weights.digest(self.subject.model),
+            "baked": self.subject.baked,
+        }
+
+    def _beyond(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Validation images that no reward has seen."""
+        return tail(self.pipe.data.val, self.pipe.config.reward_images)
+
+
+def closer(
+    points: dict[float, Point], least: float, steps: int, point: Callable[[float], Point]
+) -> None:
+    """Halves the gap between the smallest network that is good enough and the next smaller one.
+
+    Args:
+        points: by target; what is tried is added.
+        least: accuracy that is good enough.
+        steps: how many more targets are tried at most.
+        point: makes the network of a target.
+    """
+    for _ in range(steps):
+        good = [ratio for ratio, one in points.items() if one.accuracy >= least]
+        high = min(good, default=1.0)
+        low = max((ratio for ratio in points if ratio < high), default=high)
+        if high - low < 2 * RESOLUTION:
+            return
+        middle = round((low + high) / 2, 4)
+        points[middle] = point(middle)
