@@ -3,9 +3,10 @@
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +191,17 @@ def main() -> None:
         config = parse(TrainConfig, "amc.train")
         run(config)
     except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"amc.train: {error}")
+        sys.exit(f"amc.train: {error}{elsewhere(sys.argv)}")
     except KeyboardInterrupt:
         print(f"amc.train: interrupted{going_on(config)}", file=sys.stderr)
         sys.exit(130)
+
+
+def elsewhere(words: Sequence[str]) -> str:
+    """Where to turn with several budgets or networks, if these words name some."""
+    marks = {"--preserve-ratio": ":,", "--model": ","}
+    several = any(set(marks.get(flag, "")) & set(value) for flag, value in pairwise(words))
+    return "; for several budgets or networks: python -m amc.learn" if several else ""
 
 
 def going_on(config: TrainConfig | None) -> str:

@@ -23,6 +23,7 @@ from amc.plan import Strategy, read_json
 from amc.reuse import best_of, load_learned, remembered
 from amc.reuse_config import LearnConfig, ParetoConfig, several
 from amc.sweep import Sweep, closer
+from amc.train import main as train_main
 from amc.train import run as train
 from test_env import budget_of, chain
 from test_reuse import learned
@@ -318,3 +319,21 @@ def test_commands_end_with_one_line(command: Any, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(SystemExit) as ended:
             command.main()
         assert str(ended.value).startswith(f"{name}: ") and "\n" not in str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "several"),
+    [
+        (["--preserve-ratio", "0.3:0.7"], True),
+        (["--model", "resnet20,plain20"], True),
+        (["--preserve-ratio", "2"], False),
+        (["--model", "nets.py:absent"], False),
+    ],
+)
+def test_train_says_who_learns_for_several(
+    words: list[str], several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["amc.train", *words])
+    with pytest.raises(SystemExit) as ended:
+        train_main()
+    assert ("python -m amc.learn" in str(ended.value)) == several
