@@ -22,6 +22,7 @@ from oracles import coupled, coupled_by_torch_pruning
 BUNDLED_SETTINGS: dict[str, tuple[float, int]] = {  # width, image size
     "resnet20": (1.0, 16),
     "resnet56": (0.5, 12),
+    "resnet50": (0.125, 32),
     "plain20": (1.0, 16),
     "vgg16": (0.25, 32),
     "mobilenet_v1": (0.5, 16),

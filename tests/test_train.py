@@ -784,10 +784,21 @@ CHANGED = TrainConfig(
     finalists=1,
     finetune_epochs=0,
     learning_rate=1e-3,
-    distill=False,
+    distill=True,
     temperature=1.5,
     distill_weight=0.5,
+    feature_weight=0.25,
+    label_smoothing=0.1,
+    weight_decay=1e-4,
+    clip=2.0,
+    ema=0.9,
+    mixed=True,
+    finetune="own.py:tuned",
     group_size=2,
+    schedule_steps=7,
+    stage_epochs=0.3,
+    stage_learning_rate=0.01,
+    stop_drop=1.5,
     bn_adapt=False,
     batch_size=16,
     run_dir=Path("runs/a b"),
@@ -801,9 +812,10 @@ CHANGED = TrainConfig(
 def test_settings_come_back_from_json_as_they_were() -> None:
     for one in fields(TrainConfig):
         default = one.default if one.default is not MISSING else one.default_factory()
-        if one.name not in ("channel_ratio", "policy", "plan"):  # go with other modes
+        if one.name not in ("channel_ratio", "policy", "plan", "distill", "schedule"):
             assert getattr(CHANGED, one.name) != default, f"{one.name}: give it another value"
-    uniform = TrainConfig(mode="uniform", channel_ratio=0.7)
+    # what does not go with the others
+    uniform = TrainConfig(mode="uniform", channel_ratio=0.7, distill=False, schedule="agp")
     inspect = InspectConfig(
         input_shape="3x8x8", num_classes=7, choice=CHANGED.choice, plot=Path("a.svg"),
         json=Path("a.json"), preserve_ratio=0.5,
