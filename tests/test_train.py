@@ -447,12 +447,17 @@ def rewards_shown(folder: Path) -> list[float]:
     return [e.value for e in events.Scalars("search/reward")]
 
 
+def listening() -> None:
+    """Ctrl-C counts, also where the tests were started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(settings: dict[str, Any], pause: float = 0.15) -> subprocess.Popen[str]:
     """The command in a session of its own, as a terminal would start it."""
     return subprocess.Popen(
         [sys.executable, "-m", "amc.train", *words(settings)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PAUSE": str(pause)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PAUSE": str(pause)}, preexec_fn=listening,
     )  # fmt: skip
 
 
