@@ -3,7 +3,8 @@
 import contextlib
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -95,6 +96,18 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
         if not stop.code:
             raise
         raise AmcError(_condensed(complaint.getvalue(), config.__name__)) from None
+
+
+def command(
+    name: str, config: type[Config], job: Callable[[Config], object], interrupted: str
+) -> None:
+    """Runs ``python -m <name>``; a mistake of the user's ends it with one line and status 1."""
+    try:
+        job(parse(config, name))
+    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
+        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{name}: {interrupted}")
 
 
 def _condensed(box: str, name: str) -> str:

@@ -5,7 +5,6 @@ strategies; seeds vary the search alone. The records of the searches stay in the
 comparison: the same command, given again after a stop, goes on from there.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from torch import nn
 from amc import weights
 from amc.allocate import greedy, uniform
 from amc.budget import Budget
-from amc.commandline import as_json, flags, parse
+from amc.commandline import as_json, command, flags
 from amc.compress import Compressor
 from amc.config import CompareConfig
 from amc.data import load_data
@@ -249,13 +248,8 @@ def _key(attempt: Attempt) -> str:
 
 
 def main() -> None:
-    """The command; a mistake of the user's ends it with one line and exit status 1."""
-    try:
-        run(parse(CompareConfig, "amc.compare"))
-    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"amc.compare: {error}")
-    except KeyboardInterrupt:
-        sys.exit("amc.compare: interrupted; the same command goes on from here")
+    """The command."""
+    command("amc.compare", CompareConfig, run, "interrupted; the same command goes on from here")
 
 
 if __name__ == "__main__":

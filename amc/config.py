@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tyro
 
@@ -11,6 +11,8 @@ from amc.graph import Choice
 
 LEARNERS = ("ddpg", "td3", "sac")
 """Agents that a policy can be handed to."""
+
+Other = TypeVar("Other", bound="Shared")
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class Shared:
     quiet: bool = False
     """Print errors only."""
 
-    def run(self, **own: Any) -> "TrainConfig":
-        """The run with these settings, and others."""
-        known = {one.name for one in fields(TrainConfig)} & {one.name for one in fields(self)}
-        return TrainConfig(**{**{name: getattr(self, name) for name in known}, **own})
+    def into(self, kind: type[Other], **own: Any) -> Other:
+        """The settings of another command: those that both have, and its own."""
+        known = {one.name for one in fields(kind)} & {one.name for one in fields(self)}
+        return kind(**{**{name: getattr(self, name) for name in known}, **own})
 
 
 @dataclass(frozen=True)
@@ -330,7 +332,7 @@ class CompareConfig(Shared):
     @property
     def training(self) -> TrainConfig:
         """The run whose search is compared; it ends with the cut."""
-        return self.run(mode="auto", finetune_epochs=0)
+        return self.into(TrainConfig, mode="auto", finetune_epochs=0)
 
 
 def within(flag: str, value: float, low: float, high: float) -> None:

@@ -1,7 +1,6 @@
 """``python -m amc.inspect``: what can be pruned in a network, before anything runs."""
 
 import re
-import sys
 import time
 from dataclasses import asdict
 
@@ -11,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from amc.account import Account, examine
-from amc.commandline import parse
+from amc.commandline import command
 from amc.config import InspectConfig
 from amc.data import load_data
 from amc.errors import AmcError
@@ -192,13 +191,8 @@ def summary(account: Account, config: InspectConfig) -> str:
 
 
 def main() -> None:
-    """The command; a mistake of the user's ends it with one line and exit status 1."""
-    try:
-        run(parse(InspectConfig, "amc.inspect"))
-    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"amc.inspect: {error}")
-    except KeyboardInterrupt:
-        sys.exit("amc.inspect: interrupted")
+    """The command."""
+    command("amc.inspect", InspectConfig, run, "interrupted")
 
 
 if __name__ == "__main__":

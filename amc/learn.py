@@ -6,7 +6,7 @@ the uniform strategy, so that budgets and networks weigh alike. The records stay
 same command, given again after a stop, goes on from there.
 """
 
-import sys
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +19,9 @@ from rich.table import Table
 from agents import save_policy
 from amc import weights
 from amc.budget import Budget
-from amc.commandline import as_json, flags, parse
+from amc.commandline import as_json, command, flags
 from amc.compress import Compressor
 from amc.data import load_data
-from amc.errors import AmcError
 from amc.files import safe_name
 from amc.journal import Journal
 from amc.pipeline import DECISIVE, Pipeline, reward_function
@@ -177,7 +176,9 @@ def learned_table(account: Sequence[dict[str, Any]]) -> Table:
 
 def next_commands(config: LearnConfig, folder: Path) -> str:
     """What a person does next."""
-    common = f"--model {config.models[0]} --data {config.data} --policy {folder}"
+    kept = ("checkpoint", "width", "channel_multiple", "min_ratio", "choice")
+    words = ["--model", config.models[0], "--data", config.data, *flags(config, *kept)]
+    common = shlex.join([*words, "--policy", str(folder)])
     return (
         f"\nEverything is in {folder}. Next:\n"
         f"  apply      python -m amc.apply {common} --preserve-ratio RATIO\n"
@@ -187,13 +188,8 @@ def next_commands(config: LearnConfig, folder: Path) -> str:
 
 
 def main() -> None:
-    """The command; a mistake of the user's ends it with one line and exit status 1."""
-    try:
-        run(parse(LearnConfig, "amc.learn"))
-    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"amc.learn: {error}")
-    except KeyboardInterrupt:
-        sys.exit("amc.learn: interrupted; the same command goes on from here")
+    """The command."""
+    command("amc.learn", LearnConfig, run, "interrupted; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,14 @@ One policy and one set of statistics serve all budgets: a point costs a walk and
 Every point is a network on disk; the same command, given again after a stop, goes on from there.
 """
 
-import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from amc.commandline import as_json, parse
+from amc.commandline import as_json, command
 from amc.data import load_data
-from amc.errors import AmcError
 from amc.front import Point, draw_front, front_table, smallest
 from amc.learn import run as learn
 from amc.pipeline import Pipeline, reward_function
@@ -92,9 +90,7 @@ def run(config: ParetoConfig) -> Path:
 
 def learned(config: ParetoConfig) -> Path:
     """The folder of a policy that is learned for these budgets, here and first."""
-    shared = {one.name for one in fields(LearnConfig)} & {one.name for one in fields(config)}
-    settings = {name: getattr(config, name) for name in shared}
-    return learn(LearnConfig(**{**settings, "run_dir": config.folder / "policy"}))
+    return learn(config.into(LearnConfig, run_dir=config.folder / "policy"))
 
 
 def verdict(chosen: Point | None, original: Point, drop: float) -> str:
@@ -112,13 +108,8 @@ def verdict(chosen: Point | None, original: Point, drop: float) -> str:
 
 
 def main() -> None:
-    """The command; a mistake of the user's ends it with one line and exit status 1."""
-    try:
-        run(parse(ParetoConfig, "amc.pareto"))
-    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"amc.pareto: {error}")
-    except KeyboardInterrupt:
-        sys.exit("amc.pareto: interrupted; the same command goes on from here")
+    """The command."""
+    command("amc.pareto", ParetoConfig, run, "interrupted; the same command goes on from here")
 
 
 if __name__ == "__main__":

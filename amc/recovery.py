@@ -123,7 +123,9 @@ class Recovery:
         epochs = shared_out(config.finetune_epochs, len(stages), config.stage_epochs)
         keep = {name: tuple(range(size)) for name, size in sizes.items()}
         current, plan, trained = self.original, self.graph.plan({}), 0
-        least = evaluate(self.original, self.pipe.validation).accuracy - config.stop_drop / 100
+        least = 0.0
+        if config.stop_drop:
+            least = evaluate(self.original, self.pipe.validation).accuracy - config.stop_drop / 100
         for number, stage in enumerate(stages):
             last = number == len(stages) - 1
             terminal.say(f"stage    {number + 1} of {len(stages)}: {', '.join(stage)}")
@@ -133,8 +135,8 @@ class Recovery:
             rate = rate or config.learning_rate
             tuned = self.tune(cut, now, epochs[number], rate, number, trained)
             trained += epochs[number]
-            accuracy = evaluate(tuned, self.pipe.validation).accuracy
-            if config.stop_drop and accuracy < least:
+            accuracy = evaluate(tuned, self.pipe.validation).accuracy if least else 1.0
+            if accuracy < least:
                 terminal.say(
                     f"stop     stage {number + 1} ends at {accuracy:.2%} on validation images; "
                     f"--stop-drop {config.stop_drop:g} allows {least:.2%}: it is taken back and "

@@ -47,7 +47,7 @@ class ApplyConfig(Shared):
     def training(self) -> TrainConfig:
         """The run that does it."""
         mode = "plan" if self.plan else "auto" if self.episodes else "policy"
-        return self.run(mode=mode, episodes=max(1, self.episodes))
+        return self.into(TrainConfig, mode=mode, episodes=max(1, self.episodes))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class LearnConfig(Shared):
         """A run of the first network under the lowest budget."""
         if not self.models:
             raise AmcError(f"--model {self.model!r} names no network")
-        return self.run(model=self.models[0], preserve_ratio=self.ratios[0], run_dir=self.folder)
+        return self.into(
+            TrainConfig, model=self.models[0], preserve_ratio=self.ratios[0], run_dir=self.folder
+        )
 
     @property
     def folder(self) -> Path:
@@ -160,7 +162,9 @@ class ParetoConfig(Shared):
     @property
     def training(self) -> TrainConfig:
         """A run under the lowest of the budgets."""
-        return self.run(mode="auto", preserve_ratio=self.ratios[0], run_dir=self.folder)
+        return self.into(
+            TrainConfig, mode="auto", preserve_ratio=self.ratios[0], run_dir=self.folder
+        )
 
     @property
     def folder(self) -> Path:
