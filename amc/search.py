@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from amc.allocate import Proposals, Tried, Variations, evolution, random_search, uniform
+from amc.allocate import (
+    Proposals,
+    Tried,
+    Variations,
+    evolution,
+    greedy,
+    random_search,
+    uniform,
+)
 from amc.budget import Budget
 from amc.compress import Compressor
 from amc.errors import AmcError
@@ -132,7 +140,7 @@ def search(
         seed: of everything random.
         settings: of an agent.
         policy: learned elsewhere; an agent of its form goes on from it, without a warm-up.
-        known: strategies that an agent tries first, after the uniform one.
+        known: strategies that an agent tries first, after the uniform one and the policy's own.
         measure: outcomes of several strategies at once.
         walks: strategies that an agent walks side by side under one policy, which learns from all
             of them afterwards.
@@ -148,10 +156,11 @@ def search(
             trials.look_ahead(strategies, measure)
 
     env = task.env()
-    shown = [task.budget.actions(uniform(task.budget))]
+    first, *others = starts(task.budget, task.errors)
+    shown = [task.budget.actions(first)]
     if policy:
         shown.append(task.budget.actions(proposed(policy, task.budget, task.errors)))
-    shown += [task.budget.actions(strategy) for strategy in known]
+    shown += [task.budget.actions(strategy) for strategy in (*known, *others)]
     if policy:
         settings = replace(
             settings or Settings(), net_arch=policy.net_arch, warmup_episodes=len(shown)
@@ -189,7 +198,10 @@ def learn(
         on_learn: called with what SB3 logged, after the agent has learned from an episode.
     """
     rotation, memory = Rotation([task.env() for task in tasks]), Memory(tasks)
-    shown = [task.budget.actions(uniform(task.budget)) for task in tasks]
+    first = [(task.budget, starts(task.budget, task.errors)) for task in tasks]
+    shown = [budget.actions(some[0]) for budget, some in first]  # in turn, as tasks are walked
+    if any(len(some) > 1 for _, some in first):
+        shown += [budget.actions(some[-1]) for budget, some in first]
     agent = AGENTS[method](
         rotation, settings, shown, lambda rng: memory.suggest(rotation.current, rng), seed
     )
@@ -238,6 +250,14 @@ class Memory:
         for episode in history[len(known) :]:
             gained = gain(episode.reward, history[0].reward)
             known.append(self._vary[number].tried(episode.strategy, gained))
+
+
+def starts(budget: Budget, errors: Errors | None) -> list[dict[str, int]]:
+    """Strategies that need no search: the uniform one and, of the errors, the greedy one."""
+    found = [uniform(budget)]
+    if errors and (other := greedy(budget, errors)) not in found:
+        found.append(other)
+    return found
 
 
 def follow(proposals: Proposals, trials: Trials) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from amc import weights
-from amc.allocate import uniform
 from amc.budget import Budget
 from amc.commandline import flags
 from amc.compress import Compressor
@@ -24,7 +23,7 @@ from amc.report import latencies
 from amc.reuse import remembered
 from amc.reuse_config import ParetoConfig
 from amc.run_folder import save_network, write_json
-from amc.search import Errors, Policy, proposed
+from amc.search import Errors, Policy, proposed, starts
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals
 from envs import Reward
@@ -108,7 +107,8 @@ class Sweep:
         """Walks the policy, cuts the best of what it knows, measures."""
         graph, budget, place = self.subject.graph, self.budget(ratio), self.place(ratio)
         walked = proposed(self.policy, budget, self.errors)
-        candidates = [walked, *remembered(self.policy, budget), uniform(budget)]
+        known = remembered(self.policy, budget)
+        candidates = [walked, *known, *starts(budget, self.errors)]
         strategy, plan, small = self.pipe.cut_best(
             self.compressor, candidates, self.reward, self.originals
         )

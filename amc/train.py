@@ -37,7 +37,7 @@ from amc.run_folder import (
     save_network,
     write_json,
 )
-from amc.search import proposed
+from amc.search import proposed, starts
 from amc.sensitivity import sensitivity
 from amc.terminal import Terminal
 
@@ -79,8 +79,8 @@ def run(config: TrainConfig) -> Path:
     tried = 0
     with clock("search"):
         if budget is not None and policy and config.mode == "policy":
-            walked = proposed(policy, budget, sensitivity(compressor, budget))
-            finalists = [walked, *known, uniform(budget)]
+            errors = sensitivity(compressor, budget)
+            finalists = [proposed(policy, budget, errors), *known, *starts(budget, errors)]
         elif budget is not None:
             on = {"weights": fingerprint}
             found = pipe.search(

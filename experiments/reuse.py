@@ -112,10 +112,10 @@ def main() -> None:
             for kind in ("uniform", "policy", some, "own search")
         }
         first = [one["rewards"][0] for one in found[some]]
-        # a search from a policy tries the uniform strategy, the policy's own, what it remembers
+        # tried first: the uniform strategy, the policy's own, what it remembers, the greedy one
         rewards = {
             "uniform": first,
-            "policy": [max(one["rewards"][1:4]) for one in found[some]],
+            "policy": [max(one["rewards"][1:5]) for one in found[some]],
             some: [max(one["rewards"]) for one in found[some]],
             "own search": [max(one["rewards"]) for one in found["own search"]],
         }

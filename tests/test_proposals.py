@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import amc
-from amc.allocate import Proposals, Variations, evolution, random_search, uniform, walked
+from amc.allocate import Proposals, Variations, evolution, greedy, random_search, uniform, walked
 from amc.budget import Budget
 from amc.plan import Strategy
 
@@ -108,7 +108,9 @@ def test_evolution_is_one_variation_after_the_other(screening: bool) -> None:
     errors = errors_of(budget()) if screening else None
     found = tried(evolution(budget(), 4, errors), towards(2), 40)
     vary, rng = Variations(budget(), errors), np.random.default_rng(4)
-    for number, (strategy, _) in enumerate(found):
+    starts = [uniform(budget()), *([greedy(budget(), errors)] if errors else [])]
+    assert [strategy for strategy, _ in found[: len(starts)]] == starts
+    for number, (strategy, _) in enumerate(found[len(starts) :], start=len(starts)):
         assert strategy == vary([vary.tried(s, r) for s, r in found[:number]], rng)
 
 
@@ -118,7 +120,7 @@ def test_evolution_begins_with_the_uniform_strategy_and_variations_of_it() -> No
     far = [distance(s, found[0]) for s in found[1:]]
     rng = np.random.default_rng(0)
     at_random = [distance(walked(budget(), rng.random(6)), found[0]) for _ in range(50)]
-    assert all(0 < d < np.mean(at_random) for d in far)
+    assert min(far) > 0 and np.mean(far) < 0.8 * np.mean(at_random)
     assert len({tuple(s.values()) for s in found}) == 10
 
 

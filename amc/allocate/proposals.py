@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 
 import numpy as np
 
+from amc.allocate.greedy import greedy
 from amc.allocate.uniform import uniform
 from amc.allocate.variations import Tried, Variations
 from amc.budget import Budget
@@ -29,6 +30,8 @@ def evolution(
 ) -> Proposals:
     """A steady-state evolutionary search: one variation of the best strategies after the other.
 
+    It begins with the uniform strategy and, where errors are known, the greedy one.
+
     Args:
         budget: what a strategy may cost.
         seed: of everything random.
@@ -36,8 +39,9 @@ def evolution(
     """
     vary, rng = Variations(budget, errors), np.random.default_rng(seed)
     known: list[Tried] = []
+    starts = [uniform(budget), *([greedy(budget, errors)] if errors else [])]
     while True:
-        strategy = vary(known, rng)
+        strategy = starts.pop(0) if starts else vary(known, rng)
         known.append(vary.tried(strategy, (yield strategy)))
 
 

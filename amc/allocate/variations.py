@@ -63,7 +63,7 @@ class Variations:
     population: int = 10
     step: float = 0.3
     share: float = 0.3
-    candidates: int = 16
+    candidates: int = 64
 
     def tried(self, strategy: Strategy, reward: float) -> Tried:
         """What is to be remembered of a strategy under this budget."""
