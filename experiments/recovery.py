@@ -1,0 +1,163 @@
+"""What brings the accuracy back after the cut, and how does it compare with torch-pruning?
+
+    python experiments/recovery.py --ratios 0.3 0.15 --epochs 5
+    python experiments/recovery.py --ratios 0.1 --methods full plain torch-pruning --seeds 0 1 2
+
+Uniform strategies at the same MACs, the same checkpoint and the same epochs of training. Each of
+our methods differs from the full one in one thing. Accuracies of the test split. What is already
+in the folder is not repeated.
+"""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+import torch_pruning
+import tyro
+from torch import nn
+
+from amc.config import TrainConfig
+from amc.data import Data, load_data
+from amc.evaluate import evaluate
+from amc.graph import trace
+from amc.pretrain import pretrained
+from amc.recover.batchnorm import adapt_batchnorm
+from amc.recover.distill import Distillation, Loss, cross_entropy
+from amc.recover.finetune import Recipe, train
+from amc.train import run
+
+OURS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "no batch norm": {"bn_adapt": False, "finetune_epochs": 0},
+    "plain": {"distill": False},
+    "weak distillation": {"distill_weight": 4.0},
+    "lasso": {"selector": "lasso"},
+    "l2 selects": {"selector": "l2"},
+    "groups": {"group_size": 3},
+    "agp": {"schedule": "agp"},
+    "feature maps": {"feature_weight": 1.0},
+    "ema": {"ema": 0.99},
+}
+"""Name -> what differs from the full method."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What to run."""
+
+    model: str = "resnet20"
+    data: str = "glyphs"
+    ratios: tuple[float, ...] = (0.5, 0.3, 0.15, 0.05)
+    methods: tuple[str, ...] = ("full", "plain", "groups", "torch-pruning")
+    """Of `OURS`, torch-pruning and torch-pruning + distillation."""
+    seeds: tuple[int, ...] = (0,)
+    epochs: int = 5
+    folder: Path = Path("runs/recovery")
+
+
+def ours(table: Table, method: str, ratio: float, seed: int) -> dict[str, float]:
+    """Accuracies of one of our runs, which is continued if it was stopped."""
+    place = (
+        table.folder / f"{table.model}-{table.data}-{method.replace(' ', '-')}-{ratio:g}-{seed}"
+    )
+    if not (place / "report.json").exists():
+        settings: dict[str, Any] = {
+            "model": table.model,
+            "data": table.data,
+            "mode": "uniform",
+            "preserve_ratio": ratio,
+            "selector": "obs",
+            "finetune_epochs": table.epochs,
+            "seed": seed,
+            "run_dir": place,
+            "quiet": True,
+            **OURS[method],
+        }
+        started = (place / "config.json").exists()
+        run(TrainConfig(resume=place, quiet=True) if started else TrainConfig(**settings))
+    report = json.loads((place / "report.json").read_text())
+    return {**report["accuracy"], "macs": report["macs"]["ratio"]}
+
+
+def theirs(table: Table, distilled: bool, ratio: float, seed: int) -> dict[str, float]:
+    """Accuracies with the channels that torch-pruning takes, trained by our recipe."""
+    kind = "torch-pruning-distilled" if distilled else "torch-pruning"
+    path = table.folder / f"{table.model}-{table.data}-{kind}-{ratio:g}-{seed}.json"
+    if not path.exists():
+        defaults = TrainConfig()
+        data = load_data(table.data, seed=seed, batch_size=defaults.batch_size)
+        teacher, _ = pretrained(table.model, 1.0, data)
+        small, macs = pruned(teacher, data, ratio)
+        found = {"macs": macs, "original": evaluate(teacher, data.test).accuracy}
+        found["pruned"] = evaluate(small, data.test).accuracy
+        adapted = adapt_batchnorm(copy.deepcopy(small), list(data.calibration)[:8])
+        found["adapted"] = evaluate(adapted, data.test).accuracy
+        loss: Loss = cross_entropy
+        if distilled:
+            loss = Distillation(teacher, defaults.temperature, defaults.distill_weight)
+        recipe = Recipe(table.epochs, defaults.learning_rate, weight_decay=defaults.weight_decay)
+        torch.manual_seed(seed)
+        found["recovered"] = evaluate(train(small, data.train, recipe, loss), data.test).accuracy
+        table.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+    result: dict[str, float] = json.loads(path.read_text())
+    return result
+
+
+def pruned(model: nn.Module, data: Data, ratio: float) -> tuple[nn.Module, float]:
+    """What torch-pruning leaves, by L2 norms and one ratio for all groups; its part of MACs."""
+    example = torch.zeros(1, *data.input_shape)
+    most = trace(model, (example,)).macs()
+
+    def cut(share: float) -> tuple[nn.Module, float]:
+        small = copy.deepcopy(model)
+        last = [m for m in small.modules() if isinstance(m, nn.Linear)][-1]
+        importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+        torch_pruning.pruner.MagnitudePruner(
+            small, example, importance, pruning_ratio=share, ignored_layers=[last]
+        ).step()
+        return small, trace(small, (example,)).macs() / most
+
+    low, high = 0.0, 0.95
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cut(middle)[1] > ratio else (low, middle)
+    return cut(high)
+
+
+def spread(values: list[float]) -> str:
+    """Percentages: mean ± standard deviation, or the value alone."""
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f}"
+    return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
+
+
+def main() -> None:
+    """Runs what is missing and prints the table."""
+    table = tyro.cli(Table)
+    print("| network, data | MACs | method | before | cut | trained | seeds |")
+    print("|---|---|---|---|---|---|---|")
+    for ratio in table.ratios:
+        for method in table.methods:
+            if method.startswith("torch-pruning"):
+                distilled = method != "torch-pruning"
+                found = [theirs(table, distilled, ratio, seed) for seed in table.seeds]
+            else:
+                found = [ours(table, method, ratio, seed) for seed in table.seeds]
+            cells = [
+                spread([one[key] for one in found]) for key in ("original", "pruned", "recovered")
+            ]
+            macs = mean(one["macs"] for one in found)
+            print(
+                f"| {table.model}, {table.data} | {macs:.3f} | {method} | {' | '.join(cells)} "
+                f"| {len(table.seeds)} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
