@@ -8,6 +8,7 @@ function here gives back what it was given.
 import contextlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -202,5 +203,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise Lost(f"another process of this run is gone or out of reach ({reason})") from None
+        reason = re.sub(r"^\[[^]]*\] ", "", str(error)).split(". ")[0]  # without file and advice
+        raise Lost(
+            f"another process of this run is gone or out of reach ({' '.join(reason.split())})"
+        ) from None
