@@ -140,8 +140,7 @@ def ending(
     try:
         yield
     except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        torchrun.wait_for_the_first()
-        sys.exit(f"{begin}{error}{advice}")
+        sys.exit(f"{begin}{error}{advice}" if torchrun.speaks() else 1)
     except ranks.Lost as lost:
         sys.exit(f"{begin}{lost}{going_on()}")
     except KeyboardInterrupt:

@@ -7,12 +7,12 @@ the connection, at once.
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from types import FrameType
 
 import torch
+import torch.distributed as dist
 
 from amc import ranks
 from amc.errors import AmcError
@@ -21,8 +21,10 @@ PATIENCE = timedelta(days=7)
 """How long a rank waits for the others, who may be training a network meanwhile. Not what ends a
 job that has lost a rank: torchrun does, and broken connections."""
 
-A_MOMENT = 2.0
-"""Seconds after which torchrun has ended what it is going to end."""
+A_MOMENT = timedelta(seconds=5)
+"""By how much the ranks may be apart when all make the same mistake."""
+
+NOTE = "amc/told"
 
 
 def launched() -> tuple[int, int]:
@@ -60,7 +62,7 @@ def joined(wanted: str) -> Iterator[None]:
     try:
         with ranks.among(state.process_index, state.num_processes, state.device):
             yield
-        torch.distributed.destroy_process_group()
+        dist.destroy_process_group()
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -97,11 +99,19 @@ def prefix() -> str:
     return f"rank {number}: " if number else ""
 
 
-def wait_for_the_first() -> None:
-    """Before an error is told: most are the same on all ranks, and rank 0 tells those.
+def speaks() -> bool:
+    """Whether it is for this process to tell of a mistake.
 
-    torchrun ends this process as soon as rank 0 has. If it does not, the error is this rank's own.
+    Most are made by all ranks alike, and rank 0 tells of those: it leaves a note with torchrun. A
+    rank that finds none within `A_MOMENT` is alone with its mistake.
     """
-    if launched()[0]:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(A_MOMENT)
+    number, count = launched()
+    if count == 1:
+        return True
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        notes = dist.TCPStore(*place, is_master=False, timeout=A_MOMENT)
+        notes.wait([NOTE], A_MOMENT) if number else notes.set(NOTE, "told")
+    except RuntimeError:  # no note, or nobody there to keep it
+        return True
+    return number == 0
