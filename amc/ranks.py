@@ -72,7 +72,14 @@ def alone(when: bool = True) -> Iterator[None]:
 
 
 def own(batches: Iterable[T]) -> Iterator[T]:
-    """This rank's share of the batches: every `count`-th, whole, since some sums need it whole."""
+    """This rank's share of the batches: every `count`-th, whole, since some sums need it whole.
+
+    A loader with a method `batches_of_rank` need not make those of the other ranks.
+    """
+    made = getattr(batches, "batches_of_rank", None)
+    if _count > 1 and callable(made):
+        found: Iterator[T] = made(_rank, _count)
+        return found
     return islice(batches, _rank, None, _count)
 
 

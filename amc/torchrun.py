@@ -108,10 +108,12 @@ def speaks() -> bool:
     number, count = launched()
     if count == 1:
         return True
-    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
-        notes = dist.TCPStore(*place, is_master=False, timeout=A_MOMENT)
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        notes = dist.TCPStore(  # type: ignore[attr-defined]
+            *place, is_master=False, timeout=A_MOMENT
+        )
         notes.wait([NOTE], A_MOMENT) if number else notes.set(NOTE, "told")
-    except RuntimeError:  # no note, or nobody there to keep it
+    except (KeyError, RuntimeError):  # no note, or nobody there to keep it
         return True
     return number == 0

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from amc import torchrun
 from amc.config import TrainConfig
 from amc.data import load_data
+from amc.data.images import ImageLoader
 from amc.errors import AmcError
 from amc.models import build
 from amc.recover.finetune import Recipe, train
@@ -207,6 +209,22 @@ def test_killed_rank_ends_the_run_which_goes_on_to_the_result_of_one_process(
     written = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
     assert written == {path.name for path in alone.iterdir() if "tfevents" not in path.name}
     assert len(list(folder.glob("*tfevents*"))) == len(list(alone.glob("*tfevents*")))
+
+
+def test_ranks_decode_their_own_images_only(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(9)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (12, 10), (20 * number, 0, 0)).save(path)
+    loader = ImageLoader(paths, list(range(9)), side=8, batch_size=4, augment=True)
+    whole = list(loader)  # the last batch has one image, which leaves none for the second rank
+    parts = [list(loader.slices_of_rank(rank, 2)) for rank in range(2)]
+    for (images, labels), *slices in zip(whole, *parts, strict=True):
+        assert torch.cat([part[0] for part in slices]).equal(images)
+        assert torch.cat([part[1] for part in slices]).equal(labels)
+        assert [part[2] for part in slices] == [len(labels)] * 2
+    for rank in range(2):
+        for found, wished in zip(loader.batches_of_rank(rank, 2), whole[rank::2], strict=True):
+            assert found[0].equal(wished[0]) and found[1].equal(wished[1])
 
 
 # Refused

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amc import ranks
-from amc.data import Loader, start_epoch
+from amc.data import Loader, slices, start_epoch
 from amc.errors import AmcError
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Loss, cross_entropy
@@ -143,9 +143,9 @@ class _Training:
         step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
         self._model.train()
         ranks.apart(self.epoch)
-        for images, labels in stream:
+        for images, labels, whole in slices(stream):
             rate = self._recipe.set_rate(self._sgd, step / self._total, self.factor)
-            reached = self._step(images.to(self._device), labels.to(self._device))
+            reached = self._step(images.to(self._device), labels.to(self._device), whole)
             if not math.isfinite(reached):
                 return reached
             step += 1
@@ -158,7 +158,7 @@ class _Training:
         self.epoch += 1
         return reached
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
+    def _step(self, images: Tensor, labels: Tensor, whole: int) -> float:
         kind = self._device.type
         mixed = self._recipe.mixed and kind == "cuda"
 
@@ -167,7 +167,7 @@ class _Training:
                 return self._loss(self._model, images, labels)
 
         self._sgd.zero_grad(set_to_none=True)
-        reached = gradient(self._parameters(), loss, images, labels)
+        reached = gradient(self._parameters(), loss, images, labels, whole)
         if self._recipe.clip:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.clip)
         self._sgd.step()

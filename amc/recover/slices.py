@@ -17,25 +17,26 @@ def gradient(
     loss: Callable[[Tensor, Tensor], Tensor],
     images: Tensor,
     labels: Tensor,
+    whole: int,
 ) -> float:
-    """Sets the gradients of the parameters, which are zero before; the loss of the whole batch.
+    """Sets the gradients of the parameters, which have none yet; the loss of the whole batch.
 
     All ranks have the same ones afterwards, bit for bit.
 
     Args:
         parameters: that are trained.
         loss: of images and labels, a mean.
-        images: the whole batch.
+        images: this rank's slice of the batch.
         labels: likewise.
+        whole: images in the batch.
     """
     if ranks.count() == 1:
         value = loss(images, labels)
         torch.autograd.backward(value)
         return float(value.detach())
-    share, own = ranks.part(images), ranks.part(labels)
     reached = torch.zeros(1, device=images.device)
-    if len(own):  # fewer images than ranks leave some without
-        value = loss(share, own) * (len(own) / len(labels))
+    if len(labels):  # fewer images than ranks leave some without
+        value = loss(images, labels) * (len(labels) / whole)
         torch.autograd.backward(value)
         reached += value.detach()
     return _over_ranks(parameters, reached)
