@@ -121,7 +121,8 @@ def compress(
     Returns:
         A new module of the model's class; training flags as in the original.
     """
-    with ranks.alone(len(list(originals.batches)) < ranks.count()):  # too few to share out
+    few = ranks.count() > 1 and len(list(originals.batches)) < ranks.count()
+    with ranks.alone(few):  # then there is nothing to share out
         return _compressed(compressor, plan, originals, adapt, on_layer)
 
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from amc import ranks
 from amc.errors import AmcError
+from amc.imports import one_line
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others, who may be training a network meanwhile. Not what ends a
@@ -42,7 +43,7 @@ def joined(wanted: str) -> Iterator[None]:
         wanted: as --device has it. Every rank has a GPU of its own, or all use the CPU.
 
     Raises:
-        AmcError: accelerate is missing, or there are not enough GPUs.
+        AmcError: accelerate is missing, there are not enough GPUs, or no connection.
     """
     if launched()[1] == 1:
         yield
@@ -57,7 +58,10 @@ def joined(wanted: str) -> Iterator[None]:
             "pip install 'amc-pruning[scale]'"
         ) from None
     backend = "gloo" if on_cpu else "cuda:nccl,cpu:gloo"
-    state = PartialState(cpu=on_cpu, backend=backend, timeout=PATIENCE)
+    try:
+        state = PartialState(cpu=on_cpu, backend=backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise AmcError(f"torchrun: the processes cannot meet: {one_line(error)}") from None
     before = signal.signal(signal.SIGTERM, _ended)
     try:
         with ranks.among(state.process_index, state.num_processes, state.device):
