@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +19,7 @@ from amc.errors import AmcError
 from amc.evaluate import evaluate, softened
 from amc.metric import SELECTORS
 from amc.recover.batchnorm import adapt_batchnorm
+from amc.recover.checkpoint import Checkpoint
 from amc.recover.finetune import Recipe, Step, train
 from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
@@ -114,6 +116,33 @@ def trainings() -> Iterator[tuple[str, Tensor]]:
             yield f"training.{name}.{key}", tensor
 
 
+class _Stop(Exception):
+    pass
+
+
+def resumed() -> Iterator[tuple[str, Tensor]]:
+    """A training that was stopped after an epoch, and one that was not."""
+    ((inputs, labels),) = images(33)
+    stream = TensorLoader(inputs, labels, batch_size=8, shuffle=True)
+    recipe, again, whole = Recipe(2, 0.05), network(2, dropout=0.5), network(2, dropout=0.5)
+    train(whole, stream, recipe)
+
+    def stop(epoch: int, model: nn.Module) -> None:
+        raise _Stop
+
+    with TemporaryDirectory() as place:
+        checkpoint = Checkpoint(Path(place) / "training.safetensors", {})
+        with suppress(_Stop):
+            train(network(2, dropout=0.5), stream, recipe, on_epoch=stop, checkpoint=checkpoint)
+        left = ranks.first(checkpoint.path.read_bytes)  # all go on from what the first has left
+        checkpoint.path.write_bytes(left)
+        train(again, stream, recipe, checkpoint=checkpoint)
+    for key, tensor in whole.state_dict().items():
+        yield f"whole.{key}", tensor
+    for key, tensor in again.state_dict().items():
+        yield f"resumed.{key}", tensor
+
+
 def words() -> Iterator[tuple[str, Tensor]]:
     def refused() -> bytes:
         raise AmcError("refused by the first")
@@ -127,7 +156,7 @@ def words() -> Iterator[tuple[str, Tensor]]:
 
 
 def everything() -> dict[str, Tensor]:
-    parts = (statistics(), scores(), cuts(), trainings(), words())
+    parts = (statistics(), scores(), cuts(), trainings(), resumed(), words())
     return {name: t.detach().clone().contiguous() for part in parts for name, t in part}
 
 

@@ -150,6 +150,14 @@ def test_training_without_batch_norm_is_that_of_one_process(
             assert (found - wished).abs().max() < 1.0  # other slices, other masks; no other scale
 
 
+def test_training_goes_on_after_a_stop_to_the_same_bits(
+    computed: list[dict[str, Tensor]], expected: dict[str, Tensor]
+) -> None:
+    for one in (*computed, expected):
+        for name in [name for name in one if name.startswith("whole.")]:
+            assert one[name].equal(one[name.replace("whole.", "resumed.")]), name
+
+
 def test_what_the_first_says_all_hear(computed: list[dict[str, Tensor]]) -> None:
     for one in computed:
         assert bytes(one["first"].tolist()) == b"said by the first"
