@@ -196,13 +196,16 @@ def as_first(model: nn.Module, mean_buffers: bool = False) -> None:
                 tensor.copy_(plain)
 
 
-def apart(epoch: int) -> None:
-    """Random numbers of its own for every rank, so that dropout differs between their images.
+@contextlib.contextmanager
+def apart(epoch: int) -> Iterator[None]:
+    """Inside, random numbers of its own for every rank: dropout differs between their images.
 
     They depend on the epoch alone, for a training that goes on from there.
     """
-    if _count > 1:
-        torch.manual_seed(zlib.crc32(f"{epoch}/{_rank}".encode()))
+    with torch.random.fork_rng(devices=[], enabled=_count > 1):
+        if _count > 1:
+            torch.manual_seed(zlib.crc32(f"{epoch}/{_rank}".encode()))
+        yield
 
 
 @contextlib.contextmanager

@@ -50,7 +50,8 @@ def own_folder(config: TrainConfig) -> Iterator[TrainConfig]:
     with tempfile.TemporaryDirectory(prefix="amc-", ignore_cleanup_errors=True) as place:
         folder = Path(place) / "run"
         folder.mkdir()
-        zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(folder)
         config = replace(config, quiet=True)
         yield replace(config, resume=folder) if config.resume else replace(config, run_dir=folder)
 

@@ -102,7 +102,8 @@ def train(
     while training.epoch < recipe.epochs:
         before = training.state()
         start_epoch(stream, first_epoch + training.epoch)
-        reached = training.run_epoch(stream, on_step)
+        with ranks.apart(training.epoch):
+            reached = training.run_epoch(stream, on_step)
         if not math.isfinite(reached):
             retries += 1
             if retries > RETRIES:
@@ -142,7 +143,6 @@ class _Training:
         """One pass; the last loss, which is not finite if the pass broke off."""
         step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
         self._model.train()
-        ranks.apart(self.epoch)
         for images, labels, whole in slices(stream):
             rate = self._recipe.set_rate(self._sgd, step / self._total, self.factor)
             reached = self._step(images.to(self._device), labels.to(self._device), whole)
@@ -173,7 +173,7 @@ class _Training:
         self._sgd.step()
         if self._averaged:
             self._averaged.update_parameters(self._model)
-        return reached
+        return float(reached)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the rest of the training depends on, copied."""

@@ -18,7 +18,7 @@ def gradient(
     images: Tensor,
     labels: Tensor,
     whole: int,
-) -> float:
+) -> Tensor:
     """Sets the gradients of the parameters, which have none yet; the loss of the whole batch.
 
     All ranks have the same ones afterwards, bit for bit.
@@ -33,7 +33,7 @@ def gradient(
     if ranks.count() == 1:
         value = loss(images, labels)
         torch.autograd.backward(value)
-        return float(value.detach())
+        return value.detach()
     reached = torch.zeros(1, device=images.device)
     if len(labels):  # fewer images than ranks leave some without
         value = loss(images, labels) * (len(labels) / whole)
@@ -42,7 +42,7 @@ def gradient(
     return _over_ranks(parameters, reached)
 
 
-def _over_ranks(parameters: Sequence[nn.Parameter], reached: Tensor) -> float:
+def _over_ranks(parameters: Sequence[nn.Parameter], reached: Tensor) -> Tensor:
     """The sums of gradients and of the loss [1], in one message."""
     there = torch.tensor([p.grad is not None for p in parameters]).to(reached)
     own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -51,4 +51,4 @@ def _over_ranks(parameters: Sequence[nn.Parameter], reached: Tensor) -> float:
     sums = torch.split(tail, [p.numel() for p in parameters])
     for parameter, used, found in zip(parameters, head[1:], sums, strict=True):
         parameter.grad = found.view_as(parameter).to(parameter.dtype) if used else None
-    return float(head[0])
+    return every[0]
