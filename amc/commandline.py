@@ -4,13 +4,14 @@ import contextlib
 import io
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from amc import ranks, torchrun
 from amc.errors import AmcError
 
 Config = TypeVar("Config")
@@ -101,13 +102,51 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
 def command(
     name: str, config: type[Config], job: Callable[[Config], object], interrupted: str
 ) -> None:
-    """Runs ``python -m <name>``; a mistake of the user's ends it with one line and status 1."""
+    """Runs ``python -m <name>``, which knows one process only; ends as `ending` says.
+
+    Args:
+        name: of the command.
+        config: its settings.
+        job: what it does.
+        interrupted: what Ctrl-C says.
+    """
+    with ending(name, interrupted, 1):
+        settings = parse(config, name)
+        if torchrun.launched()[1] > 1:
+            raise AmcError("runs in one process; torchrun is for amc.train and amc.apply")
+        job(settings)
+
+
+@contextlib.contextmanager
+def ending(
+    name: str,
+    interrupted: str = "interrupted",
+    status: int = 130,
+    advice: str = "",
+    going_on: Callable[[], str] = str,
+) -> Iterator[None]:
+    """A mistake of the user's ends what is inside with one line and status 1.
+
+    Of several processes the first says it, unless the mistake is that of another alone.
+
+    Args:
+        name: of the command.
+        interrupted: what Ctrl-C says.
+        status: after Ctrl-C.
+        advice: after a mistake.
+        going_on: how to go on after a stop, if that can be said.
+    """
+    begin = f"{name}: {torchrun.prefix()}"
     try:
-        job(parse(config, name))
+        yield
     except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{begin}{error}{advice}" if torchrun.speaks() else 1)
+    except ranks.Lost as lost:
+        sys.exit(f"{begin}{lost}{going_on()}")
     except KeyboardInterrupt:
-        sys.exit(f"{name}: {interrupted}")
+        if not torchrun.prefix():
+            print(f"{begin}{interrupted}{going_on()}", file=sys.stderr)
+        sys.exit(status)
 
 
 def _condensed(box: str, name: str) -> str:

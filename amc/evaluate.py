@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from amc import ranks
 from amc.errors import AmcError
 
 TEMPERATURE = 4.0
@@ -82,7 +83,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     batch_statistics: bool = False,
-    wished: Sequence[Tensor] = (),
+    wished: Sequence[Tensor] | None = None,
 ) -> Score:
     """Accuracy, cross-entropy and divergence in eval mode; the model's modes are restored.
 
@@ -92,32 +93,47 @@ def evaluate(
         batch_statistics: batch norms use mean and variance of each batch instead of their running
             ones, which stay as they are: what they would be once adapted, for no second pass.
         wished: what `softened` gave for another network on the same batches.
+
+    Ranks take turns at the batches, and all of them return the score of one process, bit for bit.
     """
     device = next(model.parameters()).device
-    correct = torch.zeros((), dtype=torch.long, device=device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    divergence, images = torch.zeros_like(loss), 0
+    sums = [torch.zeros(0, 4, dtype=torch.float64, device=device)]
     adapted = normalising_by_batch(model) if batch_statistics else contextlib.nullcontext()
     with torch.inference_mode(), evaluating(model), adapted:
-        for number, (inputs, labels) in enumerate(batches):
+        for number, (inputs, labels) in enumerate(ranks.own(batches)):
             scores, labels = logits(model, inputs.to(device)), labels.to(device)
-            correct += (scores.argmax(dim=1) == labels).sum()
-            loss += F.cross_entropy(scores.float(), labels, reduction="sum")
-            if wished:
+            correct = (scores.argmax(dim=1) == labels).sum()
+            loss = F.cross_entropy(scores.float(), labels, reduction="sum")
+            divergence = torch.zeros_like(loss)
+            if wished is not None:
                 found = F.log_softmax(scores.float() / TEMPERATURE, dim=1)
-                divergence += F.kl_div(found, wished[number], reduction="sum", log_target=True)
-            images += len(labels)
-    apart = float(divergence) / max(images, 1) if wished else None
-    return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images, apart)
+                divergence = F.kl_div(found, wished[number], reduction="sum", log_target=True)
+            parts = correct, loss, divergence, torch.full_like(loss, len(labels))
+            sums.append(torch.stack([part.double() for part in parts])[None])
+    return _score(ranks.in_order(torch.cat(sums)), wished is not None)
+
+
+def _score(sums: Tensor, compared: bool) -> Score:
+    """From correct predictions, loss, divergence and images of every batch, added in order."""
+    correct = loss = divergence = images = 0.0
+    for batch in sums.tolist():
+        correct, loss = correct + batch[0], loss + batch[1]
+        divergence, images = divergence + batch[2], images + batch[3]
+    seen = max(images, 1)
+    apart = divergence / seen if compared else None
+    return Score(correct / seen, loss / seen, int(images), apart)
 
 
 def softened(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Logarithms of a network's predictions at `TEMPERATURE`, [batch, classes] each."""
+    """Logarithms of a network's predictions at `TEMPERATURE`, [batch, classes] each.
+
+    Of this rank's own batches, as `evaluate` wants them.
+    """
     device = next(model.parameters()).device
     with torch.inference_mode(), evaluating(model):
         return [
             F.log_softmax(logits(model, inputs.to(device)).float() / TEMPERATURE, dim=1)
-            for inputs, _ in batches
+            for inputs, _ in ranks.own(batches)
         ]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from amc import ranks
 from amc.evaluate import evaluating
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
@@ -140,10 +141,12 @@ class Steps:
     Args:
         model: the cut network.
         layers: to be solved.
-        batches: images.
+        batches: images, this rank's own.
         sampling: which output positions become rows.
         corrected: layers that also make up for the error of their shortcuts.
         adapt: whether batch norms are re-estimated.
+
+    The ranks stop at the same places, and go on with the sums over the images of all of them.
     """
 
     def __init__(
@@ -165,7 +168,8 @@ class Steps:
     @property
     def possible(self) -> bool:
         """Whether the network allows it, and the memory."""
-        return self._course.once and self._course.bytes * len(self._batches) <= HELD_BYTES
+        fits = self._course.bytes * len(self._batches) <= HELD_BYTES
+        return ranks.agreed(self._course.once and fits)
 
     def run(self, solve: Callable[[str, Sequence[Rows]], None]) -> None:
         """Walks through the network.
@@ -177,7 +181,16 @@ class Steps:
         Raises:
             Diverged: the network behaves otherwise with all batches side by side.
         """
+        try:
+            self._walk(solve)
+        except _Elsewhere:
+            raise
+        except Diverged:
+            ranks.alike("diverged")  # the others learn of it where they stop next
+            raise
+        _meet("the end")
 
+    def _walk(self, solve: Callable[[str, Sequence[Rows]], None]) -> None:
         def at_stop(stops: Sequence[_Reader | _Norm]) -> None:
             first = stops[0]
             if isinstance(first, _Norm):
@@ -186,6 +199,7 @@ class Steps:
                 rows = [s.rows for s in stops if isinstance(s, _Reader) and s.layer == first.layer]
                 if len(rows) < len(stops):
                     raise Diverged
+                _meet(first.layer)
                 solve(first.layer, rows)
 
         with evaluating(self._model), torch.no_grad():
@@ -208,16 +222,27 @@ class Steps:
         if name is None:
             return None
         call = call_before(func, args, kwargs)
-        chosen = self._sampling.positions(f"{name}#0", batch, call.positions).to(call.out.device)
+        number = ranks.rank() + batch * ranks.count()  # of the batch among those of all ranks
+        chosen = self._sampling.positions(f"{name}#0", number, call.positions).to(call.out.device)
         rows = Rows(call.inputs(chosen), call.out.new_empty(0))
-        number = self._shortcuts.get(name)
-        if number is not None:
-            rows = replace(rows, shortcut=call.at(self._seen[batch][number], chosen))
+        added = self._shortcuts.get(name)
+        if added is not None:
+            rows = replace(rows, shortcut=call.at(self._seen[batch][added], chosen))
         return _Reader(name, rows)
 
     def _keep(self, batch: int, operation: Operation, out: Any) -> None:
         if operation.number in self._wanted:
             self._seen[batch][operation.number] = out
+
+
+class _Elsewhere(Diverged):
+    """Other ranks have stopped at another place; all ranks know."""
+
+
+def _meet(place: str) -> None:
+    """Goes on when all ranks have come here."""
+    if not ranks.alike(place):
+        raise _Elsewhere
 
 
 def _moments(norm: Mapping[str, Any]) -> _Norm:
@@ -232,11 +257,14 @@ def _adapt(stops: Sequence[_Norm], expected: int) -> None:
     first = stops[0]
     if len(stops) < expected or any(s.running_mean is not first.running_mean for s in stops):
         raise Diverged
-    total = sum(s.count for s in stops)
+    _meet(f"a norm of {len(first.mean)} channels")
+    total = int(ranks.total(torch.tensor(sum(s.count for s in stops))))
     mean = sum((s.mean * (s.count / total) for s in stops), torch.zeros_like(first.mean))
+    ranks.total(mean)
     spread = torch.zeros_like(mean)
     for s in stops:
         spread += (s.var + (s.mean - mean).square()) * (s.count / total)
+    ranks.total(spread)
     first.running_mean.copy_(mean)
     first.running_var.copy_(spread * (total / max(total - 1, 1)))
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amc import ranks
 from amc.budget import Budget
 from amc.compress import Compressor, calibrate
 from amc.config import TrainConfig
@@ -81,7 +82,7 @@ class Pipeline:
 
     def calibrate(self, graph: ChannelGraph, model: nn.Module) -> Compressor:
         """Statistics of the network, and what applies strategies with them."""
-        with self.terminal.bar("calibrate", len(self.images)) as bar:
+        with self.terminal.bar("calibrate", len(list(ranks.own(self.images)))) as bar:
             stats = calibrate(graph, model, self.images, self.sampling, bar.step)
         selector = SELECTORS[self.config.selector]
         return Compressor(graph, model, stats, selector, self.config.seed)

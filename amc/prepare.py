@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from amc import ranks
 from amc.allocate import common_ratio, listed, uniform
 from amc.budget import Budget
 from amc.config import TrainConfig
@@ -27,6 +28,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         AmcError: it is unknown or not there.
     """
+    if own := ranks.device(name):
+        return own
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -83,6 +86,7 @@ class Subject:
 def ready(pipe: Pipeline, given: nn.Module, graph: ChannelGraph) -> Subject:
     """The network of an outline with its weights; bundled networks are trained if need be."""
     given, source = _with_weights(pipe.config, given, pipe.terminal)
+    ranks.as_first(given.to(pipe.device))
     model = bake(given.to(pipe.device).eval(), pipe.example)
     check_outputs(model, pipe.example, pipe.data)
     return Subject(model, graph, source, baked_layers(given, model))

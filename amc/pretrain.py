@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from amc import weights
+from amc import ranks, weights
 from amc.data import Data
 from amc.data.cache import cache_dir
 from amc.errors import AmcError
@@ -35,7 +36,8 @@ def pretrained(
     """A bundled network with weights for a data set, and where they come from.
 
     Weights that were trained here are kept in the user's cache, by network, data and recipe. They
-    do not depend on the seed of the run, so that runs with several seeds start from one network.
+    do not depend on the seed of the run, so that runs with several seeds start from one network,
+    nor on the number of processes: rank 0 looks them up or trains, and the others get them.
 
     Args:
         name: of the bundled network.
@@ -57,10 +59,17 @@ def pretrained(
         digest = hashlib.sha256(key.encode()).hexdigest()[:12]
         safe = "".join(c if c.isalnum() else "-" for c in data.name)
         cached = cache_dir() / "weights" / f"{variant}-{safe}-{digest}.safetensors"
-        with contextlib.suppress(AmcError):  # not there, or not readable any more: train
-            return load_checkpoint(model, cached), f"trained earlier, {cached}"
-        train(model, data.train, recipe, on_step=on_step)
-    with contextlib.suppress(AmcError):  # an unwritable cache only costs the next run some time
-        write_atomically(cached, weights.to_bytes(model))
-        return model, f"trained now, kept in {cached}"
-    return model, "trained now"
+
+        def source() -> str:
+            with contextlib.suppress(AmcError):  # not there, or not readable any more: train
+                load_checkpoint(model, cached)
+                return f"trained earlier, {cached}"
+            train(model, data.train, recipe, on_step=on_step)
+            with contextlib.suppress(AmcError):  # unwritable: only costs the next run some time
+                write_atomically(cached, weights.to_bytes(model))
+                return f"trained now, kept in {cached}"
+            return "trained now"
+
+        found = os.fsdecode(ranks.first(lambda: os.fsencode(source())))
+        ranks.as_first(model)
+    return model, found

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc import weights
+from amc import ranks, weights
 from amc.errors import AmcError
 from amc.evaluate import Score, evaluate
 from amc.graph import ChannelGraph, trace
@@ -215,4 +215,5 @@ class Recovery:
             )
         if {key: tensor.shape for key, tensor in tuned.state_dict().items()} != forms:
             raise AmcError(f"--finetune {name}: the network that it returns has other tensors")
+        ranks.as_first(tuned)
         return tuned.eval()

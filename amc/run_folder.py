@@ -1,17 +1,19 @@
 """The folder of a run: what is written there, and how the pruned network comes back."""
 
 import contextlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from amc import weights
+from amc import ranks, weights
 from amc.commandline import as_json, flags, from_json
 from amc.config import TrainConfig
 from amc.errors import AmcError
@@ -22,6 +24,44 @@ from amc.plan import Plan, load_plan, read_json, save_plan
 
 MARK = "config.json"
 """The file that makes a folder a run."""
+
+GOES_ON_FROM = (MARK, "episodes.jsonl", "training-*.safetensors")
+"""What a run reads of what an earlier one has left in its folder."""
+
+
+@contextlib.contextmanager
+def own_folder(config: TrainConfig) -> Iterator[TrainConfig]:
+    """The settings of this rank: all but the first work quietly, in temporary folders of theirs.
+
+    There they find what the first goes on from, so that all do the same.
+
+    Raises:
+        AmcError: the first cannot write its folder; --workers was given as well.
+    """
+    if ranks.count() == 1:
+        yield config
+        return
+    if config.workers > 1:
+        raise AmcError(f"--workers {config.workers} and torchrun exclude each other")
+    content = ranks.first(lambda: _packed(config.resume or claim(config)))
+    if ranks.rank() == 0:
+        yield config
+        return
+    with tempfile.TemporaryDirectory(prefix="amc-", ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "run"
+        folder.mkdir()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(folder)
+        config = replace(config, quiet=True)
+        yield replace(config, resume=folder) if config.resume else replace(config, run_dir=folder)
+
+
+def _packed(folder: Path) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for path in (path for pattern in GOES_ON_FROM for path in folder.glob(pattern)):
+            archive.write(path, path.name)
+    return content.getvalue()
 
 
 def claim(config: TrainConfig) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from amc import ranks
 from amc.allocate import (
     Proposals,
     Tried,
@@ -90,6 +91,7 @@ def proxy(
     def outcome(strategy: Strategy) -> Outcome:
         counts = graph.counts(strategy)
         key = tuple(counts.tolist())
+        ranks.check("the strategy", str(key))
         if key not in seen:
             if quick:
                 score = quick.tuned(compressor.cut(strategy), validation, wished)

@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from amc import ranks
 from amc.compress import Compressor, reconstructed_layers
 from amc.graph.groups import ChannelGraph, Layer
 from amc.graph.surgery import owners, place, shrink, tensors
@@ -46,7 +47,7 @@ class Originals:
     Args:
         graph: of the model.
         model: the original network.
-        batches: calibration images.
+        batches: calibration images, of which every rank holds the outputs of its own.
         sampling: which output positions become rows.
     """
 
@@ -120,6 +121,19 @@ def compress(
     Returns:
         A new module of the model's class; training flags as in the original.
     """
+    few = ranks.count() > 1 and len(list(originals.batches)) < ranks.count()
+    with ranks.alone(few):  # then there is nothing to share out
+        return _compressed(compressor, plan, originals, adapt, on_layer)
+
+
+def _compressed(
+    compressor: Compressor,
+    plan: Plan,
+    originals: Originals,
+    adapt: bool,
+    on_layer: Callable[[str], None],
+) -> nn.Module:
+    ranks.check("the plan", str(plan.cuts))
     small = shrink(compressor.model, plan)
     where, solved = owners(small), compressor.weights(plan)
     for name, weight in solved.items():
@@ -158,7 +172,7 @@ class _Task:
     def in_step(self) -> bool:
         """All layers in one pass, batch norm following exactly; False where it is impossible."""
         device = next(self._small.parameters()).device
-        batches = [images.to(device) for images, _ in self._originals.batches]
+        batches = [images.to(device) for images, _ in ranks.own(self._originals.batches)]
         sampling, corrected = self._originals.sampling, self._corrected
         steps = Steps(self._small, self._layers, batches, sampling, corrected, self._adapt)
         if not steps.possible:

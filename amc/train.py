@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 from agents import save_policy
-from amc import weights
+from amc import torchrun, weights
 from amc.allocate import uniform
-from amc.commandline import flags, parse
+from amc.commandline import ending, flags, parse
 from amc.config import TrainConfig
 from amc.data import load_data
-from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.journal import Journal
 from amc.pipeline import Pipeline, reward_function
@@ -30,6 +29,7 @@ from amc.reuse import best_of, described, load_fitting, load_learned, remembered
 from amc.run_folder import (
     begin,
     claim,
+    own_folder,
     record,
     resumable,
     resumed,
@@ -43,11 +43,16 @@ from amc.terminal import Terminal
 
 
 def run(config: TrainConfig) -> Path:
-    """The whole job; returns the run folder.
+    """The whole job; returns the run folder. All processes that torchrun has started do it.
 
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
+    with torchrun.joined(config.device), own_folder(config) as own:
+        return _run(own)
+
+
+def _run(config: TrainConfig) -> Path:
     if config.resume:
         config = resumed(config)
     terminal, clock = Terminal(config.quiet), Clock()
@@ -187,14 +192,9 @@ def next_commands(config: TrainConfig, folder: Path) -> str:
 def main() -> None:
     """The command; a mistake of the user's ends it with one line and exit status 1."""
     config: TrainConfig | None = None
-    try:
+    with ending("amc.train", advice=elsewhere(sys.argv), going_on=lambda: going_on(config)):
         config = parse(TrainConfig, "amc.train")
         run(config)
-    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"amc.train: {error}{elsewhere(sys.argv)}")
-    except KeyboardInterrupt:
-        print(f"amc.train: interrupted{going_on(config)}", file=sys.stderr)
-        sys.exit(130)
 
 
 def elsewhere(words: Sequence[str]) -> str:
@@ -209,7 +209,7 @@ def going_on(config: TrainConfig | None) -> str:
     if config is None or not resumable(config):
         return ""
     command = ["--resume", str(run_dir(config)), *flags(config, "workers")]
-    return f"; go on: python -m amc.train {shlex.join(command)}"
+    return f"; go on: {torchrun.launcher()} -m amc.train {shlex.join(command)}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"amc.errors", "amc.files", "amc.imports", "amc.weights", "amc.evaluate"},
+    {"amc.errors", "amc.files", "amc.imports", "amc.weights", "amc.evaluate"}
+    | {"amc.ranks", "amc.torchrun"},
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},

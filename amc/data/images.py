@@ -62,16 +62,36 @@ class ImageLoader:
         return -(-len(self._paths) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # Its own generator, because a DataLoader draws its workers' seeds from the global one.
-        generator = epoch_generator(self._seed, self._epoch)
-        count = len(self._paths)
+        return self._decoded(self._order())
+
+    def batches_of_rank(self, rank: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every ``count``-th batch; the others are not decoded."""
+        return self._decoded(self._order()[rank::count])
+
+    def slices_of_rank(self, rank: int, count: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """A slice of every batch, and how many images the batch has; see `amc.data.slices`."""
+        batches = self._order()
+        own = [rows.tensor_split(count)[rank] for rows in batches]
+        decoded = self._decoded([rows for rows in own if len(rows)])
+        for rows, batch in zip(own, batches, strict=True):
+            nothing = torch.empty(0, 3, self._side, self._side), torch.empty(0, dtype=torch.int64)
+            yield *(next(decoded) if len(rows) else nothing), len(batch)
+
+    def _order(self) -> Sequence[Tensor]:
+        """The images of each batch."""
+        generator, count = epoch_generator(self._seed, self._epoch), len(self._paths)
         order = (
             torch.randperm(count, generator=generator) if self._augment else torch.arange(count)
         )
+        return torch.split(order, self._batch_size)
+
+    def _decoded(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        # Its own generator, because a DataLoader draws its workers' seeds from the global one.
+        generator = epoch_generator(self._seed, self._epoch)
         random = (self._seed, self._epoch) if self._augment else None
         batches = DataLoader(
             _Batches(self._paths, self._labels, self._side, random),
-            sampler=[rows.tolist() for rows in torch.split(order, self._batch_size)],
+            sampler=[rows.tolist() for rows in order],
             batch_size=None,  # what the sampler yields is a whole batch already
             num_workers=self._workers,
             generator=generator,

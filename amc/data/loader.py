@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amc import ranks
 from amc.data.augment import Augment
 from amc.errors import AmcError
 
@@ -126,6 +127,19 @@ def start_epoch(loader: Loader, epoch: int) -> None:
     set_epoch = getattr(loader, "set_epoch", None)
     if callable(set_epoch):
         set_epoch(epoch)
+
+
+def slices(loader: Loader) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """This rank's images and labels of every batch, and how many images the whole batch has.
+
+    A loader with a method `slices_of_rank` need not make those of the other ranks.
+    """
+    own = getattr(loader, "slices_of_rank", None)
+    if ranks.count() > 1 and callable(own):
+        yield from own(ranks.rank(), ranks.count())
+        return
+    for images, labels in loader:
+        yield ranks.part(images), ranks.part(labels), len(labels)
 
 
 def to_float(images: Tensor, normalise: Normalise | None) -> Tensor:

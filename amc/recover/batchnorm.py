@@ -1,11 +1,12 @@
 """Batch normalisation after a cut: statistics of the network as it is now."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from amc import ranks
 from amc.evaluate import evaluating
 
 
@@ -13,7 +14,8 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
     """Re-estimates running means and variances, in place; everything else stays in eval mode.
 
     The average over all images replaces the old statistics: each batch counts by its size, so that
-    a short last one has no more say than its images. Momentum is put back afterwards.
+    a short last one has no more say than its images. Momentum is put back afterwards. Ranks
+    take turns at the batches.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -26,7 +28,7 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
             norm.train()
         seen = 0
         try:
-            for images, _ in batches:
+            for images, _ in ranks.own(batches):
                 seen += len(images)
                 for norm in norms:
                     norm.momentum = len(images) / seen  # of the running average
@@ -34,4 +36,17 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+        if ranks.count() > 1:
+            _average(norms, seen, device)
     return model
+
+
+def _average(norms: Sequence[_BatchNorm], seen: int, device: torch.device) -> None:
+    """Statistics over the images of all ranks, from those that each has of the ones it saw."""
+    share = seen / ranks.total(torch.tensor(float(seen), dtype=torch.float64, device=device))
+    for norm in norms:
+        for running in (norm.running_mean, norm.running_var):
+            if running is not None:
+                running.copy_(ranks.total(running.double() * share))
+        if norm.num_batches_tracked is not None:
+            ranks.total(norm.num_batches_tracked)

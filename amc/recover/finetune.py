@@ -1,7 +1,8 @@
 """Training by SGD with a cosine schedule: fine-tuning, and networks from scratch.
 
 A training that was stopped goes on from the end of its last epoch to the same weights, bit for
-bit; one whose loss is no number any more goes back there, with half the learning rate.
+bit; one whose loss is no number any more goes back there, with half the learning rate. Several
+processes share every batch, see `slices`; after each epoch they have the same network again.
 """
 
 import math
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from amc.data import Loader, start_epoch
+from amc import ranks
+from amc.data import Loader, slices, start_epoch
 from amc.errors import AmcError
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Loss, cross_entropy
+from amc.recover.slices import gradient
 
 RETRIES = 3
 """How often in a row a training goes back to the end of its last epoch."""
@@ -99,7 +102,8 @@ def train(
     while training.epoch < recipe.epochs:
         before = training.state()
         start_epoch(stream, first_epoch + training.epoch)
-        reached = training.run_epoch(stream, on_step)
+        with ranks.apart(training.epoch):
+            reached = training.run_epoch(stream, on_step)
         if not math.isfinite(reached):
             retries += 1
             if retries > RETRIES:
@@ -139,31 +143,37 @@ class _Training:
         """One pass; the last loss, which is not finite if the pass broke off."""
         step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
         self._model.train()
-        for images, labels in stream:
+        for images, labels, whole in slices(stream):
             rate = self._recipe.set_rate(self._sgd, step / self._total, self.factor)
-            reached = self._step(images.to(self._device), labels.to(self._device))
+            reached = self._step(images.to(self._device), labels.to(self._device), whole)
             if not math.isfinite(reached):
                 return reached
             step += 1
             on_step(Step(self.epoch + 1, step, self._total, reached, rate))
+        for network in (self._model, self._averaged):
+            if network is not None:
+                ranks.as_first(network, mean_buffers=True)
         if not all(bool(t.isfinite().all()) for t in self._model.state_dict().values()):
             return math.nan  # the last step has spoilt the weights
         self.epoch += 1
         return reached
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
+    def _step(self, images: Tensor, labels: Tensor, whole: int) -> float:
         kind = self._device.type
         mixed = self._recipe.mixed and kind == "cuda"
-        with torch.autocast(kind, torch.bfloat16, enabled=mixed):
-            value = self._loss(self._model, images, labels)
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            with torch.autocast(kind, torch.bfloat16, enabled=mixed):
+                return self._loss(self._model, images, labels)
+
         self._sgd.zero_grad(set_to_none=True)
-        torch.autograd.backward(value)
+        reached = gradient(self._parameters(), loss, images, labels, whole)
         if self._recipe.clip:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.clip)
         self._sgd.step()
         if self._averaged:
             self._averaged.update_parameters(self._model)
-        return float(value.detach())
+        return float(reached)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the rest of the training depends on, copied."""

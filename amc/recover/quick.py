@@ -63,7 +63,10 @@ class Quick:
             ]
 
     def tuned(
-        self, model: nn.Module, validation: Iterable[Labelled], wished: Sequence[Tensor] = ()
+        self,
+        model: nn.Module,
+        validation: Iterable[Labelled],
+        wished: Sequence[Tensor] | None = None,
     ) -> Score:
         """Trains the model, in place, and validates it as `evaluate` does, by batch statistics."""
         device = next(model.parameters()).device

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from amc import ranks
 from amc.evaluate import evaluating
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
@@ -181,7 +182,8 @@ def collect(
         on_batch: called after every batch.
 
     Returns:
-        Layer name -> statistics, on the model's device.
+        Layer name -> statistics, on the model's device; the same on all ranks, which take turns
+        at the batches.
     """
     recorder = Recorder(model, layers, sampling, additions=additions)
     wished = {name: iter(rows) for name, rows in (outputs or {}).items()}
@@ -192,11 +194,13 @@ def collect(
                 y = row.y if outputs is None else _target(next(wished[name]), row)
                 total[name] = _accumulate(total.get(name), row.x, y)
         on_batch()
-    return total
+    return _over_ranks(total, next(model.parameters()).device)
 
 
 def accumulated(found: Iterable[Rows], wished: Iterable[Rows]) -> LayerStats:
     """Statistics of one layer from inputs, and outputs that are wished for, batch by batch.
+
+    Those of all ranks together, each of which gives the rows of its own batches.
 
     Raises:
         ValueError: there are none.
@@ -206,7 +210,7 @@ def accumulated(found: Iterable[Rows], wished: Iterable[Rows]) -> LayerStats:
         total = _accumulate(total, row.x, _target(goal, row))
     if total is None:
         raise ValueError("no rows")
-    return total
+    return _over_ranks({"": total}, total.xx.device)[""]
 
 
 def _target(wished: Rows, row: Rows) -> Tensor:
@@ -226,7 +230,7 @@ def sample_outputs(
     """Outputs of layers without their bias at the sampled positions, for `collect`.
 
     They are kept in memory: [G, rows, N] float32 per layer and execution, as much again for the
-    shortcuts of those in ``additions``.
+    shortcuts of those in ``additions``. A rank has those of its own batches.
     """
     recorder = Recorder(model, layers, sampling, inputs=False, additions=additions)
     kept: dict[str, list[Rows]] = {}
@@ -241,7 +245,7 @@ def _executions(
 ) -> Iterator[dict[str, list[Rows]]]:
     device = next(model.parameters()).device
     with torch.no_grad(), evaluating(model):
-        for number, (images, _) in enumerate(batches):
+        for number, (images, _) in ranks.own(enumerate(batches)):
             yield recorder.run(images.to(device), number)
 
 
@@ -254,3 +258,18 @@ def _accumulate(total: LayerStats | None, x: Tensor, y: Tensor) -> LayerStats:
     total.xy.baddbmm_(x.mT, y)
     total.yy.add_(y.square().sum(dim=1))
     return LayerStats(total.xx, total.xy, total.yy, total.rows + x.shape[1])
+
+
+def _over_ranks(stats: dict[str, LayerStats], device: torch.device) -> dict[str, LayerStats]:
+    """The sums of all ranks; one that had no batch has no layer yet, rank 0 has all."""
+    if ranks.count() == 1:
+        return stats
+    parts = dict[str, Tensor]()
+    for name, one in stats.items():
+        rows = torch.tensor(float(one.rows), dtype=torch.float64, device=device)
+        parts |= {f"{name}/{i}": t for i, t in enumerate((one.xx, one.xy, one.yy, rows))}
+    sums = iter(ranks.totals(parts, device).items())
+    found = {}
+    for (key, xx), (_, xy), (_, yy), (_, rows) in zip(sums, sums, sums, sums, strict=True):
+        found[key.removesuffix("/0")] = LayerStats(xx, xy, yy, int(rows))
+    return found
