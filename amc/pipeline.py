@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.budget import Budget
-from amc.compress import Compressor, calibrate
+from amc.compress import Compressor, calibrate, reconstructed_layers
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
@@ -26,6 +26,7 @@ from amc.recover.quick import Quick
 from amc.search import Found, Policy, Settings, Task, proxy, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
+from amc.solve.passes import passes
 from amc.solve.stats import Sampling
 from amc.terminal import Terminal
 from amc.trials import Episode, Limits, Trials
@@ -81,10 +82,12 @@ class Pipeline:
 
     def calibrate(self, graph: ChannelGraph, model: nn.Module) -> Compressor:
         """Statistics of the network, and what applies strategies with them."""
-        with self.terminal.bar("calibrate", len(self.images)) as bar:
-            stats = calibrate(graph, model, self.images, self.sampling, bar.step)
+        limit = self.config.memory_bytes
+        rounds = passes(graph, reconstructed_layers(graph), limit)
+        with self.terminal.bar("calibrate", len(rounds) * len(self.images)) as bar:
+            stats = calibrate(graph, model, self.images, self.sampling, bar.step, limit)
         selector = SELECTORS[self.config.selector]
-        return Compressor(graph, model, stats, selector, self.config.seed)
+        return Compressor(graph, model, stats, selector, self.config.seed, limit)
 
     def search(
         self,
@@ -155,7 +158,8 @@ class Pipeline:
     def originals(self, compressor: Compressor, share: float = 1.0) -> Originals:
         """What the network computes before it is cut, on a share of the images."""
         images = self.images[: math.ceil(share * len(self.images))]
-        return Originals(compressor.graph, compressor.model, images, self.sampling)
+        limit = self.config.memory_bytes
+        return Originals(compressor.graph, compressor.model, images, self.sampling, limit)
 
     def cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
         """The network under a plan: reconstructed layer by layer, batch norm following."""

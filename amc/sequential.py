@@ -17,6 +17,7 @@ from amc.graph.groups import ChannelGraph, Layer
 from amc.graph.surgery import owners, place, shrink, tensors
 from amc.in_step import Steps
 from amc.lockstep import Diverged
+from amc.memory import share
 from amc.plan import Plan
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.solve.columns import as_columns, as_weight
@@ -48,12 +49,18 @@ class Originals:
         model: the original network.
         batches: calibration images.
         sampling: which output positions become rows.
+        memory: bytes that may be held; a quarter of it by these outputs.
     """
 
     def __init__(
-        self, graph: ChannelGraph, model: nn.Module, batches: Batches, sampling: Sampling
+        self,
+        graph: ChannelGraph,
+        model: nn.Module,
+        batches: Batches,
+        sampling: Sampling,
+        memory: int | None = None,
     ) -> None:
-        self.batches, self.sampling = batches, sampling
+        self.batches, self.sampling, self.memory = batches, sampling, memory
         self._graph, self._model = graph, model
         self._held: Outputs = {}
 
@@ -91,7 +98,7 @@ class Originals:
                 points = min(points, self.sampling.points * layer.calls)
             shares = 2 if layer.name in self.additions else 1
             total += 4 * images * points * layer.out_channels * shares
-            if total > OUTPUT_BYTES:
+            if total > share(self.memory, 1 / 4, OUTPUT_BYTES):
                 return max(1, count)
         return len(layers)
 

@@ -687,7 +687,7 @@ def test_resume_refuses_other_settings(given: list[str], undisturbed: Callable[.
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     said = message_of("--resume", str(folder), *given)
     assert f"{given[0]} cannot be given" in said
-    assert "allowed: --time-limit, --workers, --quiet" in said
+    assert "allowed: --time-limit, --workers, --memory, --quiet" in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
