@@ -162,6 +162,9 @@ class TrainConfig(Shared):
     this is taken back, and none follows; 0: never."""
     bn_adapt: bool = True
     """Re-estimate batch-norm statistics after the cut."""
+    bn_samples: int | None = None
+    """Training images that batch norm is adapted on once all layers are solved; by default it is
+    while they are, on the images of --calibration-batches."""
     batch_size: int = 64
     """Of training."""
 
@@ -192,6 +195,7 @@ class TrainConfig(Shared):
             ("finetune_epochs", 0),
             ("group_size", 0),
             ("schedule_steps", 1),
+            ("bn_samples", 1),
             ("batch_size", 1),
             ("channel_multiple", 1),
             ("seed", 0),
@@ -222,6 +226,8 @@ class TrainConfig(Shared):
             within("--stage-epochs", self.stage_epochs, 0, 1)
         if self.stage_learning_rate is not None:
             within("--stage-learning-rate", self.stage_learning_rate, 0, float("inf"))
+        if self.bn_samples is not None and not self.bn_adapt:
+            raise AmcError("--bn-samples belongs to --bn-adapt, not to --no-bn-adapt")
         if self.group_size and self.schedule != "one-shot":
             raise AmcError(
                 f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"

@@ -1,9 +1,10 @@
 """The steps of a run, each with its progress bar: calibrate, search, cut, tune."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from amc.compress import Compressor, calibrate, reconstructed_layers
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
-from amc.evaluate import evaluate, head, softened
+from amc.evaluate import evaluate, head, softened, tail
 from amc.graph import ChannelGraph
 from amc.imports import load_function, one_line
 from amc.journal import Journal
 from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
+from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.quick import Quick
 from amc.search import Found, Policy, Settings, Task, proxy, search
 from amc.sensitivity import sensitivity
@@ -69,6 +71,18 @@ class Pipeline:
         """Validation images that the reward sees, held in memory."""
         found = head(self.data.val, self.config.reward_images, EVALUATION_BATCH)
         return [(x.to(self.device), y.to(self.device)) for x, y in found]
+
+    @property
+    def following(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `bn_samples` training images: those in memory, then more from the stream."""
+        wanted = self.config.bn_samples or 0
+        known = sum(len(labels) for _, labels in self.images)
+        for batch in chain(self.images, tail(self.data.calibration, known)):
+            parts = (torch.split(part[:wanted], CALIBRATION_BATCH) for part in batch)
+            yield from zip(*parts, strict=True)
+            wanted -= len(batch[1])
+            if wanted <= 0:
+                return
 
     @property
     def example(self) -> tuple[Tensor]:
@@ -162,7 +176,17 @@ class Pipeline:
         return Originals(compressor.graph, compressor.model, images, self.sampling, limit)
 
     def cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
-        """The network under a plan: reconstructed layer by layer, batch norm following."""
+        """The network under a plan: reconstructed layer by layer, batch norm following.
+
+        On as many images as the statistics, or on `bn_samples` once all layers are solved.
+        """
+        small, wanted = self._cut(compressor, plan, originals), self.config.bn_samples
+        known = sum(len(labels) for _, labels in self.images)
+        if self.config.bn_adapt and wanted not in (None, known):
+            adapt_batchnorm(small, self.following)
+        return small
+
+    def _cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
         layers = len(compressor.weights(plan))
         with self.terminal.bar("apply", layers) as bar:
             return compress(
@@ -203,7 +227,7 @@ class Pipeline:
     ) -> float:
         """The reward of a strategy after the final cut."""
         graph, plan = compressor.graph, compressor.plan(strategy)
-        small = self.cut(compressor, plan, originals)
+        small = self._cut(compressor, plan, originals)
         score = evaluate(small, self.validation, wished=wished)
         return reward(Outcome(score, graph.macs(plan), graph.params(plan)))
 

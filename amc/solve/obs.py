@@ -89,7 +89,7 @@ class _Problem:
 
     def added_error(self) -> Tensor:
         """What removing each channel that is left would add, of the output energy, [C]."""
-        weights = self._weights.unflatten(1, (-1, self._width))
+        weights = self._by_channel(self._weights)
         if self._width == 1:
             added = weights.square().sum(3, keepdim=True)[:, self._left] / self._blocks
         else:
@@ -115,7 +115,7 @@ class _Problem:
         block = along[:, flat]
         scaled = torch.linalg.solve(block, along.mT).mT
         self._weights -= scaled @ self._weights[:, flat]
-        p, q = (t.unflatten(1, (-1, self._width))[:, self._left] for t in (along, scaled))
+        p, q = (self._by_channel(t)[:, self._left] for t in (along, scaled))
         self._blocks = self._blocks[:, keep] - p @ q.mT
         self._pending += len(flat)
         self._p[:, :, done : self._pending], self._q[:, :, done : self._pending] = along, scaled
@@ -161,6 +161,10 @@ class _Problem:
         most = PENDING + self._width * max(1, len(columns) // AT_ONCE)
         self._p = base.new_empty(*base.shape[:2], most)
         self._q = torch.empty_like(self._p)
+
+    def _by_channel(self, rows: Tensor) -> Tensor:
+        """[G, C m, ...] -> [G, C, m, ...]."""
+        return rows.reshape(len(rows), -1, self._width, rows.shape[-1])
 
     def _entries(self, channels: Tensor) -> Tensor:
         """Rows of the inverse that belong to these channels."""
