@@ -75,6 +75,10 @@ class TensorFile:
         tensor.detach().cpu().contiguous().numpy().tofile(self._file)
         return Stored(start, tensor.shape, tensor.dtype, tensor.device)
 
+    def clear(self) -> None:
+        """Forgets all tensors."""
+        self._file.truncate(0)
+
     def read(self, stored: Stored) -> Tensor:
         """A tensor whose memory is the file, for as long as somebody holds it.
 

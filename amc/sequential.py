@@ -166,8 +166,10 @@ class _Task:
         """All layers in one pass, batch norm following exactly; False where it is impossible."""
         device = next(self._small.parameters()).device
         batches = [images.to(device) for images, _ in self._originals.batches]
-        sampling, corrected = self._originals.sampling, self._corrected
-        steps = Steps(self._small, self._layers, batches, sampling, corrected, self._adapt)
+        sampling, memory = self._originals.sampling, self._originals.memory
+        steps = Steps(
+            self._small, self._layers, batches, sampling, self._corrected, self._adapt, memory
+        )
         if not steps.possible:
             return False
         left = {layer.name: position for position, layer in enumerate(self._layers)}

@@ -17,7 +17,7 @@ FLOORS = [
     {"amc.solve"},
     {"amc.metric", "amc.budget", "amc.allocate", "amc.schedule"},
     {"amc.compress", "amc.recover", "amc.pretrain", "amc.sensitivity", "amc.lockstep"}
-    | {"amc.in_step", "amc.sequential"},
+    | {"amc.aside", "amc.in_step", "amc.sequential"},
     {"envs"},
     {
         "amc.search",
