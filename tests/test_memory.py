@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 import amc
@@ -22,6 +21,18 @@ from amc.sequential import Originals, compress
 from amc.solve.passes import Shelf, passes, statistics_bytes
 from amc.solve.stats import Sampling
 from amc.train import run
+
+NETWORK = """
+import torch
+from torch import nn
+
+def net(num_classes, in_channels):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 1), nn.ReLU(),
+        nn.Conv2d(12, 16, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1),
+        nn.Linear(16, num_classes))
+"""
 
 IMAGES = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 BATCHES = [(x, torch.zeros(len(x))) for x in IMAGES.split(8)]
@@ -204,14 +215,11 @@ def test_solutions_obey_the_limit() -> None:
 
 
 def test_a_run_under_a_limit_ends_with_the_same_network(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
-    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "net.py").write_text(NETWORK)
     found = []
-    for memory in (None, "1MB"):
+    for memory in (None, "30KB"):
         config = TrainConfig(
-            width=0.5,
-            checkpoint=tmp_path / "weights.safetensors",
+            model=f"{tmp_path / 'net.py'}:net",
             episodes=4,
             finetune_epochs=0,
             calibration_batches=3,
