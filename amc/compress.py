@@ -163,11 +163,12 @@ class Compressor:
     def weights(self, plan: Plan) -> dict[str, Tensor]:
         """Solved and cut weights of every layer that loses inputs, by tensor name."""
         cuts = _by_tensor(plan)
-        return {
-            name: self._part(name, cuts[name])
-            for name, layer in self._solved.items()
-            if any(c.dim == layer.in_dim for c in cuts.get(name, ()))
-        }
+        return {v.weight: self._part(v.weight, cuts[v.weight]) for v in self.losing(plan)}
+
+    def losing(self, plan: Plan) -> list[Layer]:
+        """The layers with statistics that lose inputs, in execution order."""
+        lost = {(one.tensor, one.dim) for one in plan.cuts}
+        return [v for v in self._solved.values() if (v.weight, v.in_dim) in lost]
 
     def _part(self, tensor: str, cuts: Sequence[Cut]) -> Tensor:
         """What is left of a tensor; solved for if it is a weight that loses inputs."""

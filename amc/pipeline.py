@@ -187,7 +187,7 @@ class Pipeline:
         return small
 
     def _cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
-        layers = len(compressor.weights(plan))
+        layers = len(compressor.losing(plan))
         with self.terminal.bar("apply", layers) as bar:
             return compress(
                 compressor, plan, originals, self.config.bn_adapt, lambda _: bar.step()

@@ -128,8 +128,8 @@ def compress(
         A new module of the model's class; training flags as in the original.
     """
     small = shrink(compressor.model, plan)
-    where, solved = owners(small), compressor.weights(plan)
-    for name, weight in solved.items():
+    where = owners(small)
+    for name, weight in compressor.weights(plan).items():
         place(where[name], weight)
     task = _Task(compressor, plan, originals, small, adapt, on_layer)
     try:
@@ -154,8 +154,7 @@ class _Task:
     ) -> None:
         self._originals, self._small, self._adapt = originals, small, adapt
         self._on_layer = on_layer
-        solved = compressor.weights(plan)
-        self._layers = [v for v in reconstructed_layers(compressor.graph) if v.weight in solved]
+        self._layers = compressor.losing(plan)
         self._cuts = {(c.tensor, c.dim): c for c in plan.cuts}
         names = {layer.name for layer in self._layers}
         self._corrected = frozenset(
