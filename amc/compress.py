@@ -19,10 +19,12 @@ from amc.graph.groups import ChannelGraph, Layer
 from amc.graph.labels import IntArray
 from amc.graph.scratch import Scratch
 from amc.graph.surgery import cut, duplicate, tensors
+from amc.memory import share
 from amc.metric import Evidence, Selection, Selector
 from amc.plan import Cut, Plan, Strategy
 from amc.solve.columns import as_columns, as_weight, input_columns
 from amc.solve.least_squares import solve
+from amc.solve.passes import in_passes
 from amc.solve.stats import Batches, LayerStats, Sampling, collect
 
 MAX_COLUMNS = 8192
@@ -52,16 +54,20 @@ def _kernel(graph: ChannelGraph, layer: Layer) -> int:
 
 
 class Memo(dict[tuple[Any, ...], Tensor]):
-    """Tensors that were computed once; all are forgotten when they take more than `MEMO_BYTES`."""
+    """Tensors that were computed once; all are forgotten when they take more than `MEMO_BYTES`.
 
-    def __init__(self) -> None:
+    Args:
+        memory: bytes that all who hold memory may hold together; an eighth of it is the memo's.
+    """
+
+    def __init__(self, memory: int | None = None) -> None:
         super().__init__()
-        self._bytes = 0
+        self._memory, self._bytes = memory, 0
 
     def __setitem__(self, key: tuple[Any, ...], value: Tensor) -> None:
         """Remembers a tensor."""
         self._bytes += value.nbytes
-        if self._bytes > MEMO_BYTES:
+        if self._bytes > share(self._memory, 1 / 8, MEMO_BYTES):
             self.clear()
             self._bytes = value.nbytes
         super().__setitem__(key, value)
@@ -76,6 +82,7 @@ class Compressor:
         stats: statistics of `reconstructed_layers`, inputs and outputs of the original network.
         selector: which channels stay.
         seed: for random selection.
+        memory: bytes that may be held, see `Memo`.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class Compressor:
         stats: Mapping[str, LayerStats],
         selector: Selector,
         seed: int = 0,
+        memory: int | None = None,
     ) -> None:
         self.graph, self.model, self.stats = graph, model, stats
         self._selector, self._evidence = selector, Evidence(graph, model, stats, seed)
@@ -94,8 +102,8 @@ class Compressor:
         self._full = graph.counts({})
         self._selections: dict[str, Selection] = {}
         self._keeps: dict[tuple[str, int], IntArray] = {}
-        self._solutions = Memo()
-        self._parts = Memo()
+        self._solutions = Memo(memory)
+        self._parts = Memo(memory)
 
     @cached_property
     def _scratch(self) -> Scratch:
@@ -155,11 +163,12 @@ class Compressor:
     def weights(self, plan: Plan) -> dict[str, Tensor]:
         """Solved and cut weights of every layer that loses inputs, by tensor name."""
         cuts = _by_tensor(plan)
-        return {
-            name: self._part(name, cuts[name])
-            for name, layer in self._solved.items()
-            if any(c.dim == layer.in_dim for c in cuts.get(name, ()))
-        }
+        return {v.weight: self._part(v.weight, cuts[v.weight]) for v in self.losing(plan)}
+
+    def losing(self, plan: Plan) -> list[Layer]:
+        """The layers with statistics that lose inputs, in execution order."""
+        lost = {(one.tensor, one.dim) for one in plan.cuts}
+        return [v for v in self._solved.values() if (v.weight, v.in_dim) in lost]
 
     def _part(self, tensor: str, cuts: Sequence[Cut]) -> Tensor:
         """What is left of a tensor; solved for if it is a weight that loses inputs."""
@@ -207,20 +216,38 @@ def calibrate(
     batches: Batches,
     sampling: Sampling,
     on_batch: Callable[[], None] = lambda: None,
-) -> dict[str, LayerStats]:
+    memory: int | None = None,
+) -> Mapping[str, LayerStats]:
     """Statistics of the original network for every layer that may lose inputs.
 
+    Args:
+        graph: of the model.
+        model: never changed.
+        batches: images; under a limit they may be gone through several times.
+        sampling: which output positions become rows.
+        on_batch: called after every batch of every pass.
+        memory: bytes that statistics may take at a time, see `in_passes`; None: no limit.
+
     Raises:
-        AmcError: there are no images, or a layer's inputs or outputs are not finite.
+        AmcError: there are no images, a layer's inputs or outputs are not finite, or a layer alone
+            does not fit the memory.
     """
-    layers = reconstructed_layers(graph)
-    stats = collect(model, layers, batches, sampling, on_batch=on_batch)
-    for layer in layers:
-        if layer.name not in stats:
-            raise AmcError("calibration: the data yields no images")
-        if not all(bool(t.isfinite().all()) for t in (stats[layer.name].xx, stats[layer.name].xy)):
-            raise AmcError(
-                f"{layer.name}: its inputs or outputs are not finite (NaN or infinity in weights "
-                "or data)"
-            )
-    return stats
+
+    def one_pass(layers: Sequence[Layer]) -> Mapping[str, LayerStats]:
+        stats = collect(model, layers, batches, sampling, on_batch=on_batch)
+        for layer in layers:
+            _check(layer, stats.get(layer.name))
+        return stats
+
+    return in_passes(graph, reconstructed_layers(graph), memory, one_pass)
+
+
+def _check(layer: Layer, stats: LayerStats | None) -> None:
+    """Refuses statistics of nothing, and those that no solver can work with."""
+    if stats is None:
+        raise AmcError("calibration: the data yields no images")
+    if not all(bool(t.isfinite().all()) for t in (stats.xx, stats.xy)):
+        raise AmcError(
+            f"{layer.name}: its inputs or outputs are not finite (NaN or infinity in weights or "
+            "data)"
+        )

@@ -8,6 +8,7 @@ import tyro
 
 from amc.errors import AmcError
 from amc.graph import Choice
+from amc.memory import parse_bytes
 
 LEARNERS = ("ddpg", "td3", "sac")
 """Agents that a policy can be handed to."""
@@ -42,6 +43,10 @@ class Shared:
     """Batches of 32 training images for statistics and batch-norm adaptation."""
     points_per_layer: int = 10
     """Output positions per layer and batch that become rows of the regression; 0: all."""
+    memory: str | None = None
+    """Such as 4GB or 500MB: what statistics, outputs and solutions of layers may take; more passes
+    over the images and a temporary file make up for it, results stay the same. Default: all of
+    them in memory."""
     reward: str = "divergence"
     """divergence (minus that from the original network's predictions), loss (minus the
     cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an
@@ -53,6 +58,15 @@ class Shared:
     """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
     quiet: bool = False
     """Print errors only."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The limit in bytes.
+
+        Raises:
+            AmcError: `memory` is no size.
+        """
+        return None if self.memory is None else parse_bytes(self.memory)
 
     def into(self, kind: type[Other], **own: Any) -> Other:
         """The settings of another command: those that both have, and its own."""
@@ -148,6 +162,9 @@ class TrainConfig(Shared):
     this is taken back, and none follows; 0: never."""
     bn_adapt: bool = True
     """Re-estimate batch-norm statistics after the cut."""
+    bn_samples: int | None = None
+    """Training images that batch norm is adapted on once all layers are solved; by default it is
+    while they are, on the images of --calibration-batches."""
     batch_size: int = 64
     """Of training."""
 
@@ -155,7 +172,7 @@ class TrainConfig(Shared):
     """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>."""
     resume: Path | None = None
     """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
-    only --time-limit, --workers and --quiet may be given."""
+    only --time-limit, --workers, --memory and --quiet may be given."""
     seed: int = 0
     """The same seed on the same machine gives the same result, bit for bit."""
 
@@ -163,6 +180,7 @@ class TrainConfig(Shared):
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
         within("--min-ratio", self.min_ratio, 0, 1)
         self._check_mode()
+        _ = self.memory_bytes  # which checks it
         for name, least in (
             ("episodes", 1),
             ("warmup_episodes", 0),
@@ -177,6 +195,7 @@ class TrainConfig(Shared):
             ("finetune_epochs", 0),
             ("group_size", 0),
             ("schedule_steps", 1),
+            ("bn_samples", 1),
             ("batch_size", 1),
             ("channel_multiple", 1),
             ("seed", 0),
@@ -207,6 +226,8 @@ class TrainConfig(Shared):
             within("--stage-epochs", self.stage_epochs, 0, 1)
         if self.stage_learning_rate is not None:
             within("--stage-learning-rate", self.stage_learning_rate, 0, float("inf"))
+        if self.bn_samples is not None and not self.bn_adapt:
+            raise AmcError("--bn-samples belongs to --bn-adapt, not to --no-bn-adapt")
         if self.group_size and self.schedule != "one-shot":
             raise AmcError(
                 f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"

@@ -15,10 +15,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from amc import ranks
+from amc.aside import Aside
 from amc.evaluate import evaluating
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
 from amc.lockstep import Diverged, Lockstep, Operation
+from amc.memory import share
 from amc.solve.residual import Trails, norm_call
 from amc.solve.rows import Rows, call_before, call_of, weight_of
 from amc.solve.stats import Sampling
@@ -145,6 +147,8 @@ class Steps:
         sampling: which output positions become rows.
         corrected: layers that also make up for the error of their shortcuts.
         adapt: whether batch norms are re-estimated.
+        memory: bytes that may be held; batches that take more than a quarter of it stand still on
+            disk.
 
     The ranks stop at the same places, and go on with the sums over the images of all of them.
     """
@@ -157,6 +161,7 @@ class Steps:
         sampling: Sampling,
         corrected: frozenset[str],
         adapt: bool,
+        memory: int | None = None,
     ) -> None:
         self._model, self._batches, self._sampling = model, batches, sampling
         self._weights = {id(tensors(model)[v.weight]): v.name for v in layers}
@@ -164,12 +169,14 @@ class Steps:
         kept = {v: n for v, n in self._course.shortcuts.items() if v in corrected}
         self._shortcuts, self._wanted, self._adapt = kept, frozenset(kept.values()), adapt
         self._seen: list[dict[int, Tensor]] = [{} for _ in batches]
+        self._held = self._course.bytes * len(batches)
+        much = self._held > share(memory, 1 / 4, HELD_BYTES)
+        self._aside = [Aside(model, images) for images in batches if much]
 
     @property
     def possible(self) -> bool:
         """Whether the network allows it, and the memory."""
-        fits = self._course.bytes * len(self._batches) <= HELD_BYTES
-        return ranks.agreed(self._course.once and fits)
+        return ranks.agreed(self._course.once and self._held <= HELD_BYTES)
 
     def run(self, solve: Callable[[str, Sequence[Rows]], None]) -> None:
         """Walks through the network.
@@ -204,7 +211,7 @@ class Steps:
 
         with evaluating(self._model), torch.no_grad():
             lockstep: Lockstep[_Reader | _Norm] = Lockstep(
-                self._model, self._batches, self._pause, self._keep
+                self._model, self._batches, self._pause, self._keep, self._rest, self._wake
             )
             lockstep.run(at_stop)
             alone = self._model(self._batches[0])
@@ -215,6 +222,8 @@ class Steps:
 
     def _pause(self, batch: int, operation: Operation) -> _Reader | _Norm | None:
         func, args, kwargs = operation.func, operation.args, operation.kwargs
+        if self._aside:
+            self._aside[batch].before(args, kwargs)
         norm = norm_call(func, args, kwargs) if self._adapt else None
         if norm is not None:
             return _moments(norm)
@@ -233,6 +242,16 @@ class Steps:
     def _keep(self, batch: int, operation: Operation, out: Any) -> None:
         if operation.number in self._wanted:
             self._seen[batch][operation.number] = out
+        if self._aside:
+            self._aside[batch].after(out)
+
+    def _rest(self, batch: int) -> None:
+        if self._aside:
+            self._aside[batch].put()
+
+    def _wake(self, batch: int) -> None:
+        if self._aside:
+            self._aside[batch].back()
 
 
 class _Elsewhere(Diverged):

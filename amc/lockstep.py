@@ -51,6 +51,8 @@ class Lockstep(Generic[Stop]):
         pause: looks at an operator that is about to run, in the pass with this number; not None
             makes the pass stop before it.
         after: looks at an operator's result.
+        rest: called with the number of a pass after it has stopped, and
+        wake: before it goes on.
     """
 
     def __init__(
@@ -59,7 +61,10 @@ class Lockstep(Generic[Stop]):
         batches: Sequence[Tensor],
         pause: Callable[[int, Operation], Stop | None],
         after: Callable[[int, Operation, Any], None] = lambda batch, operation, out: None,
+        rest: Callable[[int], None] = lambda batch: None,
+        wake: Callable[[int], None] = lambda batch: None,
     ) -> None:
+        self._rest, self._wake = rest, wake
         self._passes = [
             _Pass(model, images, number, pause, after) for number, images in enumerate(batches)
         ]
@@ -82,7 +87,7 @@ class Lockstep(Generic[Stop]):
         """
         try:
             while True:
-                stops = [one.resume() for one in self._passes]
+                stops = [self._resume(number) for number in range(len(self._passes))]
                 found = [stop for stop in stops if stop is not None]
                 if not found:
                     return
@@ -92,6 +97,13 @@ class Lockstep(Generic[Stop]):
         finally:
             for one in self._passes:
                 one.abandon()
+
+    def _resume(self, number: int) -> Stop | None:
+        self._wake(number)
+        stop = self._passes[number].resume()
+        if stop is not None:
+            self._rest(number)
+        return stop
 
 
 class _Pass(TorchFunctionMode, Generic[Stop]):

@@ -1,9 +1,10 @@
 """The steps of a run, each with its progress bar: calibrate, search, cut, tune."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,22 @@ from torch import Tensor, nn
 
 from amc import ranks
 from amc.budget import Budget
-from amc.compress import Compressor, calibrate
+from amc.compress import Compressor, calibrate, reconstructed_layers
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
-from amc.evaluate import evaluate, head, softened
+from amc.evaluate import evaluate, head, softened, tail
 from amc.graph import ChannelGraph
 from amc.imports import load_function, one_line
 from amc.journal import Journal
 from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
+from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.quick import Quick
 from amc.search import Found, Policy, Settings, Task, proxy, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
+from amc.solve.passes import passes
 from amc.solve.stats import Sampling
 from amc.terminal import Terminal
 from amc.trials import Episode, Limits, Trials
@@ -71,6 +74,18 @@ class Pipeline:
         return [(x.to(self.device), y.to(self.device)) for x, y in found]
 
     @property
+    def following(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `bn_samples` training images: those in memory, then more from the stream."""
+        wanted = self.config.bn_samples or 0
+        known = sum(len(labels) for _, labels in self.images)
+        for batch in chain(self.images, tail(self.data.calibration, known)):
+            parts = (torch.split(part[:wanted], CALIBRATION_BATCH) for part in batch)
+            yield from zip(*parts, strict=True)
+            wanted -= len(batch[1])
+            if wanted <= 0:
+                return
+
+    @property
     def example(self) -> tuple[Tensor]:
         """Inputs to trace a network with."""
         return (self.images[0][0][:2],)
@@ -82,10 +97,12 @@ class Pipeline:
 
     def calibrate(self, graph: ChannelGraph, model: nn.Module) -> Compressor:
         """Statistics of the network, and what applies strategies with them."""
-        with self.terminal.bar("calibrate", len(list(ranks.own(self.images)))) as bar:
-            stats = calibrate(graph, model, self.images, self.sampling, bar.step)
+        limit, shared = self.config.memory_bytes, len(list(ranks.own(self.images)))
+        rounds = passes(graph, reconstructed_layers(graph), limit)
+        with self.terminal.bar("calibrate", len(rounds) * shared) as bar:
+            stats = calibrate(graph, model, self.images, self.sampling, bar.step, limit)
         selector = SELECTORS[self.config.selector]
-        return Compressor(graph, model, stats, selector, self.config.seed)
+        return Compressor(graph, model, stats, selector, self.config.seed, limit)
 
     def search(
         self,
@@ -156,11 +173,22 @@ class Pipeline:
     def originals(self, compressor: Compressor, share: float = 1.0) -> Originals:
         """What the network computes before it is cut, on a share of the images."""
         images = self.images[: math.ceil(share * len(self.images))]
-        return Originals(compressor.graph, compressor.model, images, self.sampling)
+        limit = self.config.memory_bytes
+        return Originals(compressor.graph, compressor.model, images, self.sampling, limit)
 
     def cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
-        """The network under a plan: reconstructed layer by layer, batch norm following."""
-        layers = len(compressor.weights(plan))
+        """The network under a plan: reconstructed layer by layer, batch norm following.
+
+        On as many images as the statistics, or on `bn_samples` once all layers are solved.
+        """
+        small, wanted = self._cut(compressor, plan, originals), self.config.bn_samples
+        known = sum(len(labels) for _, labels in self.images)
+        if self.config.bn_adapt and wanted not in (None, known):
+            adapt_batchnorm(small, self.following)
+        return small
+
+    def _cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
+        layers = len(compressor.losing(plan))
         with self.terminal.bar("apply", layers) as bar:
             return compress(
                 compressor, plan, originals, self.config.bn_adapt, lambda _: bar.step()
@@ -200,7 +228,7 @@ class Pipeline:
     ) -> float:
         """The reward of a strategy after the final cut."""
         graph, plan = compressor.graph, compressor.plan(strategy)
-        small = self.cut(compressor, plan, originals)
+        small = self._cut(compressor, plan, originals)
         score = evaluate(small, self.validation, wished=wished)
         return reward(Outcome(score, graph.macs(plan), graph.params(plan)))
 

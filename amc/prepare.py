@@ -8,6 +8,7 @@ from torch import nn
 from amc import ranks
 from amc.allocate import common_ratio, listed, uniform
 from amc.budget import Budget
+from amc.compress import reconstructed_layers
 from amc.config import TrainConfig
 from amc.data import Data, load_data
 from amc.errors import AmcError
@@ -18,6 +19,7 @@ from amc.pipeline import Pipeline
 from amc.plan import Strategy
 from amc.pretrain import pretrained
 from amc.reuse import load_fitting
+from amc.solve.passes import passes
 from amc.terminal import Terminal
 from envs.rewards import UNCONSTRAINED
 
@@ -42,12 +44,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def outline(pipe: Pipeline) -> tuple[nn.Module, ChannelGraph]:
-    """The network as its builder returns it, and what can be cut from it; no weights yet."""
+    """The network as its builder returns it, and what can be cut from it; no weights yet.
+
+    Raises:
+        AmcError: there is no such network, or its statistics do not fit the memory.
+    """
     config, data = pipe.config, pipe.data
     classes, channels = data.num_classes, data.input_shape[0]
     given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)
     model = bake(given.to(pipe.device), pipe.example)
-    return given, choose(trace(model, pipe.example), model, config.choice)
+    graph = choose(trace(model, pipe.example), model, config.choice)
+    passes(graph, reconstructed_layers(graph), config.memory_bytes)  # says what does not fit
+    return given, graph
 
 
 @dataclass(frozen=True)

@@ -123,13 +123,15 @@ def resumed(config: TrainConfig) -> TrainConfig:
     own = {
         "time_limit": config.time_limit,
         "workers": config.workers,
+        "memory": config.memory or saved.get("memory"),
         "walks": saved.get("walks") or saved.get("workers"),  # the search depends on it
         "quiet": config.quiet,
     }
-    if words := flags(replace(config, resume=None, time_limit=None, workers=1, quiet=False)):
+    rest = replace(config, resume=None, time_limit=None, workers=1, memory=None, quiet=False)
+    if words := flags(rest):
         raise AmcError(
             f"--resume {folder}: {words[0]} cannot be given, the settings are those of the run; "
-            "allowed: --time-limit, --workers, --quiet"
+            "allowed: --time-limit, --workers, --memory, --quiet"
         )
     settings = {**saved, **own, "run_dir": str(folder)}
     return from_json(TrainConfig, {**settings, "resume": str(folder)}, folder / MARK)

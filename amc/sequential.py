@@ -18,6 +18,7 @@ from amc.graph.groups import ChannelGraph, Layer
 from amc.graph.surgery import owners, place, shrink, tensors
 from amc.in_step import Steps
 from amc.lockstep import Diverged
+from amc.memory import share
 from amc.plan import Plan
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.solve.columns import as_columns, as_weight
@@ -49,12 +50,18 @@ class Originals:
         model: the original network.
         batches: calibration images, of which every rank holds the outputs of its own.
         sampling: which output positions become rows.
+        memory: bytes that may be held; a quarter of it by these outputs.
     """
 
     def __init__(
-        self, graph: ChannelGraph, model: nn.Module, batches: Batches, sampling: Sampling
+        self,
+        graph: ChannelGraph,
+        model: nn.Module,
+        batches: Batches,
+        sampling: Sampling,
+        memory: int | None = None,
     ) -> None:
-        self.batches, self.sampling = batches, sampling
+        self.batches, self.sampling, self.memory = batches, sampling, memory
         self._graph, self._model = graph, model
         self._held: Outputs = {}
 
@@ -92,7 +99,7 @@ class Originals:
                 points = min(points, self.sampling.points * layer.calls)
             shares = 2 if layer.name in self.additions else 1
             total += 4 * images * points * layer.out_channels * shares
-            if total > OUTPUT_BYTES:
+            if total > share(self.memory, 1 / 4, OUTPUT_BYTES):
                 return max(1, count)
         return len(layers)
 
@@ -135,8 +142,8 @@ def _compressed(
 ) -> nn.Module:
     ranks.check("the plan", str(plan.cuts))
     small = shrink(compressor.model, plan)
-    where, solved = owners(small), compressor.weights(plan)
-    for name, weight in solved.items():
+    where = owners(small)
+    for name, weight in compressor.weights(plan).items():
         place(where[name], weight)
     task = _Task(compressor, plan, originals, small, adapt, on_layer)
     try:
@@ -161,8 +168,7 @@ class _Task:
     ) -> None:
         self._originals, self._small, self._adapt = originals, small, adapt
         self._on_layer = on_layer
-        solved = compressor.weights(plan)
-        self._layers = [v for v in reconstructed_layers(compressor.graph) if v.weight in solved]
+        self._layers = compressor.losing(plan)
         self._cuts = {(c.tensor, c.dim): c for c in plan.cuts}
         names = {layer.name for layer in self._layers}
         self._corrected = frozenset(
@@ -173,8 +179,10 @@ class _Task:
         """All layers in one pass, batch norm following exactly; False where it is impossible."""
         device = next(self._small.parameters()).device
         batches = [images.to(device) for images, _ in ranks.own(self._originals.batches)]
-        sampling, corrected = self._originals.sampling, self._corrected
-        steps = Steps(self._small, self._layers, batches, sampling, corrected, self._adapt)
+        sampling, memory = self._originals.sampling, self._originals.memory
+        steps = Steps(
+            self._small, self._layers, batches, sampling, self._corrected, self._adapt, memory
+        )
         if not steps.possible:
             return False
         left = {layer.name: position for position, layer in enumerate(self._layers)}

@@ -208,7 +208,7 @@ def going_on(config: TrainConfig | None) -> str:
     """How to go on with a run that was interrupted, if it has begun."""
     if config is None or not resumable(config):
         return ""
-    command = ["--resume", str(run_dir(config)), *flags(config, "workers")]
+    command = ["--resume", str(run_dir(config)), *flags(config, "workers", "memory")]
     return f"; go on: {torchrun.launcher()} -m amc.train {shlex.join(command)}"
 
 

@@ -1,17 +1,19 @@
 """ResNet-50 at 224 x 224, random weights and images: time and memory of every step of a run.
 
     python experiments/large_network.py --images 100
+    python experiments/large_network.py --images 100 --memory 500MB
     python experiments/large_network.py --images 1000 --steps calibrate
 
 Statistics are streamed: their size depends on the network alone. Compare seconds per image with
 the plain forward pass of the same run, and the peak between numbers of images.
 """
 
-import resource
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -22,6 +24,7 @@ from amc.budget import Budget
 from amc.compress import Compressor, calibrate
 from amc.evaluate import evaluate
 from amc.graph import trace
+from amc.memory import parse_bytes
 from amc.metric import SELECTORS
 from amc.models import build
 from amc.search import Settings, Task, proxy, search
@@ -43,8 +46,11 @@ class Setting:
     validation: int = 20
     episodes: int = 5
     preserve_ratio: float = 0.5
-    steps: str = "all"
-    """all, or calibrate alone."""
+    selector: Literal["lasso", "obs", "l1", "l2", "random"] = "obs"
+    memory: str | None = None
+    """As in a run: 4GB, 500MB."""
+    steps: Literal["all", "selection", "calibrate"] = "all"
+    """Up to which step."""
     threads: int = 2
 
 
@@ -62,9 +68,15 @@ class Noise:
             yield images, torch.randint(1000, (count,), generator=random)
 
 
-def peak() -> float:
-    """The most memory that this process ever had, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def resident(name: str) -> float:
+    """A line of this process's account, GB: VmHWM, the most since `forget_peak`, or VmRSS."""
+    found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 / 1e9 if found else float("nan")
+
+
+def forget_peak() -> None:
+    """The next peak is that of what comes now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def main() -> None:
@@ -72,32 +84,42 @@ def main() -> None:
     setting = tyro.cli(Setting)
     torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
+    limit = parse_bytes(setting.memory) if setting.memory else None
     model = build(setting.model, num_classes=1000, in_channels=3).eval()
     images = Noise(setting.images, setting.batch, setting.size)
     check = list(Noise(setting.validation, setting.batch, setting.size))
-    print(f"{setting.model}, {setting.size} x {setting.size}, {setting.images} images")
-    print("| step | s | s per image | peak, GB |\n|---|---|---|---|")
+    print(
+        f"{setting.model}, {setting.size} x {setting.size}, {setting.images} images, "
+        f"{setting.selector}, memory {setting.memory or 'without a limit'}"
+    )
+    print("| step | s | CPU s | s per image | peak, GB |\n|---|---|---|---|---|")
 
     def step(name: str, work: Callable[[], Any], count: int = 0) -> Any:
-        start = time.perf_counter()
+        forget_peak()
+        start, cpu = time.perf_counter(), time.process_time()
         result = work()
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         each = f"{seconds / count:.3f}" if count else ""
-        print(f"| {name} | {seconds:.1f} | {each} | {peak():.2f} |", flush=True)
+        row = (name, f"{seconds:.1f}", f"{cpu:.1f}", each, f"{resident('VmHWM'):.2f}")
+        print(f"| {' | '.join(row)} |", flush=True)
         return result
 
     graph = step("trace", lambda: trace(model, (check[0][0][:2],)))
     step("forward pass", lambda: _forward(model, images), setting.images)
     stats = step(
-        "statistics", lambda: calibrate(graph, model, images, Sampling(10)), setting.images
+        "statistics",
+        lambda: calibrate(graph, model, images, Sampling(10), memory=limit),
+        setting.images,
     )
     held = sum(t.nbytes for s in stats.values() for t in (s.xx, s.xy, s.yy))
-    print(f"| statistics of {len(stats)} layers | | | {held / 1e9:.2f} |")
+    print(f"| {len(stats)} layers, {held / 1e9:.2f} GB; left | | | | {resident('VmRSS'):.2f} |")
     if setting.steps == "calibrate":
         return
-    compressor = Compressor(graph, model, stats, SELECTORS["lasso"])
+    compressor = Compressor(graph, model, stats, SELECTORS[setting.selector], memory=limit)
     budget = Budget(graph, setting.preserve_ratio)
     errors = step("selection, errors", lambda: sensitivity(compressor, budget))
+    if setting.steps == "selection":
+        return
     reward = REWARDS["divergence"]
     trials = Trials(proxy(compressor, check), reward, Limits(setting.episodes))
     task = Task(budget, trials, errors)
@@ -107,7 +129,7 @@ def main() -> None:
         setting.episodes * setting.validation,
     )
     plan = compressor.plan(uniform(budget))
-    originals = Originals(graph, model, images, Sampling(10))
+    originals = Originals(graph, model, images, Sampling(10), limit)
     small = step("final cut", lambda: compress(compressor, plan, originals, True), setting.images)
     step("validation", lambda: evaluate(small, check), setting.validation)
     step("one training step", lambda: _train(small, check[0]), setting.batch)

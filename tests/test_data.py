@@ -22,6 +22,7 @@ from amc.data.cache import cache_dir, cached_arrays
 from amc.data.cifar import load_cifar
 from amc.data.fonts import CHARACTERS, FONTS, character_masks
 from amc.data.glyphs import Recipe, draw_glyphs, glyph_images, glyph_labels
+from amc.data.images import NORMALISE
 from amc.data.loader import Batching
 from amc.data.split import stratified_order
 from amc.errors import AmcError
@@ -591,6 +592,26 @@ def test_image_folder_says_what_is_missing(tmp_path):
     refused(load(tmp_path / "d"), tmp_path / "d" / "val", "'cow'")
     refused(load(f"{tmp_path}?side=3"), "'side=3'", "size=pixels")
     refused(load(f"{tmp_path}?size=0"), "image size 0", "at least 1")
+    refused(load(f"{tmp_path}?size=8&crop=0"), "crop 0", "(0, 1]")
+    refused(load(f"{tmp_path}?crop=1.5"), "crop 1.5", "(0, 1]")
+    refused(load(f"{tmp_path}?workers=-1"), "'workers=-1'", "workers=processes")
+
+
+def test_image_folder_shows_what_resizing_and_cropping_the_centre_shows(tmp_path):
+    """The usual recipe in two steps, to 256 and then 224, up to what interpolating twice does."""
+    ramp = np.linspace(0, 255, 512)
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[:384], 128), 2).astype(np.uint8)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    image = Image.fromarray(pixels).resize((256, 341), Image.Resampling.BILINEAR)
+    expected = image.crop((16, 58, 240, 282))
+    images, _ = everything(load_data(f"imagefolder:{tmp_path}?size=224&crop=0.875").test)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in NORMALISE)
+    found = (images[0] * std + mean) * 255
+    wanted = torch.from_numpy(np.asarray(expected).copy()).movedim(2, 0)
+    assert (found - wanted).abs().max() <= 2
 
 
 # --- functions of the user's own ------------------------------------------------------------
@@ -710,7 +731,7 @@ def test_load_function(tmp_path, monkeypatch):
         ("cifar10", "cifar10:/path"),
         ("cifar100:", "cifar100:/path"),
         ("cfar10:/data", "cifar10:/path"),
-        ("imagefolder", "imagefolder:/path[?size=pixels]"),
+        ("imagefolder", "imagefolder:/path[?size=pixels&crop=part&workers=processes]"),
         ("digits:x", "digits"),
         ("", None),
         ("zzz", None),

@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"amc.errors", "amc.files", "amc.imports", "amc.weights", "amc.evaluate"}
-    | {"amc.ranks", "amc.torchrun"},
+    | {"amc.memory", "amc.ranks", "amc.torchrun"},
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},
     {"amc.metric", "amc.budget", "amc.allocate", "amc.schedule"},
     {"amc.compress", "amc.recover", "amc.pretrain", "amc.sensitivity", "amc.lockstep"}
-    | {"amc.in_step", "amc.sequential"},
+    | {"amc.aside", "amc.in_step", "amc.sequential"},
     {"envs"},
     {
         "amc.search",

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
+from amc.aside import Aside
 from amc.compress import Compressor, calibrate
 from amc.in_step import Steps, course
 from amc.lockstep import Diverged, Lockstep, Operation
 from amc.metric import SELECTORS
 from amc.models import build
-from amc.sequential import Originals, compress
+from amc.sequential import Originals, _Task, compress
 from amc.solve.residual import additions
 from amc.solve.stats import Sampling
 
@@ -164,6 +165,60 @@ def test_layers_that_run_twice_are_not_solved_in_step(
     layers = compressor.graph.layers
     steps = Steps(compressor.model, layers, BATCHES, Sampling(0), frozenset(), adapt=True)
     assert steps.possible == possible
+
+
+class Caches(Small):
+    """Makes a tensor for the first batch that all others use too."""
+
+    table: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norms[0](self.a(x)))
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 8).reshape(1, 8, 1, 1).mul(1)
+        y = F.relu(self.norms[1](self.b(x * self.table)))
+        return self.fc(F.relu(x + self.norms[2](self.c(y)) * self.table).mean((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [Small, Caches])
+def test_passes_that_stand_still_on_disk_come_to_the_same_bits(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away: list[int] = []
+    put = Aside.put
+
+    def watched(self: Aside) -> None:
+        put(self)
+        away.append(len(self._away))
+
+    monkeypatch.setattr(Aside, "put", watched)
+    monkeypatch.setattr(_Task, "layer_by_layer", None)
+    compressor, originals = prepared(kind)
+    plan = compressor.plan({name: size // 2 for name, size in compressor.graph.sizes.items()})
+    expected = compress(compressor, plan, originals, adapt=True).state_dict()
+    assert not away
+    originals.memory = 1000
+    found = compress(compressor, plan, originals, adapt=True).state_dict()
+    assert max(away) >= 2  # the shortcut, and what the layer reads
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_passes_that_read_what_is_away_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor that the batches share, where nobody can tell: not on the model."""
+    shared = list[Tensor]()
+
+    def forward(self: Small, x: Tensor) -> Tensor:
+        shared.append(F.relu(self.norms[0](self.a(x))))
+        y = F.relu(self.norms[1](self.b(shared[0][: len(x)])))
+        return self.fc(F.relu(self.norms[2](self.c(y))).mean((2, 3)))
+
+    model = network(Small)
+    graph = amc.trace(model, (BATCHES[1],))
+    monkeypatch.setattr(Small, "forward", forward)
+    steps = Steps(model, graph.layers, BATCHES, Sampling(0), frozenset(), True, 1000)
+    shared.clear()
+    with pytest.raises(Diverged):
+        steps.run(lambda name, rows: None)
 
 
 def test_memory_is_that_of_the_tensors_alive_at_a_time() -> None:

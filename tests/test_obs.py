@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from amc.solve import obs
 from amc.solve.obs import Reader, _Problem, elimination_order
 from amc.solve.stats import LayerStats
 
@@ -76,6 +77,36 @@ def test_order_is_that_of_naive_backward_elimination(seed: int) -> None:
             gone += left
             break
     assert elimination_order([one for one, _, _ in pair]).tolist() == gone
+
+
+@pytest.mark.parametrize("pending", [1, 7, 10**6])
+@pytest.mark.parametrize(("width", "groups"), [(1, 1), (3, 2)])
+def test_order_does_not_depend_on_when_the_inverse_is_brought_up_to_date(
+    width: int, groups: int, pending: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ones = [reader(5, 40, width, groups=groups), reader(6, 40, 2)]
+    monkeypatch.setattr(obs, "AT_ONCE", 16)  # first two at a time, then one
+    expected = elimination_order([one for one, _, _ in ones])
+    monkeypatch.setattr(obs, "PENDING", pending)
+    assert elimination_order([one for one, _, _ in ones]).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("pending", [1, 4])
+def test_added_error_is_exact_after_the_inverse_was_brought_up_to_date(
+    pending: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obs, "PENDING", pending)
+    one, x, y = reader(7, channels=9, groups=2)
+    problem, gone = _Problem(one), [2, 5, 0]
+    left = list(range(9))
+    for channel in gone:
+        problem.remove(np.array([left.index(channel)]))
+        left.remove(channel)
+    before = least_error(x, y, columns_left(one, gone))
+    found = problem.added_error() * one.stats.energy
+    for i, channel in enumerate(left):
+        after = least_error(x, y, columns_left(one, [*gone, channel]))
+        assert float(found[i]) == pytest.approx(after - before, rel=1e-3, abs=1e-3 * before)
 
 
 def test_many_channels_go_several_at_a_time_and_all_of_them_go() -> None:

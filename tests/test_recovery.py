@@ -142,6 +142,8 @@ def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: 
         ({"stage_learning_rate": 0.0}, "--stage-learning-rate"),
         ({"schedule_steps": 0}, "--schedule-steps"),
         ({"group_size": 2, "schedule": "agp"}, "exclude each other"),
+        ({"bn_samples": 0}, "--bn-samples must be 1 or more"),
+        ({"bn_samples": 9, "bn_adapt": False}, "--bn-samples belongs to --bn-adapt"),
         ({"feature_weight": 1.0, "distill": False}, "--feature-weight belongs to distillation"),
     ],
 )

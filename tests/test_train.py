@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from amc.evaluate import Score, evaluate
 from amc.graph import Choice
 from amc.models import build
 from amc.pipeline import Pipeline, reward_function
+from amc.recover.batchnorm import adapt_batchnorm
 from amc.search import METHODS, Episode, Found
 from amc.terminal import Terminal
 from amc.train import main, run
@@ -341,6 +342,29 @@ def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
     assert sum(p.numel() for p in small.parameters()) == graph.params(plan)
     smallest, *_ = pipe.cut_best(compressor, [gentle, harsh], lambda o: -float(o.macs))
     assert smallest == harsh
+
+
+@pytest.mark.parametrize("count", [50, 128, 300, 10**6])
+def test_batch_norm_is_adapted_on_as_many_images_as_asked(count: int, checkpoint: Path) -> None:
+    """Those of the statistics first, then more of the stream; 128 images have been read before."""
+    data, model = load_data("digits"), original(checkpoint)
+    config = TrainConfig(checkpoint=checkpoint, bn_samples=count, **SMALL)
+    pipe, usual = (
+        Pipeline(one, data, torch.device("cpu"), Terminal(quiet=True))
+        for one in (config, replace(config, bn_samples=None))
+    )
+    stream = torch.cat([images for images, _ in data.calibration])[:count]
+    following = list(pipe.following)
+    assert torch.equal(torch.cat([images for images, _ in following]), stream)
+    assert max(len(images) for images, _ in following) <= 32
+    graph = amc.trace(model, pipe.example)
+    compressor = pipe.calibrate(graph, model)
+    plan = compressor.plan({name: size // 2 for name, size in graph.sizes.items()})
+    found, expected = (p.cut(compressor, plan, p.originals(compressor)) for p in (pipe, usual))
+    if count != 128:
+        adapt_batchnorm(expected, following)
+    state = expected.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in found.state_dict().items())
 
 
 def test_finalist_whose_reward_is_no_number_is_not_chosen() -> None:
@@ -687,7 +711,7 @@ def test_resume_refuses_other_settings(given: list[str], undisturbed: Callable[.
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     said = message_of("--resume", str(folder), *given)
     assert f"{given[0]} cannot be given" in said
-    assert "allowed: --time-limit, --workers, --quiet" in said
+    assert "allowed: --time-limit, --workers, --memory, --quiet" in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -804,7 +828,8 @@ CHANGED = TrainConfig(
     stage_epochs=0.3,
     stage_learning_rate=0.01,
     stop_drop=1.5,
-    bn_adapt=False,
+    bn_samples=100,
+    memory="2GB",
     batch_size=16,
     run_dir=Path("runs/a b"),
     resume=Path("runs/c"),
@@ -817,7 +842,7 @@ CHANGED = TrainConfig(
 def test_settings_come_back_from_json_as_they_were() -> None:
     for one in fields(TrainConfig):
         default = one.default if one.default is not MISSING else one.default_factory()
-        if one.name not in ("channel_ratio", "policy", "plan", "distill", "schedule"):
+        if one.name not in ("channel_ratio", "policy", "plan", "distill", "schedule", "bn_adapt"):
             assert getattr(CHANGED, one.name) != default, f"{one.name}: give it another value"
     # what does not go with the others
     uniform = TrainConfig(mode="uniform", channel_ratio=0.7, distill=False, schedule="agp")

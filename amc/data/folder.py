@@ -19,7 +19,9 @@ HELD_OUT = 10  # one in so many training images for val, and for test, where the
 Files = dict[str, list[Path]]  # the image files of each class, both sorted by name
 
 
-def load_folder(path: Path, batching: Batching, *, side: int, workers: int = 0) -> Data:
+def load_folder(
+    path: Path, batching: Batching, *, side: int, crop: float = 1.0, workers: int = 0
+) -> Data:
     """The images of `path`, in folders train, val and test of class folders, or in class folders.
 
     What has no folder of its own is held out of the training images, one in ten of each class.
@@ -28,6 +30,7 @@ def load_folder(path: Path, batching: Batching, *, side: int, workers: int = 0) 
         path: The folder.
         batching: How to cut the streams.
         side: Height and width in pixels of the images in a batch.
+        crop: Part of the shorter side that images not augmented show, see `ImageLoader`.
         workers: Processes that decode; 0 decodes in the process that trains.
 
     Raises:
@@ -46,6 +49,7 @@ def load_folder(path: Path, batching: Batching, *, side: int, workers: int = 0) 
             [paths[i] for i in order],
             labels[order].tolist(),
             side=side,
+            crop=crop,
             batch_size=batching.batch_size if train else batching.eval_batch_size,
             augment=train,
             workers=workers,

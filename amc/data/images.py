@@ -33,7 +33,9 @@ class ImageLoader:
         side: Height and width in pixels of the images in a batch.
         batch_size: Images per batch; the last may be smaller.
         augment: Shuffle, take a random crop of each image and flip half of them; without it, the
-            order is the one given and each image is its largest central square.
+            order is the one given and each image is a central square.
+        crop: Side of that square, of the image's shorter side. 1 is the largest; 0.875 is what
+            resizing to 256 and cropping the centre of 224 shows, as is usual on ImageNet.
         workers: Processes that decode; 0 decodes in this one.
         seed: With the epoch, fixes order and augmentation.
     """
@@ -46,12 +48,14 @@ class ImageLoader:
         side: int,
         batch_size: int,
         augment: bool = False,
+        crop: float = 1.0,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
         Batching(seed, batch_size)  # refuses what is out of range
         self._paths, self._labels, self._side = list(paths), list(labels), side
         self._batch_size, self._augment, self._workers = batch_size, augment, workers
+        self._crop = crop
         self._seed, self._epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -90,7 +94,7 @@ class ImageLoader:
         generator = epoch_generator(self._seed, self._epoch)
         random = (self._seed, self._epoch) if self._augment else None
         batches = DataLoader(
-            _Batches(self._paths, self._labels, self._side, random),
+            _Batches(self._paths, self._labels, self._side, self._crop, random),
             sampler=[rows.tolist() for rows in order],
             batch_size=None,  # what the sampler yields is a whole batch already
             num_workers=self._workers,
@@ -110,6 +114,7 @@ class _Batches(Dataset["tuple[Tensor, Tensor] | AmcError"]):
     paths: list[Path]
     labels: list[int]
     side: int
+    crop: float
     random: tuple[int, int] | None
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | AmcError:
@@ -130,7 +135,7 @@ class _Batches(Dataset["tuple[Tensor, Tensor] | AmcError"]):
         except Exception as error:  # a decoder may raise anything, from OSError to SyntaxError
             reason = " ".join(str(error).split())
             raise AmcError(f"{path}: cannot be read as an image ({reason})") from error
-        box = _central_square(*image.size)
+        box = _central_square(*image.size, self.crop)
         if self.random is not None:
             # Seeded per image: it does not matter which process decodes it, or after which others.
             random = np.random.default_rng((*self.random, index))
@@ -140,9 +145,9 @@ class _Batches(Dataset["tuple[Tensor, Tensor] | AmcError"]):
         return pixels[:, ::-1] if flip else pixels
 
 
-def _central_square(width: int, height: int) -> Box:
-    """The largest centred square: resizing the shorter side and cropping the centre, in one."""
-    short = min(width, height)
+def _central_square(width: int, height: int, part: float) -> Box:
+    """A centred square: resizing the shorter side and cropping the centre, in one."""
+    short = min(width, height) * part
     left, top = (width - short) / 2, (height - short) / 2
     return left, top, left + short, top + short
 

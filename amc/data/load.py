@@ -19,7 +19,7 @@ FORMS = (
     "glyphs",
     "cifar10:/path",
     "cifar100:/path",
-    "imagefolder:/path[?size=pixels]",
+    "imagefolder:/path[?size=pixels&crop=part&workers=processes]",
     "package.module:function",
     "path/to/file.py:function",
 )
@@ -59,8 +59,8 @@ def load_data(
     if kind in ("cifar10", "cifar100") and rest:
         return load_cifar(kind, Path(rest).expanduser(), batching)
     if kind == "imagefolder" and rest:
-        path, side = _image_folder(rest, image_size)
-        return load_folder(path, batching, side=side, workers=workers)
+        path, side, crop, processes = _image_folder(rest, image_size, workers)
+        return load_folder(path, batching, side=side, crop=crop, workers=processes)
     if kind not in _KINDS and colon and rest.rpartition(":")[2].isidentifier():
         return load_custom(spec)
     near = get_close_matches(kind, _KINDS, n=1)
@@ -69,14 +69,24 @@ def load_data(
     raise AmcError(f"data {spec!r}: unknown, expected one of {', '.join(FORMS)}{hint}")
 
 
-def _image_folder(rest: str, side: int) -> tuple[Path, int]:
-    """The path and the image size of `/path` or `/path?size=64`."""
+def _image_folder(rest: str, side: int, workers: int) -> tuple[Path, int, float, int]:
+    """Path, image size, central part and workers of `/path` or `/path?size=64&crop=0.875`."""
     path, question, query = rest.partition("?")
-    if question:
-        match = re.fullmatch(r"size=(\d{1,5})", query)
+    given: dict[str, float] = {"size": side, "crop": 1.0, "workers": workers}
+    for setting in query.split("&") if question else ():
+        match = re.fullmatch(r"(size|workers)=(\d{1,5})|(crop)=(\d*\.?\d+)", setting)
         if match is None:
-            raise AmcError(f"imagefolder:{rest}: {query!r} given, expected size=pixels")
-        side = int(match[1])
-    if side < 1:
-        raise AmcError(f"imagefolder:{rest}: image size {side} given, must be at least 1")
-    return Path(path).expanduser(), side
+            raise AmcError(
+                f"imagefolder:{rest}: {setting!r} given, expected size=pixels, crop=part or "
+                "workers=processes"
+            )
+        name, value = (word for word in match.groups() if word is not None)
+        given[name] = float(value)
+    if given["size"] < 1:
+        raise AmcError(
+            f"imagefolder:{rest}: image size {given['size']:g} given, must be at least 1"
+        )
+    if not 0 < given["crop"] <= 1:
+        raise AmcError(f"imagefolder:{rest}: crop {given['crop']:g} given, must be in (0, 1]")
+    folder = Path(path).expanduser()
+    return folder, int(given["size"]), given["crop"], int(given["workers"])

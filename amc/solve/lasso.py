@@ -67,6 +67,7 @@ class LassoPath:
                 copy_Gram=False,
             )
         self.alphas = alphas * scale
+        self._sizes = (self.coefficients != 0).sum(axis=0)
 
     def keep(self, count: int) -> IntArray:
         """Exactly ``count`` channels, increasing.
@@ -75,16 +76,10 @@ class LassoPath:
         Where the path jumps over the count, the largest coefficients of the next larger support;
         where it never gets that far, the channels of largest contribution fill up.
         """
-        coefficients = np.abs(self.coefficients)
-        sizes = (coefficients > 0).sum(axis=0)
-        exact = np.flatnonzero(sizes == count)
-        larger = np.flatnonzero(sizes > count)
-        if len(exact):
-            score = coefficients[:, exact[-1]]
-        elif len(larger):
-            score = coefficients[:, larger[0]]
-        else:
-            score = coefficients[:, -1]
+        exact = np.flatnonzero(self._sizes == count)
+        larger = np.flatnonzero(self._sizes > count)
+        knot = exact[-1] if len(exact) else larger[0] if len(larger) else -1
+        score = np.abs(self.coefficients[:, knot])
         # lexicographic: coefficient first, contribution to break ties among zeros
         order = np.lexsort((-self._diagonal, -score))
         kept: IntArray = np.sort(order[:count]).astype(np.int64)

@@ -44,12 +44,17 @@ def factorise(gram: Tensor, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """
     scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1) * ridge
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None]
-    eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    factor, failed = torch.linalg.cholesky_ex(gram + scale * eye)
+    factor, failed = torch.linalg.cholesky_ex(_ridged(gram, scale))
     if bool(failed.any()):  # numerically indefinite: a hundred times the ridge always suffices
         scale = 100 * scale
-        factor = torch.linalg.cholesky(gram + scale * eye)
+        factor = torch.linalg.cholesky(_ridged(gram, scale))
     return factor, scale
+
+
+def _ridged(gram: Tensor, scale: Tensor) -> Tensor:
+    ridged = gram.clone()
+    ridged.diagonal(dim1=1, dim2=2).add_(scale[:, :, 0])
+    return ridged
 
 
 def error(stats: LayerStats, keep: Tensor, weights: Tensor) -> float:

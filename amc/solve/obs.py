@@ -25,6 +25,10 @@ from amc.solve.stats import LayerStats
 AT_ONCE = 128
 """Of more channels than this, one in so many goes at a time."""
 
+PENDING = 256
+"""Columns that go before the whole inverse is brought up to date: one product of matrices in place
+of one pass through the memory for each channel."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -62,55 +66,107 @@ def elimination_order(readers: Sequence[Reader]) -> IntArray:
 
 
 class _Problem:
-    """The regression of one reader while channels go."""
+    """The regression of one reader while channels go.
+
+    Of the inverse only what belongs to the channels is kept up, and that lazily: it is ``base -
+    P Q'``, where P and Q gain columns until there are `PENDING` of them. A score needs no more of
+    it than the blocks on its diagonal, a removal no more than a few of its columns.
+    """
+
+    _base: Tensor  # [G, C m, C m]
+    _p: Tensor
+    _q: Tensor
+    _pending: int
+    _blocks: Tensor  # [G, C, m, m] of the channels that are left
+    _weights: Tensor  # [G, C m, N]
+    _left: Tensor  # channels, within the base
 
     def __init__(self, reader: Reader) -> None:
         self._stats, self._energy = reader.stats, max(reader.stats.energy, 1e-300)
         self._start = reader.weights.to(reader.stats.xx.dtype)
-        self._alive = torch.arange(reader.stats.xx.shape[1])  # columns of the layer, at `_solve`
-        self._columns = reader.columns.cpu()  # of the channels that are left, within `_alive`
-        self._solve()
+        self._width = reader.columns.shape[1]
+        self._solve(torch.arange(reader.stats.xx.shape[1]), reader.columns.cpu())
 
     def added_error(self) -> Tensor:
         """What removing each channel that is left would add, of the output energy, [C]."""
-        columns = self._columns.to(self._inverse.device)
-        block = self._inverse[:, columns[:, :, None], columns[:, None, :]]  # [G, C, m, m]
-        weights = self._weights[:, columns]  # [G, C, m, N]
-        added: Tensor = (weights * torch.linalg.solve(block, weights)).sum((0, 2, 3))
-        return added / self._energy
+        weights = self._by_channel(self._weights)
+        if self._width == 1:
+            added = weights.square().sum(3, keepdim=True)[:, self._left] / self._blocks
+        else:
+            added = torch.linalg.solve(self._blocks, (weights @ weights.mT)[:, self._left])
+        total: Tensor = added.diagonal(dim1=2, dim2=3).sum((0, 2))
+        return total / self._energy
 
     def remove(self, channels: IntArray) -> None:
         """Removes some of the channels that are left and re-solves for the others."""
-        keep = torch.ones(len(self._columns), dtype=torch.bool)
+        keep = torch.ones(len(self._left), dtype=torch.bool)
         keep[torch.from_numpy(channels)] = False
-        gone, self._columns = self._columns[~keep].flatten(), self._columns[keep]
-        if not len(self._columns):
+        gone, self._left = self._left[~keep], self._left[keep]
+        if not len(self._left):
             return
-        if len(self._columns) <= len(self._solved) // 2:
-            self._compress()
+        if len(self._left) <= len(self._solved) // 2:
+            self._start_afresh()
         else:
-            self._downdate(gone.to(self._inverse.device))
+            self._downdate(gone, keep)
 
-    def _downdate(self, gone: Tensor) -> None:
-        along = self._inverse[:, :, gone]  # [G, D, b]
-        block = along[:, gone]
-        self._weights -= along @ torch.linalg.solve(block, self._weights[:, gone])
-        self._inverse -= along @ torch.linalg.solve(block, along.mT)
+    def _downdate(self, gone: Tensor, keep: Tensor) -> None:
+        flat, done = self._entries(gone), self._pending
+        along = self._base[:, :, flat] - self._p[:, :, :done] @ self._q[:, flat, :done].mT
+        block = along[:, flat]
+        scaled = torch.linalg.solve(block, along.mT).mT
+        self._weights -= scaled @ self._weights[:, flat]
+        p, q = (self._by_channel(t)[:, self._left] for t in (along, scaled))
+        self._blocks = self._blocks[:, keep] - p @ q.mT
+        self._pending += len(flat)
+        self._p[:, :, done : self._pending], self._q[:, :, done : self._pending] = along, scaled
+        if self._pending >= PENDING:
+            self._settle()
 
-    def _compress(self) -> None:
-        """Starts afresh on the columns that are left: smaller, and free of rounding errors."""
+    def _settle(self) -> None:
+        """Applies what is pending, and drops the channels that are gone."""
+        flat = self._entries(self._left)
+        p, q = (t[:, flat, : self._pending] for t in (self._p, self._q))
+        base = self._base[:, flat][:, :, flat].baddbmm_(p, q.mT, alpha=-1)
+        self._hold(base, self._weights[:, flat], self._columns[self._left])
+
+    def _start_afresh(self) -> None:
+        """On the columns that are left: smaller, and free of rounding errors."""
+        columns = self._columns[self._left]
         stay = torch.ones(len(self._alive), dtype=torch.bool)
         stay[self._solved.flatten()] = False
-        stay[self._columns.flatten()] = True
-        position = torch.cumsum(stay, 0) - 1
-        self._alive, self._columns = self._alive[stay], position[self._columns]
-        self._solve()
+        stay[columns.flatten()] = True
+        self._solve(self._alive[stay], (torch.cumsum(stay, 0) - 1)[columns])
 
-    def _solve(self) -> None:
-        alive = self._alive.to(self._start.device)
-        gram = self._stats.xx[:, alive][:, :, alive]
+    def _solve(self, alive: Tensor, columns: Tensor) -> None:
+        """Inverse and weights on some columns of the layer; ``columns`` [C, m] are among them."""
+        self._alive, self._solved = alive, columns
+        every, own = alive.to(self._start.device), columns.flatten().to(self._start.device)
+        gram, moment = self._stats.xx, self._stats.xy
+        if len(alive) < gram.shape[1]:
+            gram, moment = gram[:, every][:, :, every], moment[:, every]
         factor, scale = factorise(gram)
-        self._inverse = torch.cholesky_inverse(factor)
-        moment = self._stats.xy[:, alive] + scale * self._start[:, alive]
-        self._weights = torch.cholesky_solve(moment, factor)
-        self._solved = self._columns
+        moment = moment + scale * self._start[:, every]
+        weights = torch.cholesky_solve(moment, factor)[:, own]
+        base = torch.cholesky_inverse(factor)
+        if not torch.equal(own, torch.arange(len(every), device=own.device)):
+            base = base[:, own][:, :, own]
+        self._hold(base, weights, columns)
+        block = self._entries(self._left).reshape(-1, self._width)
+        self._blocks = base[:, block[:, :, None], block[:, None, :]]  # [G, C, m, m]
+
+    def _hold(self, base: Tensor, weights: Tensor, columns: Tensor) -> None:
+        """Goes on with the inverse [G, C m, C m] and weights [G, C m, N] of some channels."""
+        self._base, self._weights, self._columns = base, weights, columns
+        self._left, self._pending = torch.arange(len(columns)), 0
+        most = PENDING + self._width * max(1, len(columns) // AT_ONCE)
+        self._p = base.new_empty(*base.shape[:2], most)
+        self._q = torch.empty_like(self._p)
+
+    def _by_channel(self, rows: Tensor) -> Tensor:
+        """[G, C m, ...] -> [G, C, m, ...]."""
+        return rows.reshape(len(rows), -1, self._width, rows.shape[-1])
+
+    def _entries(self, channels: Tensor) -> Tensor:
+        """Rows of the inverse that belong to these channels."""
+        rows = channels[:, None] * self._width + torch.arange(self._width)
+        return rows.flatten().to(self._start.device)
