@@ -1,17 +1,18 @@
-"""How good a network is on labelled images."""
+"""How good a network is on images with their targets."""
 
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.errors import AmcError
+from amc.task import CLASSIFICATION, Results, Task
 
 TEMPERATURE = 4.0
 """Of the predictions that `Score.divergence` compares, so that all classes count."""
@@ -22,11 +23,11 @@ class Score:
     """Result of one validation pass.
 
     Attributes:
-        accuracy: correct top-1 predictions, 0 to 1.
-        loss: mean cross-entropy, natural logarithm.
+        accuracy: correct top-1 predictions, 0 to 1; of another task, its own number.
+        loss: mean cross-entropy, natural logarithm, or the task's own loss.
         images: how many were seen.
         divergence: mean Kullback-Leibler divergence of the softened predictions from those of
-            another network, if there was one to compare with.
+            another network, or the task's own distance, if there was one to compare with.
     """
 
     accuracy: float
@@ -60,8 +61,8 @@ def tail(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> Iterator[tupl
         images = max(0, images - len(labels))
 
 
-def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The network's class scores [batch, classes], also when they come wrapped.
+def predictions(model: nn.Module, images: Tensor) -> Tensor:
+    """The network's output as one tensor (class scores [batch, classes]), also when it is wrapped.
 
     Taken from an output's ``logits`` (Hugging Face), from ``out`` or ``logits`` of a dictionary
     (torchvision's segmentation), or as the first of several outputs (auxiliary heads).
@@ -73,7 +74,8 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
         found = getattr(found, "logits", found[0])
     if not isinstance(found, Tensor):
         raise AmcError(
-            f"the network must return logits, alone or as 'logits', got {type(found).__name__}"
+            "the network must return a tensor, alone, first of several, or as 'logits' or 'out', "
+            f"got {type(found).__name__}"
         )
     return found
 
@@ -83,40 +85,57 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     batch_statistics: bool = False,
     wished: Sequence[Tensor] = (),
+    task: Task = CLASSIFICATION,
 ) -> Score:
-    """Accuracy, cross-entropy and divergence in eval mode; the model's modes are restored.
+    """Score, loss and divergence in eval mode; the model's modes are restored.
 
     Args:
-        model: returns logits, see `logits`.
-        batches: labelled images.
+        model: see `predictions`.
+        batches: images and their targets.
         batch_statistics: batch norms use mean and variance of each batch instead of their running
             ones, which stay as they are: what they would be once adapted, for no second pass.
         wished: what `softened` gave for another network on the same batches.
+        task: what is measured.
     """
     device = next(model.parameters()).device
-    correct = torch.zeros((), dtype=torch.long, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     divergence, images = torch.zeros_like(loss), 0
+
+    def results() -> Results:
+        """What the score goes through; everything else is summed up on the way."""
+        nonlocal loss, divergence, images
+        for number, (inputs, targets) in enumerate(batches):
+            found, targets = predictions(model, inputs.to(device)), targets.to(device)
+            loss += task.summed_loss(found, targets)
+            if wished:
+                soft = task.softened(found.float(), TEMPERATURE)
+                divergence += task.apart(soft, wished[number])
+            images += len(targets)
+            yield found, targets
+
     adapted = normalising_by_batch(model) if batch_statistics else contextlib.nullcontext()
     with torch.inference_mode(), evaluating(model), adapted:
-        for number, (inputs, labels) in enumerate(batches):
-            scores, labels = logits(model, inputs.to(device)), labels.to(device)
-            correct += (scores.argmax(dim=1) == labels).sum()
-            loss += F.cross_entropy(scores.float(), labels, reduction="sum")
-            if wished:
-                found = F.log_softmax(scores.float() / TEMPERATURE, dim=1)
-                divergence += F.kl_div(found, wished[number], reduction="sum", log_target=True)
-            images += len(labels)
+        passing = iter(results())
+        first = next(passing, None)
+        score = task.scored(chain([first], passing)) if first else 0.0
+        for _ in passing:  # a score that stopped early leaves a rest
+            pass
     apart = float(divergence) / max(images, 1) if wished else None
-    return Score(int(correct) / max(images, 1), float(loss) / max(images, 1), images, apart)
+    return Score(score, float(loss) / max(images, 1), images, apart)
 
 
-def softened(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Logarithms of a network's predictions at `TEMPERATURE`, [batch, classes] each."""
+def softened(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], task: Task = CLASSIFICATION
+) -> list[Tensor]:
+    """What a network puts out, in the form that divergence compares.
+
+    Logarithms of its predictions at `TEMPERATURE`, [batch, classes] each, or, of another task, its
+    outputs.
+    """
     device = next(model.parameters()).device
     with torch.inference_mode(), evaluating(model):
         return [
-            F.log_softmax(logits(model, inputs.to(device)).float() / TEMPERATURE, dim=1)
+            task.softened(predictions(model, inputs.to(device)).float(), TEMPERATURE)
             for inputs, _ in batches
         ]
 

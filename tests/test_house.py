@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"amc.errors", "amc.files", "amc.imports", "amc.weights", "amc.evaluate"},
+    {"amc.errors", "amc.files", "amc.imports", "amc.weights", "amc.evaluate"} | {"amc.task"},
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},
