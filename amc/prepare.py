@@ -112,7 +112,7 @@ def _with_weights(
 
 
 def check_outputs(model: nn.Module, pipe: Pipeline) -> None:
-    """Makes sure that the network does what the task asks for: classify the data's classes, say.
+    """Makes sure that the task can be done with what the network puts out.
 
     Raises:
         AmcError: its output has another form, or the task can do nothing with it.
@@ -132,7 +132,7 @@ def check_outputs(model: nn.Module, pipe: Pipeline) -> None:
     if not loss.requires_grad:
         raise AmcError(f"{task.source}: loss has no gradient with respect to the outputs")
     apart = task.apart(found.detach(), found.detach())
-    for part, value in (("loss", loss), ("distance", apart)):
+    for part, value in (("loss", loss.detach()), ("distance", apart)):
         if not bool(value.isfinite()):
             raise AmcError(f"{task.source}: {part} is {float(value)} for the original network")
 
