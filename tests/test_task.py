@@ -405,7 +405,7 @@ def test_an_example_fits_together(name: str, monkeypatch: pytest.MonkeyPatch) ->
     data = TensorLoader(images, truth, batch_size=6)
     monkeypatch.setattr(module, "data", lambda: type("D", (), {"train": data}))
     model = module.network()
-    found = predictions(model.eval(), images)
+    found = predictions(model.eval(), images).detach()
     dense = name == "segmentation"
     assert found.shape == ((6, 4, 32, 32) if dense else (6, 2))
     assert truth.shape == ((6, 32, 32) if dense else (6, 2))
