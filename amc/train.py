@@ -126,6 +126,8 @@ def run(config: TrainConfig) -> Path:
             pruned = recovery.tune(pruned, plan, config.finetune_epochs, config.learning_rate)
     save_network(folder, plan, pruned, about)
     recovered = evaluate(pruned, data.test, task=task)
+    if not task.classifies and recovered.accuracy < cut.accuracy:  # a loss may have any scale
+        terminal.say(f"worse    training has lowered {task.name}: try a smaller --learning-rate")
 
     # The account.
     report = Report(

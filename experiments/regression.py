@@ -1,7 +1,11 @@
 """A task of one's own, as a template: where is the square? The score is minus the error in pixels.
 
     FILE=experiments/regression.py
-    python -m amc.train --model $FILE:network --data $FILE:data --task $FILE:task
+    python -m amc.train --model $FILE:network --data $FILE:data --task $FILE:task \
+        --learning-rate 0.001
+
+The default distance is relative, so that distillation weighs more than a loss that is small: it
+needs a lower learning rate than classification.
 
 Run by itself it trains the network (half a minute, kept in the user's cache) and tells its error.
 """

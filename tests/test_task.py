@@ -224,6 +224,14 @@ def test_the_terminal_names_the_score(
     assert f"--task {mine}:task" in said
 
 
+def test_a_training_that_makes_it_worse_is_told(
+    mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = settings(mine, run_dir=tmp_path / "r", quiet=False, mode="uniform", preserve_ratio=0.9)
+    run(TrainConfig(**{**own, "learning_rate": 1.0}))
+    assert "try a smaller --learning-rate" in capsys.readouterr().out
+
+
 # What a task is asked for
 
 
