@@ -23,6 +23,7 @@ from amc.errors import AmcError, InfeasibleBudgetError, UnsupportedModelError
 from amc.graph import ChannelGraph, ChannelGroup, Choice, bake, choose, mask, shrink, trace
 from amc.plan import Plan, Strategy, load_plan, save_plan
 from amc.run_folder import load_pruned
+from amc.task import Task
 
 __all__ = [
     "AmcError",
@@ -33,6 +34,7 @@ __all__ = [
     "InfeasibleBudgetError",
     "Plan",
     "Strategy",
+    "Task",
     "UnsupportedModelError",
     "bake",
     "choose",

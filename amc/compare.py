@@ -25,7 +25,7 @@ from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.files import safe_name
-from amc.pipeline import DECISIVE, Pipeline, reward_function
+from amc.pipeline import Pipeline, decisive, reward_function
 from amc.plan import Strategy, read_json
 from amc.prepare import allocation, choose_device, outline, ready
 from amc.run_folder import claim, write_json
@@ -33,6 +33,7 @@ from amc.search import METHODS, Errors, Settings, Task, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals
 from amc.standings import Attempt, draw_standings, standings_table, verdicts
+from amc.task import load_task
 from amc.terminal import Bar, Terminal
 from amc.trials import Episode, Limits, Trials
 from envs import Outcome, Reward
@@ -53,18 +54,19 @@ def run(config: CompareConfig) -> Path:
     terminal, methods = Terminal(config.quiet), known(config.methods)
     torch.manual_seed(0)
     settings = replace(config.training, run_dir=config.run_dir or default_folder(config))
-    reward, device = reward_function(config.reward), choose_device(config.device)
+    task, device = load_task(config.task), choose_device(config.device)
+    reward = reward_function(config.reward, task)
     folder = claim(settings)
 
     # The network, what can be removed from it and what it may cost, as in `amc.train`.
-    data = load_data(config.data)
-    pipe = Pipeline(settings, data, device, Terminal(quiet=True))
+    data = load_data(config.data, labelled=task.classifies)
+    pipe = Pipeline(settings, data, device, Terminal(quiet=True), task)
     given, graph = outline(pipe)
     budget, _ = allocation(settings, graph)
     assert budget is not None
     subject = ready(replace(pipe, terminal=terminal), given, graph)
     model = subject.model
-    terminal.say(subject.overview(settings, data))
+    terminal.say(subject.overview(pipe))
 
     # The searches, and what their winners are worth once they are cut for real.
     with terminal.bar("calibrate", 1) as bar:
@@ -72,7 +74,7 @@ def run(config: CompareConfig) -> Path:
         bar.step()
     contest = Contest(config, pipe, compressor, budget, reward, folder)
     original = contest.accuracy(model)
-    terminal.say("accuracy " + ", ".join(f"{s} {a:.2%}" for s, a in original.items()))
+    terminal.say(f"{task.name} " + ", ".join(f"{s} {task.shown(a)}" for s, a in original.items()))
     if recorded := contest.recorded(methods):
         terminal.say(f"resume   {recorded} evaluations are on record in {folder}")
     found: dict[str, list[Attempt]] = {}
@@ -85,13 +87,13 @@ def run(config: CompareConfig) -> Path:
             found = {m: [contest.applied(a, bar.step) for a in found[m]] for m in found}
 
     # The account.
-    says = verdicts(found)
+    says = verdicts(found, task)
     outcome = {"original": {"macs": graph.macs(), "accuracy": original}, "verdicts": says}
     every = [attempt for attempts in found.values() for attempt in attempts]
     write_json(folder / "compare.json", {"settings": as_json(config), **outcome, **account(every)})
     title = f"{config.model}, {config.data}, {config.preserve_ratio:g} of the MACs"
     draw_standings(found, folder / "compare.svg", title)
-    terminal.table(standings_table(found, graph.macs()))
+    terminal.table(standings_table(found, graph.macs(), task))
     terminal.say("\n".join([*says, f"\nEverything is in {folder}."]))
     return folder
 
@@ -133,7 +135,7 @@ class Contest:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What all searches depend on."""
-        settings = {name: getattr(self.pipe.config, name) for name in DECISIVE}
+        settings = decisive(self.pipe.config)
         fingerprint = weights.digest(self.compressor.model)
         choice = " ".join(flags(self.config.choice))
         return {**settings, "choice": choice, "weights": fingerprint}
@@ -210,9 +212,9 @@ class Contest:
         return attempt
 
     def accuracy(self, model: nn.Module) -> dict[str, float]:
-        """Of the images that the reward sees and of the test split, 0 to 1."""
+        """Of the images that the reward sees and of the test split; the score of another task."""
         splits = {"validation": self.pipe.validation, "test": self.pipe.data.test}
-        return {name: evaluate(model, images).accuracy for name, images in splits.items()}
+        return {n: evaluate(model, x, task=self.pipe.task).accuracy for n, x in splits.items()}
 
 
 def known(methods: tuple[str, ...]) -> list[str]:

@@ -27,6 +27,8 @@ class Shared:
     """Factor on every number of channels of a bundled network."""
     data: str = "digits"
     """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function."""
+    task: str = "classification"
+    """What the network is for: classification, or module:object with name, loss, score."""
     checkpoint: Path | None = None
     """Weights: a state dict (torch.save) or safetensors. Without: bundled networks are trained."""
 
@@ -49,8 +51,8 @@ class Shared:
     them in memory."""
     reward: str = "divergence"
     """divergence (minus that from the original network's predictions), loss (minus the
-    cross-entropy), accuracy, accuracy_flops, accuracy_params, or module:function of an
-    envs.Outcome."""
+    cross-entropy), accuracy (the score of --task), accuracy_flops, accuracy_params, or
+    module:function of an envs.Outcome."""
     reward_images: int = 500
     """Validation images per episode at most."""
 
@@ -67,6 +69,11 @@ class Shared:
             AmcError: `memory` is no size.
         """
         return None if self.memory is None else parse_bytes(self.memory)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the task is the built-in one."""
+        return self.task == "classification"
 
     def into(self, kind: type[Other], **own: Any) -> Other:
         """The settings of another command: those that both have, and its own."""
@@ -159,7 +166,7 @@ class TrainConfig(Shared):
     """Between the stages; default: --learning-rate."""
     stop_drop: float = 0.0
     """A stage after which the validation accuracy is lower than the original's by more points than
-    this is taken back, and none follows; 0: never."""
+    this is taken back, and none follows; 0: never. Scores that are no percentages: by this."""
     bn_adapt: bool = True
     """Re-estimate batch-norm statistics after the cut."""
     bn_samples: int | None = None
@@ -215,7 +222,7 @@ class TrainConfig(Shared):
             ("feature_weight", None),
             ("weight_decay", None),
             ("clip", None),
-            ("stop_drop", 100),
+            ("stop_drop", 100 if self.classifies else None),
             ("label_smoothing", 1),
             ("ema", 1),
         ):
@@ -231,6 +238,10 @@ class TrainConfig(Shared):
         if self.group_size and self.schedule != "one-shot":
             raise AmcError(
                 f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
+            )
+        if self.label_smoothing and not self.classifies:
+            raise AmcError(
+                f"--label-smoothing belongs to classification, not to --task {self.task}"
             )
         if self.feature_weight and not self.distill:
             raise AmcError("--feature-weight belongs to distillation, not to --no-distill")

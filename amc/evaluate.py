@@ -1,18 +1,19 @@
-"""How good a network is on labelled images."""
+"""How good a network is on images with their targets."""
 
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc import ranks
 from amc.errors import AmcError
+from amc.task import CLASSIFICATION, Results, Task
 
 TEMPERATURE = 4.0
 """Of the predictions that `Score.divergence` compares, so that all classes count."""
@@ -23,11 +24,11 @@ class Score:
     """Result of one validation pass.
 
     Attributes:
-        accuracy: correct top-1 predictions, 0 to 1.
-        loss: mean cross-entropy, natural logarithm.
+        accuracy: correct top-1 predictions, 0 to 1; of another task, its own number.
+        loss: mean cross-entropy, natural logarithm, or the task's own loss.
         images: how many were seen.
         divergence: mean Kullback-Leibler divergence of the softened predictions from those of
-            another network, if there was one to compare with.
+            another network, or the task's own distance, if there was one to compare with.
     """
 
     accuracy: float
@@ -61,8 +62,8 @@ def tail(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> Iterator[tupl
         images = max(0, images - len(labels))
 
 
-def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The network's class scores [batch, classes], also when they come wrapped.
+def predictions(model: nn.Module, images: Tensor) -> Tensor:
+    """The network's output as one tensor (class scores [batch, classes]), also when it is wrapped.
 
     Taken from an output's ``logits`` (Hugging Face), from ``out`` or ``logits`` of a dictionary
     (torchvision's segmentation), or as the first of several outputs (auxiliary heads).
@@ -74,7 +75,8 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
         found = getattr(found, "logits", found[0])
     if not isinstance(found, Tensor):
         raise AmcError(
-            f"the network must return logits, alone or as 'logits', got {type(found).__name__}"
+            "the network must return a tensor, alone, first of several, or as 'logits' or 'out', "
+            f"got {type(found).__name__}"
         )
     return found
 
@@ -84,55 +86,75 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     batch_statistics: bool = False,
     wished: Sequence[Tensor] | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Score:
-    """Accuracy, cross-entropy and divergence in eval mode; the model's modes are restored.
+    """Score, loss and divergence in eval mode; the model's modes are restored.
+
+    Ranks take turns at the batches, and all of them return the score of one process, bit for bit.
+    A score of the user's own goes through all batches, so that there every rank does the whole.
 
     Args:
-        model: returns logits, see `logits`.
-        batches: labelled images.
+        model: see `predictions`.
+        batches: images and their targets.
         batch_statistics: batch norms use mean and variance of each batch instead of their running
             ones, which stay as they are: what they would be once adapted, for no second pass.
         wished: what `softened` gave for another network on the same batches.
-
-    Ranks take turns at the batches, and all of them return the score of one process, bit for bit.
+        task: what is measured.
     """
     device = next(model.parameters()).device
     sums = [torch.zeros(0, 4, dtype=torch.float64, device=device)]
-    adapted = normalising_by_batch(model) if batch_statistics else contextlib.nullcontext()
-    with torch.inference_mode(), evaluating(model), adapted:
-        for number, (inputs, labels) in enumerate(ranks.own(batches)):
-            scores, labels = logits(model, inputs.to(device)), labels.to(device)
-            correct = (scores.argmax(dim=1) == labels).sum()
-            loss = F.cross_entropy(scores.float(), labels, reduction="sum")
-            divergence = torch.zeros_like(loss)
+
+    def results() -> Results:
+        """What a score goes through; everything else is summed up on the way."""
+        for number, (inputs, targets) in enumerate(ranks.own(batches)):
+            found, targets = predictions(model, inputs.to(device)), targets.to(device)
+            loss, apart = task.summed_loss(found, targets), torch.zeros(())
             if wished is not None:
-                found = F.log_softmax(scores.float() / TEMPERATURE, dim=1)
-                divergence = F.kl_div(found, wished[number], reduction="sum", log_target=True)
-            parts = correct, loss, divergence, torch.full_like(loss, len(labels))
-            sums.append(torch.stack([part.double() for part in parts])[None])
-    return _score(ranks.in_order(torch.cat(sums)), wished is not None)
+                apart = task.apart(task.softened(found.float(), TEMPERATURE), wished[number])
+            parts = task.hits(found, targets), loss, apart, torch.tensor(len(targets))
+            sums.append(torch.stack([part.to(device).double() for part in parts])[None])
+            yield found, targets
+
+    adapted = normalising_by_batch(model) if batch_statistics else contextlib.nullcontext()
+    whole = ranks.alone(not task.classifies)
+    with torch.inference_mode(), evaluating(model), adapted, whole:
+        own, passing = None, iter(results())
+        if not task.classifies and (first := next(passing, None)):
+            own = task.scored(chain([first], passing))
+        for _ in passing:  # a score that stopped early leaves a rest
+            pass
+        return _score(ranks.in_order(torch.cat(sums)), own, wished is not None)
 
 
-def _score(sums: Tensor, compared: bool) -> Score:
-    """From correct predictions, loss, divergence and images of every batch, added in order."""
-    correct = loss = divergence = images = 0.0
+def _score(sums: Tensor, own: float | None, compared: bool) -> Score:
+    """From hits, loss, divergence and images of every batch, added in order.
+
+    Args:
+        sums: [batches, 4].
+        own: the score of the task's own function, instead of the hits.
+        compared: whether there is a divergence.
+    """
+    hits = loss = divergence = images = 0.0
     for batch in sums.tolist():
-        correct, loss = correct + batch[0], loss + batch[1]
+        hits, loss = hits + batch[0], loss + batch[1]
         divergence, images = divergence + batch[2], images + batch[3]
     seen = max(images, 1)
     apart = divergence / seen if compared else None
-    return Score(correct / seen, loss / seen, int(images), apart)
+    return Score(hits / seen if own is None else own, loss / seen, int(images), apart)
 
 
-def softened(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Logarithms of a network's predictions at `TEMPERATURE`, [batch, classes] each.
+def softened(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], task: Task = CLASSIFICATION
+) -> list[Tensor]:
+    """What a network puts out, in the form that divergence compares.
 
-    Of this rank's own batches, as `evaluate` wants them.
+    Logarithms of its predictions at `TEMPERATURE`, [batch, classes] each, or, of another task, its
+    outputs; of this rank's own batches, as `evaluate` wants them.
     """
     device = next(model.parameters()).device
-    with torch.inference_mode(), evaluating(model):
+    with torch.inference_mode(), evaluating(model), ranks.alone(not task.classifies):
         return [
-            F.log_softmax(logits(model, inputs.to(device)).float() / TEMPERATURE, dim=1)
+            task.softened(predictions(model, inputs.to(device)).float(), TEMPERATURE)
             for inputs, _ in ranks.own(batches)
         ]
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from amc.files import write_atomically
 from amc.picture import NO_DATE, RULE, STYLE, picture_format
 from amc.report import short
+from amc.task import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Point:
         macs: per sample.
         params: of the network.
         latency: of one image, as part of the original's, measured side by side.
-        accuracy: on images that no search has seen, 0 to 1.
+        accuracy: on images that no search has seen, 0 to 1; of another task, its score.
         test: accuracy on the test split, 0 to 1.
     """
 
@@ -50,29 +51,35 @@ def smallest(points: Sequence[Point], least: float) -> Point | None:
     return min(good, key=lambda point: point.macs, default=None)
 
 
-def front_table(points: Sequence[Point], original: Point) -> Table:
+def front_table(points: Sequence[Point], original: Point, task: Task = CLASSIFICATION) -> Table:
     """One row per network; * marks those that no other one beats."""
     table = Table(title="Sweep", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for header in ("MACs", "", "parameters", "", "latency", "accuracy", "drop", "test", "front"):
+    for header in ("MACs", "", "parameters", "", "latency", task.name, "drop", "test", "front"):
         table.add_column(header, justify="right", no_wrap=True)
     for point in (original, *points):
-        drop = 100 * (original.accuracy - point.accuracy)
+        drop = task.points * (original.accuracy - point.accuracy)
         table.add_row(
             short(point.macs),
             f"{point.macs / original.macs:.1%}",
             short(point.params),
             f"{point.params / original.params:.1%}",
             f"{point.latency:.0%}",
-            f"{point.accuracy:.2%}",
-            "" if point is original else f"{drop:.2f}",
-            f"{point.test:.2%}",
+            task.shown(point.accuracy),
+            "" if point is original else f"{drop:.2f}" if task.percent else f"{drop:.3g}",
+            task.shown(point.test),
             "" if point is original else "*" * point.on_front(points),
         )
     return table
 
 
-def draw_front(points: Sequence[Point], original: Point, path: Path, title: str) -> None:
-    """Writes accuracy against MACs, parameters and latency, atomically."""
+def draw_front(
+    points: Sequence[Point],
+    original: Point,
+    path: Path,
+    title: str,
+    task: Task = CLASSIFICATION,
+) -> None:
+    """Writes the score against MACs, parameters and latency, atomically."""
     kind, buffer = picture_format(path), io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
         figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -84,8 +91,8 @@ def draw_front(points: Sequence[Point], original: Point, path: Path, title: str)
             (every[2], "latency of one image", [p.latency for p in points], 1.0),
         ):
             parts = [size / whole for size in sizes]
-            accuracies = [100 * p.accuracy for p in points]
-            axes.axhline(100 * original.accuracy, color="C7", ls="--", lw=1.0)
+            accuracies = [task.points * p.accuracy for p in points]
+            axes.axhline(task.points * original.accuracy, color="C7", ls="--", lw=1.0)
             axes.plot(parts, accuracies, color="C0", lw=1.2)
             best = [p.on_front(points) for p in points]
             for part, accuracy, front in zip(parts, accuracies, best, strict=True):
@@ -95,6 +102,6 @@ def draw_front(points: Sequence[Point], original: Point, path: Path, title: str)
             axes.grid(color=RULE)
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
-        every[0].set_ylabel("accuracy, %")
+        every[0].set_ylabel(f"{task.name}, %" if task.percent else task.name)
         figure.savefig(buffer, format=kind, metadata=NO_DATE[kind])
     write_atomically(path, buffer.getvalue())

@@ -23,6 +23,19 @@ def load_function(spec: str) -> Callable[..., Any]:
     Raises:
         AmcError: No such module, file or function, or the import itself failed.
     """
+    function = load_object(spec)
+    if not callable(function):
+        source, _, name = spec.rpartition(":")
+        raise AmcError(f"{spec}: {source} has, but not as a function, {name}")
+    return function  # type: ignore[no-any-return]
+
+
+def load_object(spec: str) -> Any:
+    """Import what `spec` names, a function or anything else; see `load_function`.
+
+    Raises:
+        AmcError: No such module, file or name, or the import itself failed.
+    """
     source, _, name = spec.rpartition(":")
     if not source or not name.isidentifier():
         raise AmcError(
@@ -36,13 +49,12 @@ def load_function(spec: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:  # a script without a main guard may well exit
         raise AmcError(f"{spec}: importing {source} failed with {one_line(error)}") from error
 
-    function = getattr(module, name, None)
-    if not callable(function):
-        problem = "has no function" if function is None else "has, but not as a function,"
+    found = getattr(module, name, None)
+    if found is None:
         near = get_close_matches(name, [key for key in vars(module) if key[0] != "_"], n=1)
-        hint = f"; did you mean {near[0]}?" if near and function is None else ""
-        raise AmcError(f"{spec}: {source} {problem} {name}{hint}")
-    return function  # type: ignore[no-any-return]
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise AmcError(f"{spec}: {source} has no function {name}{hint}")
+    return found
 
 
 def one_line(error: BaseException) -> str:

@@ -14,11 +14,20 @@ from amc.trials import Episode
 
 
 class Journal:
-    """Event files in the run folder: the search per episode, fine-tuning per step and epoch."""
+    """Event files in the run folder: the search per episode, fine-tuning per step and epoch.
 
-    def __init__(self, folder: Path, sizes: Mapping[str, int], original_macs: int) -> None:
+    Args:
+        folder: of the run.
+        sizes: channels of every group.
+        original_macs: of the network before any cut.
+        score: what the task calls the number that it is about.
+    """
+
+    def __init__(
+        self, folder: Path, sizes: Mapping[str, int], original_macs: int, score: str = "accuracy"
+    ) -> None:
         self._writer = SummaryWriter(str(folder))
-        self._sizes, self._original = sizes, original_macs
+        self._sizes, self._original, self._score = sizes, original_macs, score
         self._episodes = self._step = 0
 
     def episode(self, episode: Episode) -> None:
@@ -26,7 +35,7 @@ class Journal:
         scalars = {
             "search/reward": episode.reward,
             "search/best_reward": episode.best,
-            "search/accuracy": episode.outcome.score.accuracy,
+            f"search/{self._score}": episode.outcome.score.accuracy,
             "search/loss": episode.outcome.score.loss,
             "search/macs_ratio": episode.outcome.macs / self._original,
             **{f"ratio/{n}": k / self._sizes[n] for n, k in episode.strategy.items()},
@@ -47,17 +56,17 @@ class Journal:
         self._writer.add_scalar("finetune/loss", step.loss, self._step)
         self._writer.add_scalar("finetune/learning_rate", step.learning_rate, self._step)
 
-    def finetune_epoch(self, accuracy: float) -> None:
-        """Validation accuracy after an epoch of fine-tuning."""
-        self._writer.add_scalar("finetune/val_accuracy", accuracy, self._step)
+    def finetune_epoch(self, score: float) -> None:
+        """The score on validation images after an epoch of fine-tuning."""
+        self._writer.add_scalar(f"finetune/val_{self._score}", score, self._step)
 
     def finish(self, config: TrainConfig, report: Report) -> None:
         """The settings and what came of them, and the end of the file."""
         simple = (bool, int, float, str)
         settings = {k: v if isinstance(v, simple) else str(v) for k, v in asdict(config).items()}
         results = {
-            "hparam/accuracy": report.accuracy["recovered"],
-            "hparam/accuracy_before_finetuning": report.accuracy["pruned"],
+            f"hparam/{self._score}": report.accuracy["recovered"],
+            f"hparam/{self._score}_before_finetuning": report.accuracy["pruned"],
             "hparam/macs_ratio": report.macs.ratio,
         }
         self._writer.add_hparams(settings, results, run_name=".")

@@ -24,13 +24,14 @@ from amc.compress import Compressor
 from amc.data import load_data
 from amc.files import safe_name
 from amc.journal import Journal
-from amc.pipeline import DECISIVE, Pipeline, reward_function
+from amc.pipeline import Pipeline, decisive, reward_function
 from amc.prepare import allocation, choose_device, outline, ready
 from amc.reuse import best_of, described
 from amc.reuse_config import LearnConfig
 from amc.run_folder import claim, write_json
 from amc.search import Found, Settings, Task, learn
 from amc.sensitivity import sensitivity
+from amc.task import load_task
 from amc.terminal import Bar, Terminal
 from amc.trials import Episode, Limits, Trials
 from envs import Reward, gain
@@ -57,14 +58,15 @@ def run(config: LearnConfig) -> Path:
     """
     terminal = Terminal(config.quiet)
     torch.manual_seed(config.seed)
-    reward, device = reward_function(config.reward), choose_device(config.device)
+    task, device = load_task(config.task), choose_device(config.device)
+    reward = reward_function(config.reward, task)
     folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
-    data = load_data(config.data, seed=config.seed)
+    data = load_data(config.data, seed=config.seed, labelled=task.classifies)
     outlines = []
     for name in config.models:
-        pipe = Pipeline(replace(config.training, model=name), data, device, terminal)
+        pipe = Pipeline(replace(config.training, model=name), data, device, terminal, task)
         given, graph = outline(pipe)
         settings = [replace(pipe.config, preserve_ratio=ratio) for ratio in config.ratios]
         budgets = [budget for one in settings if (budget := allocation(one, graph)[0])]
@@ -74,7 +76,7 @@ def run(config: LearnConfig) -> Path:
     pupils = []
     for pipe, given, graph, budgets in outlines:
         subject = ready(pipe, given, graph)
-        terminal.say(subject.overview(pipe.config, data))
+        terminal.say(subject.overview(pipe))
         pupils.append((pipe, pipe.calibrate(graph, subject.model), budgets))
 
     # One agent walks all of them in turn.
@@ -117,13 +119,13 @@ def _lessons(
     worth, errors = pipe.worth(compressor), sensitivity(compressor, budgets[0])
     for budget in budgets:
         name = safe_name(f"{pipe.config.model}-{budget.preserve_ratio:g}")
-        journal = Journal(folder / name, graph.sizes, graph.macs())
+        journal = Journal(folder / name, graph.sizes, graph.macs(), pipe.task.name)
 
         def show(episode: Episode, journal: Journal = journal) -> None:
             journal.episode(episode)
             bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
 
-        settings = {one: getattr(pipe.config, one) for one in DECISIVE}
+        settings = decisive(pipe.config)
         on = {
             "preserve_ratio": budget.preserve_ratio,
             "agent": config.agent,
@@ -176,7 +178,7 @@ def learned_table(account: Sequence[dict[str, Any]]) -> Table:
 
 def next_commands(config: LearnConfig, folder: Path) -> str:
     """What a person does next."""
-    kept = ("checkpoint", "width", "channel_multiple", "min_ratio", "choice")
+    kept = ("task", "checkpoint", "width", "channel_multiple", "min_ratio", "choice")
     words = ["--model", config.models[0], "--data", config.data, *flags(config, *kept)]
     common = shlex.join([*words, "--policy", str(folder)])
     return (

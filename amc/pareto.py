@@ -20,6 +20,7 @@ from amc.reuse import load_learned
 from amc.reuse_config import LearnConfig, ParetoConfig
 from amc.run_folder import claim, write_json
 from amc.sweep import Sweep, closer
+from amc.task import CLASSIFICATION, Task, load_task
 from amc.terminal import Terminal
 
 
@@ -31,12 +32,13 @@ def run(config: ParetoConfig) -> Path:
     """
     terminal = Terminal(config.quiet)
     torch.manual_seed(config.seed)
-    reward, device = reward_function(config.reward), choose_device(config.device)
+    task, device = load_task(config.task), choose_device(config.device)
+    reward = reward_function(config.reward, task)
     folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
-    data = load_data(config.data, seed=config.seed)
-    pipe = Pipeline(config.training, data, device, Terminal(quiet=True))
+    data = load_data(config.data, seed=config.seed, labelled=task.classifies)
+    pipe = Pipeline(config.training, data, device, Terminal(quiet=True), task)
     given, graph = outline(pipe)
     for ratio in config.ratios:
         allocation(replace(pipe.config, preserve_ratio=ratio), graph)
@@ -44,10 +46,12 @@ def run(config: ParetoConfig) -> Path:
 
     # The network with its weights and statistics.
     subject = ready(replace(pipe, terminal=terminal), given, graph)
-    terminal.say(subject.overview(pipe.config, data))
+    terminal.say(subject.overview(pipe))
     sweep = Sweep(config, pipe, subject, policy, reward, folder)
     original = sweep.original
-    terminal.say(f"accuracy {original.accuracy:.2%} on {sweep.held_out} that no search has seen")
+    terminal.say(
+        f"{task.name} {task.shown(original.accuracy)} on {sweep.held_out} that no search has seen"
+    )
 
     # A network for every budget, from the largest to the smallest; then closer to --max-drop.
     most = len(config.ratios) + (0 if config.max_drop is None else config.steps)
@@ -55,12 +59,12 @@ def run(config: ParetoConfig) -> Path:
 
         def made(ratio: float) -> Point:
             point = sweep.point(ratio)
-            bar.step(f"{ratio:g} of the MACs: {point.accuracy:.2%}")
+            bar.step(f"{ratio:g} of the MACs: {task.shown(point.accuracy)}")
             return point
 
         points = {ratio: made(ratio) for ratio in reversed(config.ratios)}
         if config.max_drop is not None:
-            closer(points, original.accuracy - config.max_drop / 100, config.steps, made)
+            closer(points, original.accuracy - config.max_drop / task.points, config.steps, made)
 
     # The account.
     found = [points[ratio] for ratio in sorted(points, reverse=True)]
@@ -72,13 +76,13 @@ def run(config: ParetoConfig) -> Path:
     }
     chosen = None
     if config.max_drop is not None:
-        chosen = smallest(found, original.accuracy - config.max_drop / 100)
+        chosen = smallest(found, original.accuracy - config.max_drop / task.points)
         account["max_drop"] = {"points": config.max_drop, "chosen": chosen and chosen.target}
     write_json(folder / "pareto.json", account)
-    draw_front(found, original, folder / "pareto.svg", f"{config.model}, {config.data}")
-    terminal.table(front_table(found, original))
+    draw_front(found, original, folder / "pareto.svg", f"{config.model}, {config.data}", task)
+    terminal.table(front_table(found, original, task))
     if config.max_drop is not None:
-        terminal.say(verdict(chosen, original, config.max_drop))
+        terminal.say(verdict(chosen, original, config.max_drop, task))
     shown = sweep.place(chosen.target if chosen else found[-1].target)
     terminal.say(
         f"\nEverything is in {folder}. Next:\n"
@@ -93,17 +97,20 @@ def learned(config: ParetoConfig) -> Path:
     return learn(config.into(LearnConfig, run_dir=config.folder / "policy"))
 
 
-def verdict(chosen: Point | None, original: Point, drop: float) -> str:
+def verdict(
+    chosen: Point | None, original: Point, drop: float, task: Task = CLASSIFICATION
+) -> str:
     """What came of --max-drop, in one line."""
     if chosen is None:
         return (
             f"--max-drop {drop:g}: every network loses more; try a larger --preserve-ratio, or "
             "--finetune-epochs"
         )
-    lost = 100 * (original.accuracy - chosen.accuracy)
+    lost = task.points * (original.accuracy - chosen.accuracy)
+    by = f"{lost:.2f} points" if task.percent else f"{lost:.3g}"
     return (
         f"--max-drop {drop:g}: the smallest network that keeps to it has "
-        f"{chosen.macs / original.macs:.1%} of the MACs and loses {lost:.2f} points"
+        f"{chosen.macs / original.macs:.1%} of the MACs and loses {by}"
     )
 
 

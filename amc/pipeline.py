@@ -26,15 +26,18 @@ from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.quick import Quick
-from amc.search import Found, Policy, Settings, Task, proxy, search
+from amc.search import Found, Policy, Settings, proxy, search
+from amc.search import Task as Problem
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
 from amc.solve.passes import passes
 from amc.solve.stats import Sampling
+from amc.task import CLASSIFICATION, Task
 from amc.terminal import Terminal
 from amc.trials import Episode, Limits, Trials
 from amc.workers import workers
 from envs import REWARDS, Outcome, Reward
+from envs.rewards import UNCONSTRAINED
 
 CALIBRATION_BATCH = 32
 EVALUATION_BATCH = 256
@@ -51,14 +54,21 @@ DECISIVE = (
 """Settings that a search depends on: a record made with others is refused."""
 
 
+def decisive(config: TrainConfig) -> dict[str, Any]:
+    """What a search depends on, for its record; a task only where it is not the built-in one."""
+    settings = {name: getattr(config, name) for name in DECISIVE}
+    return settings if config.classifies else {**settings, "task": config.task}
+
+
 @dataclass(frozen=True)
 class Pipeline:
-    """What every step needs: settings, data and somewhere to show progress."""
+    """What every step needs: settings, data, somewhere to show progress, the network's task."""
 
     config: TrainConfig
     data: Data
     device: torch.device
     terminal: Terminal
+    task: Task = CLASSIFICATION
 
     @cached_property
     def images(self) -> list[tuple[Tensor, Tensor]]:
@@ -132,7 +142,7 @@ class Pipeline:
             config.episodes, config.time_limit and 60 * config.time_limit, config.patience
         )
         walks = config.walks or config.workers
-        settings = {**{name: getattr(config, name) for name in DECISIVE}, "walks": walks}
+        settings = {**decisive(config), "walks": walks}
         settings["policy"] = policy and policy.digest
         worth = self.worth(compressor)
         with self.terminal.bar("search", config.episodes) as bar:
@@ -147,7 +157,7 @@ class Pipeline:
             with workers(worth, config.workers) as measure:
                 try:
                     return search(
-                        Task(budget, trials, sensitivity(compressor, budget)),
+                        Problem(budget, trials, sensitivity(compressor, budget)),
                         config.agent,
                         seed=config.seed,
                         settings=Settings(warmup_episodes=config.warmup_episodes),
@@ -159,7 +169,7 @@ class Pipeline:
                     )
                 except KeyboardInterrupt:
                     if trials.history:
-                        self.terminal.say(f"\n{so_far(trials, budget)}")
+                        self.terminal.say(f"\n{so_far(trials, budget, self.task)}")
                     raise
 
     def worth(self, compressor: Compressor) -> Callable[[Strategy], Outcome]:
@@ -167,8 +177,8 @@ class Pipeline:
         config, quick = self.config, None
         if config.regime == "finetune":
             teacher = compressor.model if config.distill else None
-            quick = Quick.of(self.data.train, config.reward_steps, teacher)
-        return proxy(compressor, self.validation, config.bn_adapt, quick)
+            quick = Quick.of(self.data.train, config.reward_steps, teacher, self.task)
+        return proxy(compressor, self.validation, config.bn_adapt, quick, self.task)
 
     def originals(self, compressor: Compressor, share: float = 1.0) -> Originals:
         """What the network computes before it is cut, on a share of the images."""
@@ -216,7 +226,7 @@ class Pipeline:
 
     def wished(self, model: nn.Module) -> list[Tensor]:
         """Predictions of the original network that a reward compares with."""
-        return softened(model, self.validation)
+        return softened(model, self.validation, self.task)
 
     def cut_worth(
         self,
@@ -229,26 +239,29 @@ class Pipeline:
         """The reward of a strategy after the final cut."""
         graph, plan = compressor.graph, compressor.plan(strategy)
         small = self._cut(compressor, plan, originals)
-        score = evaluate(small, self.validation, wished=wished)
+        score = evaluate(small, self.validation, wished=wished, task=self.task)
         return reward(Outcome(score, graph.macs(plan), graph.params(plan)))
 
 
-def so_far(trials: Trials, budget: Budget) -> str:
+def so_far(trials: Trials, budget: Budget, task: Task) -> str:
     """The state of a search that was stopped, in one line."""
     best = trials.best
     return (
         f"stopped after {len(trials.history)} of {trials.limits.episodes} episodes; best so far: "
-        f"episode {best.number}, reward {best.reward:.4f}, accuracy "
-        f"{best.outcome.score.accuracy:.2%}, MACs {best.outcome.macs / budget.original:.3f}"
+        f"episode {best.number}, reward {best.reward:.4f}, {task.name} "
+        f"{task.shown(best.outcome.score.accuracy)}, MACs "
+        f"{best.outcome.macs / budget.original:.3f}"
     )
 
 
-def reward_function(name: str) -> Reward:
+def reward_function(name: str, task: Task = CLASSIFICATION) -> Reward:
     """A built-in reward or the user's own, ``module:function`` of an `envs.Outcome`.
 
     Raises:
-        AmcError: there is no such reward.
+        AmcError: there is no such reward, or it has no meaning for the task.
     """
+    if name in UNCONSTRAINED and not task.percent:
+        raise AmcError(f"--reward {name} needs a score that is a part of one, not {task.name}")
     if name in REWARDS:
         return REWARDS[name]
     if ":" not in name:

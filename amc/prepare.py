@@ -10,9 +10,9 @@ from amc.allocate import common_ratio, listed, uniform
 from amc.budget import Budget
 from amc.compress import reconstructed_layers
 from amc.config import TrainConfig
-from amc.data import Data, load_data
+from amc.data import load_data
 from amc.errors import AmcError
-from amc.evaluate import logits
+from amc.evaluate import evaluating, predictions
 from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
 from amc.models import build, is_bundled, load_checkpoint
 from amc.pipeline import Pipeline
@@ -74,15 +74,16 @@ class Subject:
     source: str
     baked: list[str]
 
-    def overview(self, config: TrainConfig, data: Data) -> str:
+    def overview(self, pipe: Pipeline) -> str:
         """What a run works on, in a few lines."""
-        graph, baked = self.graph, self.baked
+        graph, baked, data, task = self.graph, self.baked, pipe.data, pipe.task
         frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
         shape = "x".join(map(str, data.input_shape))
+        kind = f"{data.num_classes} classes" if task.classifies else f"scored by {task.name}"
         lines = [
-            f"data     {data.name}: {data.num_classes} classes, images {shape}",
-            f"network  {config.model}: {graph.macs():,} MACs, {graph.total_params:,} parameters; "
-            f"weights {self.source}",
+            f"data     {data.name}: {kind}, images {shape}",
+            f"network  {pipe.config.model}: {graph.macs():,} MACs, "
+            f"{graph.total_params:,} parameters; weights {self.source}",
             f"groups   {len(graph.decisions)} can be pruned; left whole: "
             f"{'; '.join(frozen) or 'none'}",
         ]
@@ -96,7 +97,7 @@ def ready(pipe: Pipeline, given: nn.Module, graph: ChannelGraph) -> Subject:
     given, source = _with_weights(pipe.config, given, pipe.terminal)
     ranks.as_first(given.to(pipe.device))
     model = bake(given.to(pipe.device).eval(), pipe.example)
-    check_outputs(model, pipe.example, pipe.data)
+    check_outputs(model, pipe)
     return Subject(model, graph, source, baked_layers(given, model))
 
 
@@ -107,6 +108,11 @@ def _with_weights(
         return load_checkpoint(model, config.checkpoint), str(config.checkpoint)
     if not is_bundled(config.model):
         return model, "as returned by its function"
+    if not config.classifies:
+        raise AmcError(
+            f"--model {config.model} is trained here to classify; for --task {config.task} its "
+            "weights must be given: --checkpoint, or --model module:function"
+        )
     data = load_data(config.data, seed=0)
     with terminal.bar("train") as bar:
         return pretrained(
@@ -117,17 +123,40 @@ def _with_weights(
         )
 
 
-def check_outputs(model: nn.Module, example: tuple[torch.Tensor], data: Data) -> None:
-    """Makes sure that the network classifies the data's classes.
+def check_outputs(model: nn.Module, pipe: Pipeline) -> None:
+    """Makes sure that the task can be done with what the network puts out.
 
     Raises:
-        AmcError: its output has another form.
+        AmcError: its output has another form, or the task can do nothing with it.
     """
+    if pipe.task.classifies:
+        _check_classes(model, pipe)
+        return
+    (images, targets), task = pipe.validation[0], pipe.task
+    with evaluating(model):
+        found = predictions(model, images)
+    if not found.ndim or len(found) != len(images):
+        raise AmcError(
+            f"the network must return a tensor [batch, ...], got shape {tuple(found.shape)} for "
+            f"{len(images)} images"
+        )
+    loss = task.batch_loss(found, targets)
+    if not loss.requires_grad:
+        raise AmcError(f"{task.source}: loss has no gradient with respect to the outputs")
+    apart = task.apart(found.detach(), found.detach())
+    for part, value in (("loss", loss.detach()), ("distance", apart)):
+        if not bool(value.isfinite()):
+            raise AmcError(f"{task.source}: {part} is {float(value)} for the original network")
+
+
+def _check_classes(model: nn.Module, pipe: Pipeline) -> None:
+    data = pipe.data
     with torch.inference_mode():
-        scores = logits(model, *example)
+        scores = predictions(model, *pipe.example)
     if scores.ndim != 2:
         raise AmcError(
-            f"the network must return logits [batch, classes], got shape {tuple(scores.shape)}"
+            f"the network must return logits [batch, classes], got shape {tuple(scores.shape)}; "
+            "what does not classify needs a --task"
         )
     if scores.shape[1] < data.num_classes:
         raise AmcError(

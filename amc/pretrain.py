@@ -4,20 +4,22 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from amc import ranks, weights
-from amc.data import Data
+from amc.data import Data, Loader
 from amc.data.cache import cache_dir
 from amc.errors import AmcError
 from amc.files import write_atomically
 from amc.models import build, load_checkpoint
+from amc.recover.distill import Loss, cross_entropy
 from amc.recover.finetune import Recipe, Step, train
 
 RECIPES = {
@@ -55,21 +57,44 @@ def pretrained(
         if shipped.is_file():
             return load_checkpoint(model, shipped), "shipped with amc-pruning"
         recipe = RECIPES.get(data.name, DEFAULT_RECIPE)
-        key = json.dumps([variant, data.name, data.input_shape, asdict(recipe)])
-        digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+        key = [variant, data.name, data.input_shape, asdict(recipe)]
         safe = "".join(c if c.isalnum() else "-" for c in data.name)
-        cached = cache_dir() / "weights" / f"{variant}-{safe}-{digest}.safetensors"
 
         def source() -> str:
-            with contextlib.suppress(AmcError):  # not there, or not readable any more: train
-                load_checkpoint(model, cached)
-                return f"trained earlier, {cached}"
-            train(model, data.train, recipe, on_step=on_step)
-            with contextlib.suppress(AmcError):  # unwritable: only costs the next run some time
-                write_atomically(cached, weights.to_bytes(model))
-                return f"trained now, kept in {cached}"
-            return "trained now"
+            cached = f"{variant}-{safe}"
+            return trained(model, cached, key, data.train, recipe, on_step=on_step)[1]
 
         found = os.fsdecode(ranks.first(lambda: os.fsencode(source())))
         ranks.as_first(model)
     return model, found
+
+
+def trained(
+    model: nn.Module,
+    name: str,
+    key: Sequence[Any],
+    stream: Loader,
+    recipe: Recipe,
+    loss: Loss = cross_entropy,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> tuple[nn.Module, str]:
+    """The network with weights from the user's cache, or trained now, and where they come from.
+
+    Args:
+        model: to be trained, in place; its first weights should be the same every time.
+        name: of the file in the cache, without what tells apart different keys.
+        key: what the weights depend on, JSON values.
+        stream: training batches.
+        recipe: of the training.
+        loss: what is minimised.
+        on_step: progress.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    cached = cache_dir() / "weights" / f"{name}-{digest}.safetensors"
+    with contextlib.suppress(AmcError):  # not there, or not readable any more: train
+        return load_checkpoint(model, cached).eval(), f"trained earlier, {cached}"
+    train(model, stream, recipe, loss, on_step)
+    with contextlib.suppress(AmcError):  # an unwritable cache only costs the next run some time
+        write_atomically(cached, weights.to_bytes(model))
+        return model, f"trained now, kept in {cached}"
+    return model, "trained now"

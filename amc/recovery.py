@@ -1,6 +1,7 @@
 """Accuracy comes back: fine-tuning of the cut network, at once or in stages."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from amc.journal import Journal
 from amc.pipeline import Pipeline
 from amc.plan import Plan, Strategy
 from amc.recover.checkpoint import Checkpoint
-from amc.recover.distill import Distillation, Loss, smoothed
+from amc.recover.distill import Distillation, Loss, supervised
 from amc.recover.finetune import Recipe, Step, train
 from amc.schedule import group_by_group, little_by_little, shared_out
 
@@ -67,7 +68,7 @@ class Recovery:
             stage: its number; every stage has a state of its own.
             first_epoch: epochs of the stages before.
         """
-        config, model = self.pipe.config, copy.deepcopy(model)
+        config, task, model = self.pipe.config, self.pipe.task, copy.deepcopy(model)
         if not epochs:
             return model
         torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
@@ -88,11 +89,13 @@ class Recovery:
 
             def show(step: Step) -> None:
                 self.journal.finetune_step(step)
-                accuracy = f"  val accuracy {validated[-1].accuracy:.2%}" if validated else ""
-                bar.step(f"loss {step.loss:.4f}{accuracy}")
+                score = ""
+                if validated:
+                    score = f"  val {task.name} {task.shown(validated[-1].accuracy)}"
+                bar.step(f"loss {step.loss:.4f}{score}")
 
             def validate(epoch: int, network: nn.Module) -> None:
-                validated.append(evaluate(network, self.pipe.validation))
+                validated.append(evaluate(network, self.pipe.validation, task=task))
                 self.journal.finetune_epoch(validated[-1].accuracy)
 
             return train(
@@ -123,9 +126,10 @@ class Recovery:
         epochs = shared_out(config.finetune_epochs, len(stages), config.stage_epochs)
         keep = {name: tuple(range(size)) for name, size in sizes.items()}
         current, plan, trained = self.original, self.graph.plan({}), 0
-        least = 0.0
+        task, least = self.pipe.task, -math.inf
         if config.stop_drop:
-            least = evaluate(self.original, self.pipe.validation).accuracy - config.stop_drop / 100
+            whole = evaluate(self.original, self.pipe.validation, task=task).accuracy
+            least = whole - config.stop_drop / task.points
         for number, stage in enumerate(stages):
             last = number == len(stages) - 1
             terminal.say(f"stage    {number + 1} of {len(stages)}: {', '.join(stage)}")
@@ -135,12 +139,14 @@ class Recovery:
             rate = rate or config.learning_rate
             tuned = self.tune(cut, now, epochs[number], rate, number, trained)
             trained += epochs[number]
-            accuracy = evaluate(tuned, self.pipe.validation).accuracy if least else 1.0
-            if accuracy < least:
+            score = math.inf
+            if config.stop_drop:
+                score = evaluate(tuned, self.pipe.validation, task=task).accuracy
+            if score < least:
                 terminal.say(
-                    f"stop     stage {number + 1} ends at {accuracy:.2%} on validation images; "
-                    f"--stop-drop {config.stop_drop:g} allows {least:.2%}: it is taken back and "
-                    "the target is missed"
+                    f"stop     stage {number + 1} ends at {task.shown(score)} on validation "
+                    f"images; --stop-drop {config.stop_drop:g} allows {task.shown(least)}: it is "
+                    "taken back and the target is missed"
                 )
                 break
             current, plan, keep = tuned, now, left
@@ -165,7 +171,7 @@ class Recovery:
     def _loss(self, plan: Plan) -> Loss:
         config = self.pipe.config
         if not config.distill:
-            return smoothed(config.label_smoothing)
+            return supervised(self.pipe.task, config.label_smoothing)
         return Distillation(
             copy.deepcopy(self.original),
             config.temperature,
@@ -173,6 +179,7 @@ class Recovery:
             config.label_smoothing,
             self._features(plan) if config.feature_weight else {},
             config.feature_weight,
+            self.pipe.task,
         )
 
     def _features(self, plan: Plan) -> dict[str, Tensor]:
@@ -195,6 +202,8 @@ class Recovery:
         names = ("distill", "temperature", "distill_weight", "label_smoothing", "feature_weight",
                  "batch_size", "seed", "data")  # fmt: skip
         settings = {name: getattr(config, name) for name in names}
+        if not config.classifies:
+            settings["task"] = config.task
         teacher = weights.digest(self.original) if config.distill else None
         return {**asdict(recipe), **settings, "first_epoch": first_epoch, "teacher": teacher}
 

@@ -15,6 +15,7 @@ from torch.utils.benchmark import Timer
 from amc.evaluate import evaluating
 from amc.graph.groups import ChannelGraph
 from amc.plan import Strategy
+from amc.task import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Report:
     """Everything that ``report.json`` holds.
 
     Attributes:
-        accuracy: test split, 0 to 1: original, pruned (before any fine-tuning), recovered.
+        accuracy: test split, 0 to 1: original, pruned (before any fine-tuning), recovered; of
+            another task than classification its own score.
         episodes: tried by the search; 0 when there was none.
         seconds: calibrate, search, apply, finetune, total.
     """
@@ -163,7 +165,7 @@ def layer_table(layers: tuple[LayerChange, ...]) -> Table:
     return table
 
 
-def summary_table(report: Report) -> Table:
+def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
     """The network before and after."""
     table = Table(title="Summary", title_justify="left", box=box.SIMPLE)
     for header in ("", "original", "pruned", ""):
@@ -181,11 +183,11 @@ def summary_table(report: Report) -> Table:
         f"{after.median:.2f} ± {after.iqr / 2:.2f}",
         f"{after.median / before.median:.1%}",
     )
-    accuracy = report.accuracy
-    table.add_row(
-        "test accuracy, cut", f"{accuracy['original']:.2%}", f"{accuracy['pruned']:.2%}", ""
+    original, pruned, recovered = (
+        task.shown(report.accuracy[stage]) for stage in ("original", "pruned", "recovered")
     )
-    table.add_row("test accuracy, recovered", "", f"{accuracy['recovered']:.2%}", "")
+    table.add_row(f"test {task.name}, cut", original, pruned, "")
+    table.add_row(f"test {task.name}, recovered", "", recovered, "")
     return table
 
 

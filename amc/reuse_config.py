@@ -128,8 +128,8 @@ class ParetoConfig(Shared):
     targets: int = 8
     """Budgets in a range, evenly spaced."""
     max_drop: float | None = None
-    """Points of accuracy that may be lost; finds the smallest network that keeps to it, verified
-    on images that no search has seen."""
+    """Points of accuracy or of a score that may be lost; finds the smallest network that keeps to
+    it, verified on images that no search has seen."""
     steps: int = 4
     """Further budgets that are tried to come closer to --max-drop."""
 
@@ -151,7 +151,8 @@ class ParetoConfig(Shared):
         _ = self.training, self.ratios  # which check all the other settings
         if self.steps < 0:
             raise AmcError(f"--steps must be 0 or more, got {self.steps}")
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+        most = 100 if self.classifies else float("inf")
+        if self.max_drop is not None and not 0 <= self.max_drop <= most:
             raise AmcError(f"--max-drop is in points, 0 to 100, got {self.max_drop:g}")
 
     @property

@@ -30,6 +30,8 @@ from amc.graph.labels import FloatArray
 from amc.plan import Strategy
 from amc.recover.quick import Quick
 from amc.solve.stats import Batches
+from amc.task import CLASSIFICATION
+from amc.task import Task as Purpose
 
 try:
     from agents import AGENTS
@@ -74,19 +76,24 @@ class Found:
 
 
 def proxy(
-    compressor: Compressor, validation: Batches, adapt: bool = True, quick: Quick | None = None
+    compressor: Compressor,
+    validation: Batches,
+    adapt: bool = True,
+    quick: Quick | None = None,
+    purpose: Purpose = CLASSIFICATION,
 ) -> Callable[[Strategy], Outcome]:
     """What a strategy is worth, on cached statistics: cut, train a little if told to, validate.
 
     Args:
         compressor: what cuts.
-        validation: labelled images that the score is measured on.
+        validation: images and targets that the score is measured on.
         adapt: batch norms normalise by the validation images themselves, which stands for their
             adaptation after the cut and costs no second pass.
-        quick: a few steps of training between cut and validation.
+        quick: a few steps of training between cut and validation, for the same purpose.
+        purpose: what the network is for.
     """
     graph, seen = compressor.graph, dict[tuple[int, ...], Outcome]()
-    wished = softened(compressor.model, validation)
+    wished = softened(compressor.model, validation, purpose)
 
     def outcome(strategy: Strategy) -> Outcome:
         counts = graph.counts(strategy)
@@ -96,7 +103,7 @@ def proxy(
             if quick:
                 score = quick.tuned(compressor.cut(strategy), validation, wished)
             else:
-                score = evaluate(compressor.borrow(strategy), validation, adapt, wished)
+                score = evaluate(compressor.borrow(strategy), validation, adapt, wished, purpose)
             seen[key] = Outcome(score, graph.cost.macs(counts), graph.cost.params(counts))
         return seen[key]
 

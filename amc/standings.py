@@ -17,6 +17,7 @@ from amc.files import write_atomically
 from amc.graph.labels import FloatArray
 from amc.picture import NO_DATE, RULE, STYLE, picture_format
 from amc.plan import Strategy
+from amc.task import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Attempt:
         rewards: of every strategy that was tried, in order.
         strategy: the best of them.
         macs: its multiply-accumulates per image.
-        accuracy: its validation accuracy as the search saw it, 0 to 1.
+        accuracy: its validation accuracy as the search saw it, 0 to 1, or another task's score.
         seconds: that the method took besides the evaluations.
         cut: its accuracy once it is cut for real, by split, 0 to 1; empty if it was not.
     """
@@ -57,11 +58,14 @@ Standings = Mapping[str, Sequence[Attempt]]
 """Method -> its attempts, by seed."""
 
 
-def standings_table(standings: Standings, original_macs: int) -> Table:
+def standings_table(
+    standings: Standings, original_macs: int, task: Task = CLASSIFICATION
+) -> Table:
     """One row per method: means over the seeds, ± standard deviations.
 
     The best reward at the end, after a quarter and after half of the evaluations; accuracies in
-    percent; the part of the MACs that is left; seconds of a search besides its evaluations.
+    percent, or the scores of another task; the part of the MACs that is left; seconds of a search
+    besides its evaluations.
     """
     applied = all(a.cut for attempts in standings.values() for a in attempts)
     table = Table(title="Standings", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -76,7 +80,10 @@ def standings_table(standings: Standings, original_macs: int) -> Table:
             method,
             spread([a.best for a in attempts]),
             *(f"{mean(a.best_after(p) for a in attempts):.3g}" * search for p in (0.25, 0.5)),
-            *(percent(values) for values in shown or [[a.accuracy for a in attempts]]),
+            *(
+                (percent if task.percent else spread)(values)
+                for values in shown or [[a.accuracy for a in attempts]]
+            ),
             f"{mean(a.macs for a in attempts) / original_macs:.1%}",
             f"{mean(a.seconds for a in attempts):.1f}",
         )
@@ -97,7 +104,7 @@ def percent(values: Sequence[float]) -> str:
     return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
 
 
-def verdicts(standings: Standings) -> list[str]:
+def verdicts(standings: Standings, task: Task = CLASSIFICATION) -> list[str]:
     """How the first method does against each of the others, seed by seed."""
     (first, own), *others = standings.items()
     lines = []
@@ -117,8 +124,9 @@ def verdicts(standings: Standings) -> list[str]:
             average = "" if clear else " on average"
             line += f" by {abs(gain):.2g}{average} (better in {better} of {len(gains)} seeds)"
         if all(a.cut and b.cut for a, b in pairs):
-            points = 100 * mean(a.cut["test"] - b.cut["test"] for a, b in pairs)
-            line += f"; test accuracy after the cut {points:+.2f} points"
+            ahead = mean(a.cut["test"] - b.cut["test"] for a, b in pairs)
+            by = f"{task.points * ahead:+.2f} points" if task.percent else f"{ahead:+.3g}"
+            line += f"; test {task.name} after the cut {by}"
         lines.append(line)
     return lines
 

@@ -1,12 +1,12 @@
 """Networks of every size from one policy and one set of statistics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from amc import weights
 from amc.budget import Budget
@@ -15,7 +15,7 @@ from amc.compress import Compressor
 from amc.evaluate import Score, evaluate, tail
 from amc.front import Point
 from amc.journal import Journal
-from amc.pipeline import DECISIVE, Pipeline
+from amc.pipeline import Pipeline, decisive
 from amc.plan import read_json, save_strategy
 from amc.prepare import Subject, allocation
 from amc.recovery import Recovery
@@ -64,10 +64,10 @@ class Sweep:
     @cached_property
     def unseen(self) -> tuple[str, Score]:
         """The split that drops are verified on, and the original network's score there."""
-        beyond = evaluate(self.subject.model, self._beyond())
+        beyond = self._score(self.subject.model, self._beyond())
         if beyond.images >= FEWEST:
             return "validation", beyond
-        return "test", evaluate(self.subject.model, self.pipe.data.test)
+        return "test", self._score(self.subject.model, self.pipe.data.test)
 
     @property
     def held_out(self) -> str:
@@ -79,7 +79,7 @@ class Sweep:
     def original(self) -> Point:
         """The network before any cut."""
         model, graph = self.subject.model, self.subject.graph
-        test = evaluate(model, self.pipe.data.test).accuracy
+        test = self._score(model, self.pipe.data.test).accuracy
         return Point(1.0, graph.macs(), graph.params(), 1.0, self.unseen[1].accuracy, test)
 
     def budget(self, ratio: float) -> Budget:
@@ -114,7 +114,7 @@ class Sweep:
         )
         epochs, rate = self.config.finetune_epochs, self.pipe.config.learning_rate
         if epochs:
-            journal = Journal(place, graph.sizes, graph.macs())
+            journal = Journal(place, graph.sizes, graph.macs(), self.pipe.task.name)
             recovery = Recovery(self.pipe, graph, self.subject.model, journal, place)
             small = recovery.tune(small, plan, epochs, rate)
             recovery.tidy()
@@ -129,14 +129,14 @@ class Sweep:
             graph.macs(plan),
             graph.params(plan),
             times["pruned"].median / times["original"].median,
-            evaluate(small, split).accuracy,
-            evaluate(small, self.pipe.data.test).accuracy,
+            self._score(small, split).accuracy,
+            self._score(small, self.pipe.data.test).accuracy,
         )
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
         """What a point depends on besides its target."""
-        own = {name: getattr(self.pipe.config, name) for name in DECISIVE}
+        own = decisive(self.pipe.config)
         return {
             **own,
             "finetune_epochs": self.config.finetune_epochs,
@@ -145,6 +145,9 @@ class Sweep:
             "weights": weights.digest(self.subject.model),
             "baked": self.subject.baked,
         }
+
+    def _score(self, model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
+        return evaluate(model, images, task=self.pipe.task)
 
     def _beyond(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Validation images that no reward has seen."""

@@ -39,6 +39,7 @@ from amc.run_folder import (
 )
 from amc.search import proposed, starts
 from amc.sensitivity import sensitivity
+from amc.task import load_task
 from amc.terminal import Terminal
 
 
@@ -57,12 +58,15 @@ def _run(config: TrainConfig) -> Path:
         config = resumed(config)
     terminal, clock = Terminal(config.quiet), Clock()
     torch.manual_seed(config.seed)
-    reward, device = reward_function(config.reward), choose_device(config.device)
+    task, device = load_task(config.task), choose_device(config.device)
+    reward = reward_function(config.reward, task)
     folder = claim(config)
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
-    data = load_data(config.data, seed=config.seed, batch_size=config.batch_size)
-    pipe = Pipeline(config, data, device, terminal)
+    data = load_data(
+        config.data, seed=config.seed, batch_size=config.batch_size, labelled=task.classifies
+    )
+    pipe = Pipeline(config, data, device, terminal, task)
     given, graph = outline(pipe)
     budget, strategy = allocation(config, graph)
     policy = load_learned(config.policy) if config.policy else None
@@ -72,15 +76,16 @@ def _run(config: TrainConfig) -> Path:
     subject = ready(pipe, given, graph)
     model = subject.model
     begin(folder, config, terminal.say)
-    terminal.say(subject.overview(config, data))
-    original, fingerprint = evaluate(model, data.test), weights.digest(model)
+    terminal.say(subject.overview(pipe))
+    original, fingerprint = evaluate(model, data.test, task=task), weights.digest(model)
 
     # Statistics of every layer that may lose inputs.
     with clock("calibrate"):
         compressor = pipe.calibrate(graph, model)
 
     # The strategy, how much each group keeps: searched for, unless it was given.
-    journal, finalists = Journal(folder, graph.sizes, graph.macs()), [strategy]
+    journal = Journal(folder, graph.sizes, graph.macs(), task.name)
+    finalists = [strategy]
     tried = 0
     with clock("search"):
         if budget is not None and policy and config.mode == "policy":
@@ -114,7 +119,7 @@ def _run(config: TrainConfig) -> Path:
     about["version"] = version("amc-pruning")
     save_strategy(folder / "strategy.json", strategy, graph.channels, about)
     save_network(folder, plan, pruned, about)
-    cut = evaluate(pruned, data.test)
+    cut = evaluate(pruned, data.test, task=task)
 
     # Accuracy comes back.
     recovery = Recovery(pipe, graph, model, journal, folder)
@@ -125,7 +130,9 @@ def _run(config: TrainConfig) -> Path:
         else:
             pruned = recovery.tune(pruned, plan, config.finetune_epochs, config.learning_rate)
     save_network(folder, plan, pruned, about)
-    recovered = evaluate(pruned, data.test)
+    recovered = evaluate(pruned, data.test, task=task)
+    if not task.classifies and recovered.accuracy < cut.accuracy:  # a loss may have any scale
+        terminal.say(f"worse    training has lowered {task.name}: try a smaller --learning-rate")
 
     # The account.
     report = Report(
@@ -149,7 +156,7 @@ def _run(config: TrainConfig) -> Path:
     journal.finish(config, report)
     recovery.tidy()
     terminal.table(layer_table(report.layers))
-    terminal.table(summary_table(report))
+    terminal.table(summary_table(report, task))
     terminal.say(next_commands(config, folder))
     return folder
 
@@ -175,7 +182,7 @@ class Clock:
 
 def next_commands(config: TrainConfig, folder: Path) -> str:
     """What a person does next."""
-    kept = ("checkpoint", "width", "channel_multiple", "min_ratio", "choice")
+    kept = ("task", "checkpoint", "width", "channel_multiple", "min_ratio", "choice")
     same = shlex.join(["--model", config.model, "--data", config.data, *flags(config, *kept)])
     strategy = folder / "strategy.json"
     commands = {

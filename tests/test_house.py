@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 FLOORS = [
     {"amc.errors", "amc.files", "amc.imports", "amc.weights", "amc.evaluate"}
-    | {"amc.memory", "amc.ranks", "amc.torchrun"},
+    | {"amc.memory", "amc.ranks", "amc.task", "amc.torchrun"},
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},

@@ -17,7 +17,7 @@ from amc.errors import AmcError
 from amc.evaluate import TEMPERATURE, Score, evaluate, evaluating, head, softened
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.checkpoint import Checkpoint
-from amc.recover.distill import Distillation, cross_entropy, smoothed
+from amc.recover.distill import Distillation, cross_entropy, supervised
 from amc.recover.finetune import Recipe, Step, train
 
 Batch = tuple[Tensor, Tensor]
@@ -609,7 +609,9 @@ def test_smoothing_shares_out_labels() -> None:
     scores = F.log_softmax(model(x), dim=1)
     target = 0.9 * F.one_hot(y, 2) + 0.05
     expected = -(target * scores).sum(1).mean()
-    assert float(smoothed(0.1)(model, x, y)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(supervised(smoothing=0.1)(model, x, y)) == pytest.approx(
+        float(expected), rel=1e-5
+    )
     taught = Distillation(small(1), smoothing=0.1)(model, x, y)
     plain = Distillation(small(1))(model, x, y)
     gap = expected - F.cross_entropy(model(x), y)

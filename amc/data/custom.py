@@ -14,7 +14,7 @@ from amc.imports import load_function, one_line
 STREAMS = ("train", "val", "test", "calibration")
 
 
-def load_custom(spec: str) -> Data:
+def load_custom(spec: str, labelled: bool = True) -> Data:
     """Call the function that `spec` names, without arguments, and check what it returns.
 
     It may return a `Data`, or a tuple (train, val, test[, calibration]) of loaders, such as
@@ -22,9 +22,14 @@ def load_custom(spec: str) -> Data:
     number of classes is the highest label of val, test and the first batch of train, plus one
     (all of train may take an hour to read: a function that knows better returns a `Data`).
 
+    Args:
+        spec: The function.
+        labelled: Targets are labels of classes. If not, they may be any tensors, inputs need not
+            be images, and a tuple says nothing of classes.
+
     Raises:
         AmcError: There is no such function, it failed, or a loader's first batch is not
-            images [B, C, H, W] float32 and labels [B] int64.
+            images [B, C, H, W] float32 and labels [B] int64 (or inputs and targets, as above).
     """
     try:
         made = load_function(spec)()
@@ -34,7 +39,7 @@ def load_custom(spec: str) -> Data:
         raise AmcError(f"{spec}: calling it failed with {one_line(error)}") from error
     if isinstance(made, Data):
         for name in STREAMS:
-            _first_batch(spec, name, getattr(made, name))
+            _first_batch(spec, name, getattr(made, name), labelled)
         return made
     if not isinstance(made, (tuple, list)) or len(made) not in (3, 4):
         size = f" of {len(made)}" if isinstance(made, (tuple, list)) else ""
@@ -42,20 +47,19 @@ def load_custom(spec: str) -> Data:
             f"{spec}: returned a {type(made).__name__}{size}, "
             "expected an amc.data.Data or a tuple (train, val, test[, calibration]) of loaders"
         )
-    return _from_loaders(spec, dict(zip(STREAMS, made, strict=False)))
+    return _from_loaders(spec, dict(zip(STREAMS, made, strict=False)), labelled)
 
 
-def _from_loaders(spec: str, loaders: dict[str, Any]) -> Data:
+def _from_loaders(spec: str, loaders: dict[str, Any], labelled: bool) -> Data:
     """Check the loaders of a tuple, by stream, and infer what a `Data` says of them."""
-    batches = {name: _first_batch(spec, name, loader) for name, loader in loaders.items()}
+    batches = {name: _first_batch(spec, name, one, labelled) for name, one in loaders.items()}
     shapes = {name: list(images.shape[1:]) for name, (images, _) in batches.items()}
     for name, shape in shapes.items():
         if shape != shapes["train"]:
             raise AmcError(f"{spec}: {name} has images {shape}, but train {shapes['train']}")
-    highest = int(batches["train"][1].max())
-    for name in ("val", "test"):
+    highest = int(batches["train"][1].max()) if labelled else -1
+    for name in ("val", "test") if labelled else ():
         highest = max(highest, *(int(labels.max()) for _, labels in loaders[name]))
-    channels, height, width = shapes["train"]
     return Data(
         name=spec,
         train=loaders["train"],
@@ -63,11 +67,11 @@ def _from_loaders(spec: str, loaders: dict[str, Any]) -> Data:
         val=loaders["val"],
         test=loaders["test"],
         num_classes=highest + 1,
-        input_shape=(channels, height, width),
+        input_shape=tuple(shapes["train"]),
     )
 
 
-def _first_batch(spec: str, name: str, loader: object) -> tuple[Tensor, Tensor]:
+def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[Tensor, Tensor]:
     """The first batch of a loader, if it is one a network can be trained on."""
     if not isinstance(loader, Loader):
         raise AmcError(
@@ -78,7 +82,9 @@ def _first_batch(spec: str, name: str, loader: object) -> tuple[Tensor, Tensor]:
         batch = next(iter(loader), None)
     except Exception as error:
         raise AmcError(f"{spec}: reading {name} failed with {one_line(error)}") from error
-    expected = "expected (images [B, C, H, W] float32, labels [B] int64)"
+    expected = "expected (images [B, C, H, W] float32, labels [B] int64); others need a --task"
+    if not labelled:
+        expected = "expected (inputs [B, ...] float32, targets [B, ...])"
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         given = "no batch" if batch is None else f"batches of {_form(batch)}"
         raise AmcError(f"{spec}: {name} yields {given}, {expected}")
@@ -86,14 +92,20 @@ def _first_batch(spec: str, name: str, loader: object) -> tuple[Tensor, Tensor]:
     if not (
         isinstance(images, Tensor)
         and isinstance(labels, Tensor)
-        and (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-        and images.ndim == 4
-        and labels.shape == images.shape[:1]
-        and len(labels)
-        and int(labels.min()) >= 0
+        and images.dtype == torch.float32
+        and images.ndim >= 2
+        and len(images)
+        and labels.shape[:1] == images.shape[:1]
+        and (not labelled or _classifies(images, labels))
     ):
         raise AmcError(f"{spec}: {name} yields ({_form(images)}, {_form(labels)}), {expected}")
     return images, labels
+
+
+def _classifies(images: Tensor, labels: Tensor) -> bool:
+    """Whether these are images and the labels of their classes."""
+    whole = labels.dtype == torch.int64 and labels.ndim == 1
+    return images.ndim == 4 and whole and int(labels.min()) >= 0
 
 
 def _form(value: object) -> str:

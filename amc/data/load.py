@@ -34,6 +34,7 @@ def load_data(
     eval_batch_size: int = 256,
     image_size: int = 224,
     workers: int = 0,
+    labelled: bool = True,
 ) -> Data:
     """Load the data set that `spec` names.
 
@@ -44,6 +45,8 @@ def load_data(
         eval_batch_size: Images per batch of the other three.
         image_size: Height and width in pixels of an image folder's images, if `spec` has none.
         workers: Processes that decode an image folder's files; 0 decodes in this process.
+        labelled: Targets are labels of classes; if not, a function of the user's own may yield
+            any targets.
 
     A function of the user's own chooses its batches itself; for it, all but `spec` is ignored.
 
@@ -62,7 +65,7 @@ def load_data(
         path, side, crop, processes = _image_folder(rest, image_size, workers)
         return load_folder(path, batching, side=side, crop=crop, workers=processes)
     if kind not in _KINDS and colon and rest.rpartition(":")[2].isidentifier():
-        return load_custom(spec)
+        return load_custom(spec, labelled)
     near = get_close_matches(kind, _KINDS, n=1)
     form = next((form for form in FORMS if near and form.partition(":")[0] == near[0]), None)
     hint = f"; did you mean {form}?" if form else ""

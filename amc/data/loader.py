@@ -30,15 +30,18 @@ class Loader(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """The four streams of a data set, each of (images [B,C,H,W] float32, labels [B] int64)."""
+    """The four streams of a data set, each of (images [B,C,H,W] float32, labels [B] int64).
+
+    For another task than classification (inputs [B, ...] float32, targets [B, ...]).
+    """
 
     name: str
     train: Loader  # shuffled and augmented, a new order every epoch; training and fine-tuning
     calibration: Loader  # training images as they are, fixed order; statistics and BN adaptation
     val: Loader  # held out from training; the reward
     test: Loader  # never seen by calibration or reward; the report only
-    num_classes: int
-    input_shape: tuple[int, int, int]  # channels, height, width
+    num_classes: int  # 0: not known, and of no importance
+    input_shape: tuple[int, ...]  # channels, height, width
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class TensorLoader:
 
     Args:
         images: [N, C, H, W], uint8 or float32 in [0, 1].
-        labels: [N] int64.
+        labels: [N] int64, or the targets of another task, [N, ...].
         batch_size: Images per batch.
         shuffle: A new order every epoch, instead of the order given.
         augment: Changes each batch; gets the images as stored, before normalisation.
@@ -86,10 +89,10 @@ class TensorLoader:
         normalise: Normalise | None = None,
         seed: int = 0,
     ) -> None:
-        if images.ndim != 4 or not len(images) or labels.shape != images.shape[:1]:
+        if images.ndim != 4 or not len(images) or labels.shape[:1] != images.shape[:1]:
             raise AmcError(
                 f"TensorLoader: images {list(images.shape)} and labels {list(labels.shape)}, "
-                "must be [N, C, H, W] and [N] with N of at least 1"
+                "must be [N, C, H, W] and [N, ...] with N of at least 1"
             )
         Batching(seed, batch_size)  # refuses what is out of range
         self._images, self._labels, self._batch_size = images, labels, batch_size

@@ -39,7 +39,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, width: float = 1.0) 
         spec: the name of a bundled network, ``package.module:function`` or
             ``path/to/file.py:function``; the function gets those of the other arguments that its
             signature names, and returns the network.
-        num_classes: outputs.
+        num_classes: outputs; 0 if the data does not tell, then the function has its own default.
         in_channels: channels of the images.
         width: factor on every number of channels.
 
@@ -59,7 +59,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, width: float = 1.0) 
     given = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
     try:
         accepted = inspect.signature(function).parameters
-        model = function(**{k: v for k, v in given.items() if k in accepted})
+        model = function(**{k: v for k, v in given.items() if k in accepted and v})
     except Exception as error:  # the user's code may fail in any way
         raise AmcError(f"--model {spec}: {one_line(error)}") from error
     if not isinstance(model, nn.Module):

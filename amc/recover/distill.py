@@ -3,28 +3,28 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amc.evaluate import evaluating, logits
+from amc.evaluate import evaluating, predictions
+from amc.task import CLASSIFICATION, Task
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(network, images, labels) -> scalar to minimise."""
+"""(network, images, targets) -> scalar to minimise."""
 
 
-def cross_entropy(
-    model: nn.Module, images: Tensor, labels: Tensor, smoothing: float = 0.0
-) -> Tensor:
-    """Mean cross-entropy of the labels; ``smoothing`` of them is shared out among all classes."""
-    return F.cross_entropy(logits(model, images), labels, label_smoothing=smoothing)
+def supervised(task: Task = CLASSIFICATION, smoothing: float = 0.0) -> Loss:
+    """The loss of the targets alone; labels may be smoothed (Szegedy et al. 2016, section 7)."""
+
+    def loss(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return task.batch_loss(predictions(model, images), targets, smoothing)
+
+    return loss
 
 
-def smoothed(smoothing: float) -> Loss:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7)."""
-    return partial(cross_entropy, smoothing=smoothing)
+cross_entropy = supervised()
+"""Mean cross-entropy of the labels."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Distillation:
 
     No factor temperature**2 (Hinton et al. 2015): the defaults are PocketFlow's, which weighs the
     softened term with 4 and leaves the factor out; in Hinton's form the same loss has the weight
-    4 / 4**2 = 0.25. The teacher runs in eval mode and is not changed.
+    4 / 4**2 = 0.25. The teacher runs in eval mode and is not changed. Another task has its own
+    loss in place of the cross-entropy, and its distance in place of KL.
 
     Attributes:
         teacher: the original network.
@@ -44,6 +45,7 @@ class Distillation:
         feature_weight: of the mean over these layers of ``||S - T||^2 / ||T||^2``, S and T being
             what student and teacher put out there (Romero et al. 2015, arXiv:1412.6550; no
             regressor is needed between channels that correspond).
+        task: what the network is for.
     """
 
     teacher: nn.Module
@@ -52,18 +54,18 @@ class Distillation:
     smoothing: float = 0.0
     features: Mapping[str, Tensor] = field(default_factory=dict)
     feature_weight: float = 0.0
+    task: Task = CLASSIFICATION
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch."""
         names = list(self.features) if self.feature_weight else []
         with outputs_of(model, names) as own:
-            scores = logits(model, images)
+            found = predictions(model, images)
         with torch.no_grad(), evaluating(self.teacher), outputs_of(self.teacher, names) as theirs:
-            wanted = F.log_softmax(logits(self.teacher, images) / self.temperature, dim=1)
-        softened = F.log_softmax(scores / self.temperature, dim=1)
-        divergence = F.kl_div(softened, wanted, reduction="batchmean", log_target=True)
-        loss = F.cross_entropy(scores, labels, label_smoothing=self.smoothing)
-        loss = loss + self.weight * divergence
+            wished = self.task.softened(predictions(self.teacher, images), self.temperature)
+        apart = self.task.apart(self.task.softened(found, self.temperature), wished)
+        loss = self.task.batch_loss(found, targets, self.smoothing)
+        loss = loss + self.weight * (apart / len(found))
         if own:
             loss = loss + self.feature_weight * self._apart(own, theirs)
         return loss

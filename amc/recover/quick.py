@@ -5,15 +5,15 @@ differences come from the widths. What the original network says about them is c
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amc.data import Loader, start_epoch
-from amc.evaluate import Score, evaluate, evaluating, logits
+from amc.evaluate import Score, evaluate, evaluating, predictions
 from amc.recover.finetune import Recipe, optimiser
+from amc.task import CLASSIFICATION, Task
 
 Labelled = tuple[Tensor, Tensor]
 
@@ -23,11 +23,12 @@ class Quick:
     """Fine-tuning by a fixed number of steps.
 
     Attributes:
-        batches: images [B, ...], labels [B]; one step each.
-        wished: log-probabilities of the original network at the temperature [B, classes], one per
-            batch; empty without distillation.
+        batches: images [B, ...], targets [B, ...]; one step each.
+        wished: what the original network puts out, softened at the temperature, one per batch;
+            empty without distillation.
         learning_rate: at its highest.
-        temperature, weight: of distillation, see `distill.distillation`.
+        temperature, weight: of distillation, see `distill.Distillation`.
+        task: what the network is for.
     """
 
     batches: Sequence[Labelled]
@@ -35,9 +36,17 @@ class Quick:
     learning_rate: float = 0.05
     temperature: float = 4.0
     weight: float = 4.0
+    task: Task = CLASSIFICATION
 
     @classmethod
-    def of(cls, stream: Loader, steps: int, teacher: nn.Module | None, **more: float) -> "Quick":
+    def of(
+        cls,
+        stream: Loader,
+        steps: int,
+        teacher: nn.Module | None,
+        task: Task = CLASSIFICATION,
+        **more: float,
+    ) -> "Quick":
         """The first ``steps`` batches of the training stream, over as many epochs as it takes."""
         batches: list[Labelled] = []
         epoch = 0
@@ -48,17 +57,17 @@ class Quick:
                 if len(batches) == steps:
                     break
             epoch += 1
-        quick = cls(batches, (), **more)
+        quick = cls(batches, (), task=task, **more)
         if teacher is None:
             return quick
-        return cls(batches, quick.said(teacher), **more)
+        return replace(quick, wished=quick.said(teacher))
 
     def said(self, teacher: nn.Module) -> list[Tensor]:
-        """Log-probabilities of a network on the batches."""
+        """What a network puts out on the batches, softened."""
         device = next(teacher.parameters()).device
         with torch.no_grad(), evaluating(teacher):
             return [
-                F.log_softmax(logits(teacher, x.to(device)) / self.temperature, dim=1)
+                self.task.softened(predictions(teacher, x.to(device)), self.temperature)
                 for x, _ in self.batches
             ]
 
@@ -73,20 +82,18 @@ class Quick:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)  # dropout, if the network has any
             self._train(model.train(), device)
-        return evaluate(model.eval(), validation, batch_statistics=True, wished=wished)
+        return evaluate(model.eval(), validation, True, wished, self.task)
 
     def _train(self, model: nn.Module, device: torch.device) -> None:
         recipe = Recipe(1, self.learning_rate)
         sgd = optimiser(model, recipe)
-        for step, (images, labels) in enumerate(self.batches):
+        for step, (images, targets) in enumerate(self.batches):
             recipe.set_rate(sgd, step / len(self.batches))
-            scores = logits(model, images.to(device))
-            loss = F.cross_entropy(scores, labels.to(device))
+            found = predictions(model, images.to(device))
+            loss = self.task.batch_loss(found, targets.to(device))
             if self.wished:
-                found = F.log_softmax(scores / self.temperature, dim=1)
-                loss = loss + self.weight * F.kl_div(
-                    found, self.wished[step], reduction="batchmean", log_target=True
-                )
+                soft = self.task.softened(found, self.temperature)
+                loss = loss + self.weight * (self.task.apart(soft, self.wished[step]) / len(found))
             sgd.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             sgd.step()
