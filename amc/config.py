@@ -133,8 +133,8 @@ class TrainConfig(Shared):
     """Fine-tuning also learns from the original network."""
     temperature: float = 4.0
     """Of distillation."""
-    distill_weight: float = 4.0
-    """Of distillation against the labels; no factor temperature squared."""
+    distill_weight: float = 2.0
+    """Of distillation against the labels; with the factor temperature squared."""
     feature_weight: float = 0.0
     """Distillation also compares what the layers put out, on the channels that are left; their
     relative error is weighed with this."""

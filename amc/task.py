@@ -74,6 +74,10 @@ class Task:
         """Outputs in the form that `apart` compares; a temperature is for class scores."""
         return outputs
 
+    def sharpness(self, temperature: float) -> float:
+        """What makes up for softening when distances are to be trained down."""
+        return 1.0
+
     def apart(self, found: Tensor, wished: Tensor) -> Tensor:
         """The distance of softened outputs from others, summed over the batch."""
         return self._scalar("distance", found, wished) * len(found)
@@ -155,6 +159,10 @@ class Classification(Task):
     def softened(self, outputs: Tensor, temperature: float) -> Tensor:
         """Logarithms of the predictions at a temperature."""
         return F.log_softmax(outputs / temperature, dim=1)
+
+    def sharpness(self, temperature: float) -> float:
+        """Gradients of softened predictions fall with the square (Hinton et al. 2015)."""
+        return temperature**2
 
     def apart(self, found: Tensor, wished: Tensor) -> Tensor:
         """Kullback-Leibler divergence of softened predictions from others."""

@@ -34,7 +34,7 @@ OURS: dict[str, dict[str, Any]] = {
     "full": {},
     "no batch norm": {"bn_adapt": False, "finetune_epochs": 0},
     "plain": {"distill": False},
-    "weak distillation": {"distill_weight": 4.0},
+    "weak distillation": {"distill_weight": 0.25},
     "lasso": {"selector": "lasso"},
     "l2 selects": {"selector": "l2"},
     "groups": {"group_size": 3},

@@ -35,7 +35,7 @@ class Quick:
     wished: Sequence[Tensor]
     learning_rate: float = 0.05
     temperature: float = 4.0
-    weight: float = 4.0
+    weight: float = 2.0
     task: Task = CLASSIFICATION
 
     @classmethod
@@ -93,7 +93,8 @@ class Quick:
             loss = self.task.batch_loss(found, targets.to(device))
             if self.wished:
                 soft = self.task.softened(found, self.temperature)
-                loss = loss + self.weight * (self.task.apart(soft, self.wished[step]) / len(found))
+                weight = self.weight * self.task.sharpness(self.temperature)
+                loss = loss + weight * self.task.apart(soft, self.wished[step]) / len(found)
             sgd.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             sgd.step()
