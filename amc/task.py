@@ -42,7 +42,8 @@ class Task:
         score: goes through `Results`, returns any number; higher is better.
         percent: the score is a part of one, and is shown as a percentage.
         distance: (outputs, wished) -> scalar, mean over the batch; how far they are from what the
-            original network puts out. The default reward and distillation go by it.
+            original network puts out. The default reward and distillation go by it; for the
+            latter it should be of the loss's own scale.
         source: what an error is blamed on.
     """
 
