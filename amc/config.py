@@ -1,6 +1,7 @@
 """Every setting of a run: at once the command line, ``config.json`` and the documentation."""
 
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -135,6 +136,8 @@ class TrainConfig(Shared):
     """Of distillation."""
     distill_weight: float = 2.0
     """Of distillation against the labels; with the factor temperature squared."""
+    distill_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the weight of distillation goes down to zero over the training, if it does."""
     feature_weight: float = 0.0
     """Distillation also compares what the layers put out, on the channels that are left; their
     relative error is weighed with this."""
@@ -155,10 +158,18 @@ class TrainConfig(Shared):
 
     group_size: int = 0
     """Cut this many groups, fine-tune, go on with the next; 0: all at once."""
-    schedule: Literal["one-shot", "linear", "agp", "exponential", "exponential-bias"] = "one-shot"
+    schedule: Literal[
+        "one-shot", "linear", "agp", "exponential", "exponential-bias", "multistep", "adaptive"
+    ] = "one-shot"
     """Cut all groups little by little, with fine-tuning between the steps."""
     schedule_steps: int = 4
-    """Of a schedule that is not one-shot."""
+    """Of a schedule that is not one-shot; of adaptive at most."""
+    schedule_parts: tuple[float, ...] = (0.5, 0.8)
+    """Of multistep: parts of the whole cut that the steps before the last have made."""
+    adaptive_drop: float = 10.0
+    """Of adaptive: a step goes as far as it costs at most so many points before training."""
+    soft: bool = False
+    """Between the stages channels are not cut but begin anew from zero, and may come back."""
     stage_epochs: float | None = None
     """Part of the epochs that is spent between the stages of --group-size or --schedule; the rest
     comes after the last. Default: all stages get the same."""
@@ -216,6 +227,7 @@ class TrainConfig(Shared):
         if self.time_limit is not None:
             within("--time-limit", self.time_limit, 0, float("inf"))
         self._check_recovery()
+        self._check_stages()
 
     def _check_recovery(self) -> None:
         for name, most in (
@@ -229,22 +241,30 @@ class TrainConfig(Shared):
             value, flag = getattr(self, name), "--" + name.replace("_", "-")
             if not 0 <= value < (most or float("inf")):  # NaN fails the comparison
                 raise AmcError(f"{flag} must be in [0, {most or 'infinity'}), got {value:g}")
-        if self.stage_epochs is not None:
-            within("--stage-epochs", self.stage_epochs, 0, 1)
-        if self.stage_learning_rate is not None:
-            within("--stage-learning-rate", self.stage_learning_rate, 0, float("inf"))
         if self.bn_samples is not None and not self.bn_adapt:
             raise AmcError("--bn-samples belongs to --bn-adapt, not to --no-bn-adapt")
-        if self.group_size and self.schedule != "one-shot":
-            raise AmcError(
-                f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
-            )
         if self.label_smoothing and not self.classifies:
             raise AmcError(
                 f"--label-smoothing belongs to classification, not to --task {self.task}"
             )
         if self.feature_weight and not self.distill:
             raise AmcError("--feature-weight belongs to distillation, not to --no-distill")
+
+    def _check_stages(self) -> None:
+        if self.stage_epochs is not None:
+            within("--stage-epochs", self.stage_epochs, 0, 1)
+        if self.stage_learning_rate is not None:
+            within("--stage-learning-rate", self.stage_learning_rate, 0, float("inf"))
+        if self.group_size and self.schedule != "one-shot":
+            raise AmcError(
+                f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
+            )
+        parts = (0.0, *self.schedule_parts, 1.0)
+        if not all(a < b for a, b in pairwise(parts)):  # NaN fails the comparison
+            given = " ".join(f"{part:g}" for part in self.schedule_parts)
+            raise AmcError(f"--schedule-parts {given}: must increase, between 0 and 1")
+        if self.soft and self.schedule == "one-shot" and not self.group_size:
+            raise AmcError("--soft needs stages: --schedule or --group-size")
 
     def _check_mode(self) -> None:
         """Makes sure that each mode has the file it works on, and no other."""

@@ -1,8 +1,6 @@
-"""Accuracy comes back: fine-tuning of the cut network, at once or in stages."""
+"""Accuracy comes back: fine-tuning of the cut network."""
 
 import copy
-import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,14 @@ from torch import Tensor, nn
 from amc import ranks, weights
 from amc.errors import AmcError
 from amc.evaluate import Score, evaluate
-from amc.graph import ChannelGraph, trace
+from amc.graph import ChannelGraph
 from amc.imports import load_function, one_line
 from amc.journal import Journal
 from amc.pipeline import Pipeline
-from amc.plan import Plan, Strategy
+from amc.plan import Plan
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Distillation, Loss, supervised
 from amc.recover.finetune import Recipe, Step, train
-from amc.schedule import group_by_group, little_by_little, shared_out
 
 
 @dataclass(frozen=True)
@@ -109,64 +106,10 @@ class Recovery:
                 checkpoint,
             )
 
-    def in_stages(self, strategy: Strategy) -> tuple[nn.Module, Plan]:
-        """Cuts in stages and trains after each; the tuned network, and what is left in it.
-
-        Every stage calibrates, selects and reconstructs on the network that the last one left. It
-        ends early if a stage costs more accuracy than `stop_drop` allows: what that one cut is put
-        back.
-        """
-        config, terminal = self.pipe.config, self.pipe.terminal
-        sizes = self.graph.sizes
-        if config.group_size:
-            stages = group_by_group(sizes, strategy, config.group_size)
-        else:
-            stages = little_by_little(sizes, strategy, config.schedule, config.schedule_steps)
-            stages = stages or [{}]  # nothing to cut: one stage of training
-        epochs = shared_out(config.finetune_epochs, len(stages), config.stage_epochs)
-        keep = {name: tuple(range(size)) for name, size in sizes.items()}
-        current, plan, trained = self.original, self.graph.plan({}), 0
-        task, least = self.pipe.task, -math.inf
-        if config.stop_drop:
-            whole = evaluate(self.original, self.pipe.validation, task=task).accuracy
-            least = whole - config.stop_drop / task.points
-        for number, stage in enumerate(stages):
-            last = number == len(stages) - 1
-            terminal.say(f"stage    {number + 1} of {len(stages)}: {', '.join(stage)}")
-            cut, left = self._stage(current, stage, keep)
-            now = self.graph.plan(left)
-            rate = config.learning_rate if last else config.stage_learning_rate
-            rate = rate or config.learning_rate
-            tuned = self.tune(cut, now, epochs[number], rate, number, trained)
-            trained += epochs[number]
-            score = math.inf
-            if config.stop_drop:
-                score = evaluate(tuned, self.pipe.validation, task=task).accuracy
-            if score < least:
-                terminal.say(
-                    f"stop     stage {number + 1} ends at {task.shown(score)} on validation "
-                    f"images; --stop-drop {config.stop_drop:g} allows {task.shown(least)}: it is "
-                    "taken back and the target is missed"
-                )
-                break
-            current, plan, keep = tuned, now, left
-        return current, plan
-
     def tidy(self) -> None:
         """Removes the states of trainings that are over."""
         for path in self.folder.glob("training-*.safetensors"):
             path.unlink()
-
-    def _stage(
-        self, current: nn.Module, stage: Strategy, keep: Mapping[str, tuple[int, ...]]
-    ) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
-        """One more cut: the network, and the original's channels that it has left."""
-        compressor = self.pipe.calibrate(trace(current, self.pipe.example), current)
-        plan = compressor.plan(stage)
-        left = dict(keep)
-        for name, group in plan.groups.items():
-            left[name] = tuple(keep[name][i] for i in group.keep)
-        return self.pipe.cut(compressor, plan, self.pipe.originals(compressor)), left
 
     def _loss(self, plan: Plan) -> Loss:
         config = self.pipe.config
@@ -180,6 +123,7 @@ class Recovery:
             self._features(plan) if config.feature_weight else {},
             config.feature_weight,
             self.pipe.task,
+            config.distill_schedule,
         )
 
     def _features(self, plan: Plan) -> dict[str, Tensor]:
@@ -199,8 +143,8 @@ class Recovery:
     def _about(self, recipe: Recipe, first_epoch: int) -> dict[str, Any]:
         """What a training depends on besides the network that it begins with."""
         config = self.pipe.config
-        names = ("distill", "temperature", "distill_weight", "label_smoothing", "feature_weight",
-                 "batch_size", "seed", "data")  # fmt: skip
+        names = ("distill", "temperature", "distill_weight", "distill_schedule", "label_smoothing",
+                 "feature_weight", "batch_size", "seed", "data")  # fmt: skip
         settings = {name: getattr(config, name) for name in names}
         if not config.classifies:
             settings["task"] = config.task

@@ -5,31 +5,36 @@ trained, and the next one selects and reconstructs on what that left.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from amc.plan import Strategy
 
-Kind = Literal["one-shot", "linear", "agp", "exponential", "exponential-bias"]
+Kind = Literal[
+    "one-shot", "linear", "agp", "exponential", "exponential-bias", "multistep", "adaptive"
+]
 HALFWAY = 0.75
 """Part of all cuts that the biased exponential has made after an eighth of the steps."""
 
 
-def densities(kind: Kind, final: float, steps: int) -> list[float]:
+def densities(kind: Kind, final: float, steps: int, parts: Sequence[float] = ()) -> list[float]:
     """Part of the channels that is left after each step, decreasing to ``final``.
 
     With p the part of the steps that are over: linear ``1 - (1 - f) p``; agp, the cubic of Zhu and
     Gupta 2017 (arXiv:1710.01878, equation 1), ``f + (1 - f) (1 - p)^3``; exponential ``f^p``;
     exponential-bias, ``a exp(-k p) + b`` with three quarters of the cuts after an eighth of the
-    steps (NNCF), solved by bisection.
+    steps (NNCF), solved by bisection; multistep: after each step the given part of all cuts.
 
     Args:
         kind: of the schedule.
         final: part that is left at the end, in (0, 1].
-        steps: how many; one-shot has one whatever is given.
+        steps: how many; one-shot has one whatever is given, multistep one more than parts.
+        parts: of multistep, increasing.
     """
     if kind == "one-shot":
         return [final]
+    if kind == "multistep":
+        return [*(1 - (1 - final) * part for part in parts), final]
     found = []
     for p in ((i + 1) / steps for i in range(steps)):
         if kind == "linear":
@@ -59,23 +64,28 @@ def _biased() -> float:
 
 
 def little_by_little(
-    sizes: Mapping[str, int], strategy: Strategy, kind: Kind, steps: int
+    sizes: Mapping[str, int],
+    strategy: Strategy,
+    kind: Kind,
+    steps: int,
+    parts: Sequence[float] = (),
 ) -> list[dict[str, int]]:
     """Stages that cut all groups of a strategy a little more each, by a channel at least.
 
     Args:
         sizes: channels of every group.
         strategy: what is kept in the end.
-        kind: see `densities`.
+        kind: see `densities`; not adaptive, which is known stage by stage only.
         steps: number of stages.
+        parts: of multistep.
     """
     curves = {
-        name: densities(kind, kept / sizes[name], steps)
+        name: densities(kind, kept / sizes[name], steps, parts)
         for name, kept in strategy.items()
         if kept < sizes[name]
     }
     stages, reached = [], dict(sizes)
-    for number in range(1 if kind == "one-shot" else steps):
+    for number in range(len(densities(kind, 1.0, steps, parts))):
         stage = {}
         for name, curve in curves.items():
             count = max(strategy[name], round(curve[number] * sizes[name]))
@@ -83,6 +93,17 @@ def little_by_little(
                 stage[name] = reached[name] = count
         stages += [stage] if stage else []
     return stages
+
+
+def towards(
+    reached: Mapping[str, int], strategy: Mapping[str, int], share: float
+) -> dict[str, int]:
+    """The stage that goes this part of the way from the channels that are left to a strategy's."""
+    return {
+        name: count - math.ceil(share * (count - strategy[name]))
+        for name, count in reached.items()
+        if strategy[name] < count
+    }
 
 
 def group_by_group(

@@ -39,6 +39,7 @@ from amc.run_folder import (
 )
 from amc.search import proposed, starts
 from amc.sensitivity import sensitivity
+from amc.stages import Stages
 from amc.task import load_task
 from amc.terminal import Terminal
 
@@ -125,7 +126,7 @@ def _run(config: TrainConfig) -> Path:
     recovery = Recovery(pipe, graph, model, journal, folder)
     with clock("finetune"):
         if recovery.staged:
-            pruned, plan = recovery.in_stages(strategy)
+            pruned, plan = Stages(recovery, strategy).run()
             strategy = plan.strategy
         else:
             pruned = recovery.tune(pruned, plan, config.finetune_epochs, config.learning_rate)

@@ -36,7 +36,7 @@ FLOORS = [
         "amc.terminal",
     },
     {"amc.run_folder", "amc.journal", "amc.reuse"},
-    {"amc", "amc.pipeline", "amc.prepare", "amc.recovery", "amc.sweep"},
+    {"amc", "amc.pipeline", "amc.prepare", "amc.recovery", "amc.stages", "amc.sweep"},
     {"amc.inspect", "amc.train", "amc.compare", "amc.apply"} | {"amc.learn", "amc.pareto"},
 ]
 """Lowest first; a room imports from its own floor or from below, `agents` from nowhere."""

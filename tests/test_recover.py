@@ -263,18 +263,44 @@ def test_distillation_is_cross_entropy_plus_weighted_divergence(
     zs, zt = (m(x).detach().double().numpy() for m in (student, teacher))
     hard = -log_softmax(zs)[np.arange(6), labels.numpy()].mean()
     p, q = log_softmax(zt / temperature), log_softmax(zs / temperature)
-    divergence = (np.exp(p) * (p - q)).sum(axis=1).mean()  # no temperature squared
+    divergence = temperature**2 * (np.exp(p) * (p - q)).sum(axis=1).mean()
     found = Distillation(teacher, temperature, weight)(student, x, labels)
     assert found.item() == pytest.approx(hard + weight * divergence, rel=1e-5)
     assert divergence > 1e-3
 
 
-def test_distillation_uses_the_weights_of_pocketflow_by_default() -> None:
+def test_distillation_weighs_twice_at_temperature_4_by_default() -> None:
     torch.manual_seed(0)
     student, teacher = nn.Linear(5, 4), nn.Linear(5, 4)
     x, labels = random(6, 5, seed=1), torch.zeros(6, dtype=torch.long)
-    expected = Distillation(teacher, 4.0, 4.0)(student, x, labels)
+    expected = Distillation(teacher, 4.0, 2.0)(student, x, labels)
     assert torch.equal(Distillation(teacher)(student, x, labels), expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [1, 1, 1]), ("linear", [1, 0.75, 0.0]), ("cosine", [1, 0.853553, 0.0])],
+)
+def test_distillation_fades_as_told(schedule: str, expected: list[float]) -> None:
+    fading = Distillation(nn.Linear(5, 4), weight=3.0, feature_weight=2.0, schedule=schedule)
+    found = [fading.at(progress) for progress in (0.0, 0.25, 1.0)]
+    assert [one.weight for one in found] == pytest.approx([3 * x for x in expected])
+    assert [one.feature_weight for one in found] == pytest.approx([2 * x for x in expected])
+
+
+def test_training_asks_the_teacher_less_and_less() -> None:
+    torch.manual_seed(0)
+    x, labels = random(8, 5, seed=1), torch.zeros(8, dtype=torch.long)
+    asked: list[float] = []
+
+    class Watched(Distillation):
+        def __call__(self, *given: Any) -> Tensor:
+            asked.append(self.weight)
+            return super().__call__(*given)
+
+    loss = Watched(nn.Linear(5, 4), schedule="linear")
+    train(nn.Linear(5, 4), [(x, labels)] * 2, Recipe(2, 0.1), loss)
+    assert asked == pytest.approx([2.0, 1.5, 1.0, 0.5])
 
 
 def test_distillation_adds_nothing_when_student_and_teacher_agree() -> None:
@@ -308,7 +334,7 @@ def test_gradient_of_the_softened_term_pulls_to_the_teacher() -> None:
     z = logits.detach()
     hard = (z.softmax(1) - F.one_hot(labels, 4)) / 3
     soft = ((z / 2).softmax(1) - (wished / 2).softmax(1)) / (2 * 3)
-    torch.testing.assert_close(logits.grad, hard + 3 * soft)
+    torch.testing.assert_close(logits.grad, hard + 3 * 2**2 * soft)
 
 
 def test_teacher_is_run_in_eval_mode_and_left_as_it_was() -> None:
@@ -477,7 +503,7 @@ def test_student_learns_from_its_teacher() -> None:
     data = Batches(*zip(x.split(20), noise.split(20), strict=True))
     test = [separable(200, seed=9)]
     before = state(teacher)
-    taught = train(small(1), data, Recipe(20, 0.05), Distillation(teacher, 4.0, 100.0))
+    taught = train(small(1), data, Recipe(20, 0.05), Distillation(teacher, 4.0, 6.25))
     assert evaluate(taught, test).accuracy > 0.99
     alone = train(small(1), data, Recipe(20, 0.05))
     assert evaluate(alone, test).accuracy < 0.9

@@ -16,6 +16,7 @@ from amc.evaluate import evaluate
 from amc.models import build
 from amc.plan import load_plan, read_json
 from amc.recover import finetune
+from amc.stages import silenced
 from amc.train import run
 
 
@@ -44,6 +45,10 @@ def loaded(folder: Path) -> torch.nn.Module:
         {"group_size": 4, "stage_epochs": 0.7, "stage_learning_rate": 0.01},
         {"schedule": "agp", "schedule_steps": 3},
         {"schedule": "exponential-bias", "schedule_steps": 2, "feature_weight": 1.0, "ema": 0.9},
+        {"schedule": "multistep", "schedule_parts": (0.6,), "distill_schedule": "cosine"},
+        {"schedule": "adaptive", "schedule_steps": 3, "adaptive_drop": 0.0},
+        {"schedule": "linear", "schedule_steps": 3, "soft": True},
+        {"group_size": 5, "soft": True, "distill_schedule": "linear"},
     ],
 )
 def test_stages_end_at_the_strategy(
@@ -65,6 +70,45 @@ def test_stage_that_costs_too_much_is_taken_back(common: dict[str, Any], tmp_pat
     report = read_json(folder / "report.json")
     assert report["macs"]["ratio"] > 0.05
     assert sum(p.numel() for p in loaded(folder).parameters()) == report["params"]["pruned"]
+
+
+def stages_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    del folder  # named for the order in which things happen
+    return [x for x in capsys.readouterr().out.splitlines() if x.startswith("stage ")]
+
+
+@pytest.mark.parametrize(("drop", "stages"), [(99.0, 1), (0.0, 3)])
+def test_adaptive_stages_go_as_far_as_they_may_cost(
+    common: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    drop: float,
+    stages: int,
+) -> None:
+    """What may cost all is one stage; what may cost nothing goes in even steps."""
+    given = {"schedule": "adaptive", "schedule_steps": 3, "adaptive_drop": drop, "quiet": False,
+             "preserve_ratio": 0.05, "bn_adapt": False}  # fmt: skip
+    folder = run(TrainConfig(**{**common, **given}, run_dir=tmp_path / "run"))
+    assert len(stages_of(folder, capsys)) == stages
+    assert read_json(folder / "report.json")["macs"]["ratio"] <= 0.05
+
+
+def test_silenced_channels_compute_nothing_and_can_learn_again() -> None:
+    torch.manual_seed(0)
+    model = build("plain20", num_classes=10, in_channels=1, width=0.5).train()
+    x = torch.randn(8, 1, 16, 16)
+    graph = amc.trace(model, (x,))
+    name, size = next(iter(graph.sizes.items()))
+    plan = graph.plan({name: tuple(range(1, size))})
+    quiet = silenced(model, graph, plan)
+    before, after = model.get_parameter("conv1.weight"), quiet.get_parameter("conv1.weight")
+    assert torch.equal(before[1:], after[1:]) and not after[0].any() and before[0].any()
+    changed = [
+        n for n, p in quiet.named_parameters() if not torch.equal(p, model.get_parameter(n))
+    ]
+    assert changed == ["conv1.weight"]
+    quiet(x).square().sum().backward()
+    assert bool(after.grad[0].any())
 
 
 class Stopped(Exception):
@@ -142,6 +186,10 @@ def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: 
         ({"stage_learning_rate": 0.0}, "--stage-learning-rate"),
         ({"schedule_steps": 0}, "--schedule-steps"),
         ({"group_size": 2, "schedule": "agp"}, "exclude each other"),
+        ({"soft": True}, "--soft needs stages"),
+        ({"schedule_parts": (0.5, 0.5)}, "--schedule-parts 0.5 0.5: must increase"),
+        ({"schedule_parts": (0.5, 1.0)}, "--schedule-parts"),
+        ({"adaptive_drop": -1.0}, "--adaptive-drop"),
         ({"bn_samples": 0}, "--bn-samples must be 1 or more"),
         ({"bn_samples": 9, "bn_adapt": False}, "--bn-samples belongs to --bn-adapt"),
         ({"feature_weight": 1.0, "distill": False}, "--feature-weight belongs to distillation"),

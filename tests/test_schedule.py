@@ -6,9 +6,16 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from amc.schedule import Kind, densities, group_by_group, little_by_little, shared_out
+from amc.schedule import (
+    Kind,
+    densities,
+    group_by_group,
+    little_by_little,
+    shared_out,
+    towards,
+)
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = tuple(k for k in get_args(Kind) if k not in ("multistep", "adaptive"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,6 +57,20 @@ def test_stages_cut_every_time_and_end_at_the_strategy(kind: Kind, steps: int) -
         assert stage and all(count < reached[name] for name, count in stage.items())
         reached |= stage
     assert reached == STRATEGY
+
+
+def test_multistep_makes_the_given_parts_of_the_cut() -> None:
+    assert densities("multistep", 0.2, 99, (0.25, 0.5)) == pytest.approx([0.8, 0.6, 0.2])
+    assert densities("multistep", 0.2, 99) == [0.2]
+    stages = little_by_little({"a": 20}, {"a": 4}, "multistep", 99, (0.25, 0.5))
+    assert stages == [{"a": 16}, {"a": 12}, {"a": 4}]
+
+
+def test_a_part_of_the_way_takes_a_channel_at_least_and_the_whole_way_arrives() -> None:
+    assert towards(SIZES, STRATEGY, 1.0) == {"a": 4, "c": 60, "d": 1}
+    assert towards(SIZES, STRATEGY, 0.5) == {"a": 10, "c": 62, "d": 2}
+    assert towards(SIZES, STRATEGY, 0.01) == {"a": 15, "c": 63, "d": 2}
+    assert towards(STRATEGY, STRATEGY, 0.5) == {}
 
 
 def test_a_strategy_that_keeps_all_has_no_stages() -> None:

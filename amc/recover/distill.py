@@ -1,8 +1,10 @@
 """Distillation: the pruned network also learns from the original one."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,8 @@ class Distillation:
             what student and teacher put out there (Romero et al. 2015, arXiv:1412.6550; no
             regressor is needed between channels that correspond).
         task: what the network is for.
+        schedule: how the weights of everything but the targets fall from one to zero over the
+            training.
     """
 
     teacher: nn.Module
@@ -55,6 +59,17 @@ class Distillation:
     features: Mapping[str, Tensor] = field(default_factory=dict)
     feature_weight: float = 0.0
     task: Task = CLASSIFICATION
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+    def at(self, progress: float) -> "Distillation":
+        """The loss after this part of the training, in [0, 1]."""
+        if self.schedule == "constant":
+            return self
+        share = 1 - progress
+        if self.schedule == "cosine":
+            share = 0.5 * (1 + math.cos(math.pi * progress))
+        features = share * self.feature_weight
+        return replace(self, weight=share * self.weight, feature_weight=features)
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch."""

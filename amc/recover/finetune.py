@@ -18,7 +18,7 @@ from amc import ranks
 from amc.data import Loader, slices, start_epoch
 from amc.errors import AmcError
 from amc.recover.checkpoint import Checkpoint
-from amc.recover.distill import Loss, cross_entropy
+from amc.recover.distill import Distillation, Loss, cross_entropy
 from amc.recover.slices import gradient
 
 RETRIES = 3
@@ -144,8 +144,10 @@ class _Training:
         step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
         self._model.train()
         for images, labels, whole in slices(stream):
-            rate = self._recipe.set_rate(self._sgd, step / self._total, self.factor)
-            reached = self._step(images.to(self._device), labels.to(self._device), whole)
+            progress = step / self._total
+            rate = self._recipe.set_rate(self._sgd, progress, self.factor)
+            images, labels = images.to(self._device), labels.to(self._device)
+            reached = self._step(images, labels, whole, progress)
             if not math.isfinite(reached):
                 return reached
             step += 1
@@ -158,13 +160,15 @@ class _Training:
         self.epoch += 1
         return reached
 
-    def _step(self, images: Tensor, labels: Tensor, whole: int) -> float:
-        kind = self._device.type
+    def _step(self, images: Tensor, labels: Tensor, whole: int, progress: float) -> float:
+        kind, now = self._device.type, self._loss
         mixed = self._recipe.mixed and kind == "cuda"
+        if isinstance(now, Distillation):
+            now = now.at(progress)
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
             with torch.autocast(kind, torch.bfloat16, enabled=mixed):
-                return self._loss(self._model, images, labels)
+                return now(self._model, images, labels)
 
         self._sgd.zero_grad(set_to_none=True)
         reached = gradient(self._parameters(), loss, images, labels, whole)
