@@ -29,7 +29,7 @@ from amc.pipeline import Pipeline, decisive, reward_function
 from amc.plan import Strategy, read_json
 from amc.prepare import allocation, choose_device, outline, ready
 from amc.run_folder import claim, write_json
-from amc.search import METHODS, Errors, Settings, Task, search
+from amc.search import METHODS, Errors, Problem, Settings, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals
 from amc.standings import Attempt, draw_standings, standings_table, verdicts
@@ -188,8 +188,8 @@ class Contest:
             trials(AT_ONCE[method](self.compressor, self.budget))
         else:
             numbers = Settings(warmup_episodes=self.config.warmup_episodes)
-            task = Task(self.budget, trials, self.errors)
-            search(task, method, seed=seed, settings=numbers)
+            problem = Problem(self.budget, trials, self.errors)
+            search(problem, method, seed=seed, settings=numbers)
         seconds, best = time.perf_counter() - start - outside, trials.best
         rewards = tuple(episode.reward for episode in trials.history)
         accuracy, macs = best.outcome.score.accuracy, best.outcome.macs

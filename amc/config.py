@@ -169,7 +169,7 @@ class TrainConfig(Shared):
     adaptive_drop: float = 10.0
     """Of adaptive: a step goes as far as it costs at most so many points before training."""
     soft: bool = False
-    """Between the stages channels are not cut but begin anew from zero, and may come back."""
+    """Between the stages channels are not cut but silenced: training may bring them back."""
     stage_epochs: float | None = None
     """Part of the epochs that is spent between the stages of --group-size or --schedule; the rest
     comes after the last. Default: all stages get the same."""
@@ -235,6 +235,7 @@ class TrainConfig(Shared):
             ("weight_decay", None),
             ("clip", None),
             ("stop_drop", 100 if self.classifies else None),
+            ("adaptive_drop", 100 if self.classifies else None),
             ("label_smoothing", 1),
             ("ema", 1),
         ):

@@ -29,7 +29,7 @@ from amc.prepare import allocation, choose_device, outline, ready
 from amc.reuse import best_of, described
 from amc.reuse_config import LearnConfig
 from amc.run_folder import claim, write_json
-from amc.search import Found, Settings, Task, learn
+from amc.search import Found, Problem, Settings, learn
 from amc.sensitivity import sensitivity
 from amc.task import load_task
 from amc.terminal import Bar, Terminal
@@ -46,7 +46,7 @@ class Lesson:
 
     model: str
     budget: Budget
-    task: Task
+    problem: Problem
     journal: Journal
 
 
@@ -82,11 +82,11 @@ def run(config: LearnConfig) -> Path:
     # One agent walks all of them in turn.
     with terminal.bar("learn", config.each * sum(len(budgets) for *_, budgets in pupils)) as bar:
         lessons = [one for pupil in pupils for one in _lessons(config, *pupil, reward, bar)]
-        if recorded := sum(lesson.task.trials.recorded for lesson in lessons):
+        if recorded := sum(lesson.problem.trials.recorded for lesson in lessons):
             terminal.say(f"resume   {recorded} episodes are on record in {folder}")
-        tasks = [lesson.task for lesson in lessons]
-        schedule = Settings(warmup_episodes=max(WARMUP, len(tasks)))
-        found = learn(tasks, config.agent, seed=config.seed, settings=schedule)
+        problems = [lesson.problem for lesson in lessons]
+        schedule = Settings(warmup_episodes=max(WARMUP, len(problems)))
+        found = learn(problems, config.agent, seed=config.seed, settings=schedule)
     for lesson in lessons:
         lesson.journal.close()
 
@@ -136,7 +136,7 @@ def _lessons(
         }
         record = folder / f"{name}.jsonl"
         trials = Trials(worth, reward, Limits(config.each), record, {**settings, **on}, show)
-        lessons.append(Lesson(pipe.config.model, budget, Task(budget, trials, errors), journal))
+        lessons.append(Lesson(pipe.config.model, budget, Problem(budget, trials, errors), journal))
     return lessons
 
 

@@ -26,8 +26,7 @@ from amc.metric import SELECTORS
 from amc.plan import Plan, Strategy
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.quick import Quick
-from amc.search import Found, Policy, Settings, proxy, search
-from amc.search import Task as Problem
+from amc.search import Found, Policy, Problem, Settings, proxy, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
 from amc.solve.passes import passes

@@ -30,8 +30,7 @@ from amc.graph.labels import FloatArray
 from amc.plan import Strategy
 from amc.recover.quick import Quick
 from amc.solve.stats import Batches
-from amc.task import CLASSIFICATION
-from amc.task import Task as Purpose
+from amc.task import CLASSIFICATION, Task
 
 try:
     from agents import AGENTS
@@ -80,7 +79,7 @@ def proxy(
     validation: Batches,
     adapt: bool = True,
     quick: Quick | None = None,
-    purpose: Purpose = CLASSIFICATION,
+    task: Task = CLASSIFICATION,
 ) -> Callable[[Strategy], Outcome]:
     """What a strategy is worth, on cached statistics: cut, train a little if told to, validate.
 
@@ -90,10 +89,10 @@ def proxy(
         adapt: batch norms normalise by the validation images themselves, which stands for their
             adaptation after the cut and costs no second pass.
         quick: a few steps of training between cut and validation, for the same purpose.
-        purpose: what the network is for.
+        task: what the network is for.
     """
     graph, seen = compressor.graph, dict[tuple[int, ...], Outcome]()
-    wished = softened(compressor.model, validation, purpose)
+    wished = softened(compressor.model, validation, task)
 
     def outcome(strategy: Strategy) -> Outcome:
         counts = graph.counts(strategy)
@@ -103,7 +102,7 @@ def proxy(
             if quick:
                 score = quick.tuned(compressor.cut(strategy), validation, wished)
             else:
-                score = evaluate(compressor.borrow(strategy), validation, adapt, wished, purpose)
+                score = evaluate(compressor.borrow(strategy), validation, adapt, wished, task)
             seen[key] = Outcome(score, graph.cost.macs(counts), graph.cost.params(counts))
         return seen[key]
 
@@ -111,7 +110,7 @@ def proxy(
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """A network under a budget.
 
     Attributes:
@@ -130,7 +129,7 @@ class Task:
 
 
 def search(
-    task: Task,
+    problem: Problem,
     method: str = "ddpg",
     *,
     seed: int = 0,
@@ -144,7 +143,7 @@ def search(
     """Finds the strategy of highest reward within the budget.
 
     Args:
-        task: network and budget.
+        problem: network and budget.
         method: one of `METHODS`.
         seed: of everything random.
         settings: of an agent.
@@ -155,27 +154,27 @@ def search(
             of them afterwards.
         on_learn: called with what SB3 logged, after an agent has learned from an episode.
     """
-    trials = task.trials
+    trials = problem.trials
     if method in PROPOSALS:
-        follow(PROPOSALS[method](task.budget, seed, task.errors), trials)
+        follow(PROPOSALS[method](problem.budget, seed, problem.errors), trials)
         return Found(trials.best, tuple(trials.history), None)
 
     def look_ahead(strategies: Sequence[Strategy]) -> None:
         if measure:
             trials.look_ahead(strategies, measure)
 
-    env = task.env()
-    first, *others = starts(task.budget, task.errors)
-    shown = [task.budget.actions(first)]
+    env = problem.env()
+    first, *others = starts(problem.budget, problem.errors)
+    shown = [problem.budget.actions(first)]
     if policy:
-        shown.append(task.budget.actions(proposed(policy, task.budget, task.errors)))
-    shown += [task.budget.actions(strategy) for strategy in (*known, *others)]
+        shown.append(problem.budget.actions(proposed(policy, problem.budget, problem.errors)))
+    shown += [problem.budget.actions(strategy) for strategy in (*known, *others)]
     if policy:
         settings = replace(
             settings or Settings(), net_arch=policy.net_arch, warmup_episodes=len(shown)
         )
-    walked = SideBySide(task.env, walks, look_ahead) if walks > 1 else env
-    memory = Memory([task])
+    walked = SideBySide(problem.env, walks, look_ahead) if walks > 1 else env
+    memory = Memory([problem])
     agent = AGENTS[method](walked, settings, shown, lambda rng: memory.suggest(0, rng), seed)
     if policy:
         agent.take_over(policy)
@@ -183,12 +182,12 @@ def search(
         while trials.left > walks or not trials.history:
             agent.learn_episodes(1)
             on_learn(agent.logger.name_to_value)
-        walk(agent, task.env())
+        walk(agent, problem.env())
     return Found(trials.best, tuple(trials.history), agent)
 
 
 def learn(
-    tasks: Sequence[Task],
+    problems: Sequence[Problem],
     method: str = "ddpg",
     *,
     seed: int = 0,
@@ -197,54 +196,54 @@ def learn(
 ) -> list[Found]:
     """One agent for several budgets and networks, which it walks in turn.
 
-    Every task ends with the walk of the finished policy, without noise.
+    Every problem ends with the walk of the finished policy, without noise.
 
     Args:
-        tasks: with trials of the same number of episodes.
+        problems: with trials of the same number of episodes.
         method: one of `AGENTS`.
         seed: of everything random.
         settings: of the agent.
         on_learn: called with what SB3 logged, after the agent has learned from an episode.
     """
-    rotation, memory = Rotation([task.env() for task in tasks]), Memory(tasks)
-    first = [(task.budget, starts(task.budget, task.errors)) for task in tasks]
-    shown = [budget.actions(some[0]) for budget, some in first]  # in turn, as tasks are walked
+    rotation, memory = Rotation([problem.env() for problem in problems]), Memory(problems)
+    first = [(problem.budget, starts(problem.budget, problem.errors)) for problem in problems]
+    shown = [budget.actions(some[0]) for budget, some in first]  # in turn, as problems are walked
     if any(len(some) > 1 for _, some in first):
         shown += [budget.actions(some[-1]) for budget, some in first]
     agent = AGENTS[method](
         rotation, settings, shown, lambda rng: memory.suggest(rotation.current, rng), seed
     )
     with suppress(Enough):
-        while any(task.trials.left > 1 or not task.trials.history for task in tasks):
+        while any(problem.trials.left > 1 or not problem.trials.history for problem in problems):
             agent.learn_episodes(1)
             on_learn(agent.logger.name_to_value)
-        for task in tasks:
-            walk(agent, task.env())
+        for problem in problems:
+            walk(agent, problem.env())
     return [
-        Found(t.trials.best, tuple(t.trials.history), agent) for t in tasks if t.trials.history
+        Found(t.trials.best, tuple(t.trials.history), agent) for t in problems if t.trials.history
     ]
 
 
 class Memory:
-    """What was tried in all tasks, to suggest strategies for each of them.
+    """What was tried in all problems, to suggest strategies for each of them.
 
     What was good under one budget of a network is varied, and scaled, under all of them. Rewards
     are compared as parts of the best gain under their budget, less the distance of the budgets:
     generous budgets gain more, which does not make their strategies better for a tight one.
     """
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = tasks
-        self._vary = [Variations(task.budget, task.errors) for task in tasks]
-        self._known: list[list[Tried]] = [[] for _ in tasks]
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self._problems = problems
+        self._vary = [Variations(problem.budget, problem.errors) for problem in problems]
+        self._known: list[list[Tried]] = [[] for _ in problems]
 
     def suggest(self, number: int, rng: np.random.Generator) -> list[float]:
-        """Actions of an episode of a task."""
-        budget, known = self._tasks[number].budget, list[Tried]()
-        for other, task in enumerate(self._tasks):
-            if task.budget.graph is budget.graph:
+        """Actions of an episode of a problem."""
+        budget, known = self._problems[number].budget, list[Tried]()
+        for other, problem in enumerate(self._problems):
+            if problem.budget.graph is budget.graph:
                 self._catch_up(other)
-                apart = abs(math.log(task.budget.preserve_ratio / budget.preserve_ratio))
+                apart = abs(math.log(problem.budget.preserve_ratio / budget.preserve_ratio))
                 best = max((one.reward for one in self._known[other]), default=0.0)
                 scale = best if best > 0 else 1.0
                 known += [
@@ -255,7 +254,7 @@ class Memory:
         return budget.actions(vary(known or [vary.tried(uniform(budget), 0.0)], rng))
 
     def _catch_up(self, number: int) -> None:
-        history, known = self._tasks[number].trials.history, self._known[number]
+        history, known = self._problems[number].trials.history, self._known[number]
         for episode in history[len(known) :]:
             gained = gain(episode.reward, history[0].reward)
             known.append(self._vary[number].tried(episode.strategy, gained))

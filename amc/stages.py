@@ -126,17 +126,18 @@ class Stages:
 
 
 def silenced(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
-    """A copy of full size whose channels outside of the plan begin anew, from weights of zero.
+    """A copy of full size in which nothing reads the channels that are not in the plan.
 
-    Only what computes them is zero, not what reads them: they are trained on and may come back
-    (He et al. 2018, arXiv:1808.06866, "soft" pruning).
+    It computes what the cut network would, and training may bring the channels back ("soft"
+    pruning: He et al. 2018, arXiv:1808.06866). They zero the filters that compute the channels,
+    which get no gradient behind batch norm and ReLU; the weights that read them do.
     """
     copy = duplicate(model)
     state, cuts = tensors(copy), {(one.tensor, one.dim): one for one in plan.cuts}
     with torch.no_grad():
         for layer in graph.layers:
-            if one := cuts.get((layer.weight, layer.out_dim)):
+            if one := cuts.get((layer.weight, layer.in_dim)):
                 gone = torch.tensor(sorted(set(range(one.size)) - set(one.keep)), dtype=torch.long)
                 weight = state[layer.weight]
-                weight.index_fill_(layer.out_dim, gone.to(weight.device), 0)
+                weight.index_fill_(layer.in_dim, gone.to(weight.device), 0)
     return copy

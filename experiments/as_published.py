@@ -34,7 +34,7 @@ from amc.graph.groups import ChannelGraph
 from amc.graph.surgery import tensors
 from amc.metric import SELECTORS, Evidence
 from amc.plan import Strategy
-from amc.search import Task, proxy, search
+from amc.search import Problem, proxy, search
 from amc.sensitivity import sensitivity
 from amc.solve.columns import input_columns
 from amc.solve.rows import Rows
@@ -200,7 +200,7 @@ def main() -> None:
         on_episode=watch,
     )
     errors = sensitivity(bench.compressor, budget)
-    search(Task(budget, trials, errors), seed=setting.seed)
+    search(Problem(budget, trials, errors), seed=setting.seed)
     print(f"{setting.model}, {setting.data}, {setting.preserve_ratio:g}, seed {setting.seed}")
     print("| search | best accuracy, validation | at episode | seconds to it | all episodes, s |")
     print("|---|---|---|---|---|")

@@ -23,7 +23,7 @@ import amc.search
 from agents import AmcDDPG
 from amc.allocate import uniform
 from amc.evaluate import evaluate
-from amc.search import Settings, Task, proxy, search
+from amc.search import Problem, Settings, proxy, search
 from amc.sensitivity import sensitivity
 from amc.trials import Limits, Trials
 from envs.rewards import divergence
@@ -68,7 +68,7 @@ def main() -> None:
         start = time.perf_counter()
         trials = Trials(proxy(bench.compressor, validation), divergence, Limits(setting.episodes))
         errors = sensitivity(bench.compressor, budget)
-        search(Task(budget, trials, errors), settings=Settings(warmup_episodes=2))
+        search(Problem(budget, trials, errors), settings=Settings(warmup_episodes=2))
         return time.perf_counter() - start
 
     cold = once()

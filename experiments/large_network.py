@@ -27,7 +27,7 @@ from amc.graph import trace
 from amc.memory import parse_bytes
 from amc.metric import SELECTORS
 from amc.models import build
-from amc.search import Settings, Task, proxy, search
+from amc.search import Problem, Settings, proxy, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
@@ -122,7 +122,7 @@ def main() -> None:
         return
     reward = REWARDS["divergence"]
     trials = Trials(proxy(compressor, check), reward, Limits(setting.episodes))
-    task = Task(budget, trials, errors)
+    task = Problem(budget, trials, errors)
     step(
         f"search, {setting.episodes} episodes",
         lambda: search(task, settings=Settings(warmup_episodes=2)),

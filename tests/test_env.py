@@ -28,7 +28,7 @@ from amc.graph.groups import ChannelGraph
 from amc.metric import SELECTORS
 from amc.plan import Strategy
 from amc.recover.quick import Quick
-from amc.search import METHODS, Found, Task, proxy, search, walk
+from amc.search import METHODS, Found, Problem, proxy, search, walk
 from amc.solve.stats import Sampling
 from amc.trials import Episode, Limits, Trials
 from envs import REWARDS, ChannelPruningEnv, Outcome, SideBySide
@@ -529,7 +529,7 @@ def searched(
     evaluate = evaluate or cheap(budget)
     trials = Trials(evaluate, reward, Limits(episodes), on_episode=on_episode)
     settings = Settings(net_arch=(16, 16), warmup_episodes=warmup)
-    return search(Task(budget, trials), method, seed=seed, settings=settings, **more)
+    return search(Problem(budget, trials), method, seed=seed, settings=settings, **more)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -627,7 +627,7 @@ def test_an_agent_is_suggested_variations_of_all_that_was_tried(
     monkeypatch.setattr("amc.search.Variations", Watched)
     trials = Trials(cheap(budget), REWARDS["accuracy"], Limits(13))
     settings = Settings(net_arch=(16, 16), warmup_episodes=4, elite=1.0)
-    found = search(Task(budget, trials, errors), method, settings=settings, walks=walks)
+    found = search(Problem(budget, trials, errors), method, settings=settings, walks=walks)
     history, first = found.history, found.history[0].reward
     for number, (known, suggested) in enumerate(asked, start=1):
         earlier = history[: number // walks * walks]

@@ -23,7 +23,7 @@ from amc.models import build
 from amc.plan import load_plan, read_json, save_plan
 from amc.reuse import described, load_fitting, load_learned
 from amc.reuse_config import ApplyConfig
-from amc.search import Found, Settings, Task, learn, proposed, search
+from amc.search import Found, Problem, Settings, learn, proposed, search
 from amc.train import run
 from amc.trials import Limits, Trials
 from envs import ChannelPruningEnv, Outcome, Rotation, gain
@@ -42,9 +42,9 @@ def errors_of(budget: Budget) -> dict[str, np.ndarray]:
     return {group.name: (1 - options / group.size) ** 2 for group, options in pairs}
 
 
-def task(ratio: float, episodes: int) -> Task:
+def task(ratio: float, episodes: int) -> Problem:
     budget = budget_of(ratio, chain)
-    return Task(budget, Trials(cheap(budget), minus_loss, Limits(episodes)), errors_of(budget))
+    return Problem(budget, Trials(cheap(budget), minus_loss, Limits(episodes)), errors_of(budget))
 
 
 def learned(episodes: int = 8, seed: int = 0, method: str = "ddpg") -> list[Found]:

@@ -30,7 +30,7 @@ from amc.budget import Budget
 from amc.errors import AmcError
 from amc.evaluate import Score
 from amc.plan import Strategy
-from amc.search import METHODS, Found, Settings, Task, search
+from amc.search import METHODS, Found, Problem, Settings, search
 from amc.trials import Enough, Episode, Limits, Trials
 from amc.workers import workers
 from envs import REWARDS, Outcome
@@ -97,7 +97,7 @@ def searched(
     limits = limits or Limits(episodes)
     trials = Trials(evaluate, reward, limits, record, about, on_episode)
     settings = Settings(net_arch=(16, 16), warmup_episodes=4)
-    return search(Task(budget(), trials, errors()), method, settings=settings, **more)
+    return search(Problem(budget(), trials, errors()), method, settings=settings, **more)
 
 
 def assert_same(first: Found, second: Found) -> None:
@@ -334,7 +334,7 @@ def test_rewards_of_the_record_are_those_of_the_function(tmp_path: Path) -> None
     record = tmp_path / "record"
     searched(record, "random")
     trials = Trials(cheap, lambda o: -float(o.macs), Limits(10), record, ABOUT)
-    found = search(Task(budget(), trials), "random")
+    found = search(Problem(budget(), trials), "random")
     assert [e.reward for e in found.history] == [-e.outcome.macs for e in found.history]
 
 
@@ -411,7 +411,7 @@ def test_search_for_the_least_divergence_goes_on_where_it_was_stopped(
     def found(record: Path | None, evaluate: Evaluate = cheap) -> Found:
         trials = Trials(evaluate, REWARDS["divergence"], Limits(10), record, ABOUT)
         settings = Settings(net_arch=(16, 16), warmup_episodes=4)
-        return search(Task(budget(), trials, errors()), method, settings=settings)
+        return search(Problem(budget(), trials, errors()), method, settings=settings)
 
     with pytest.raises(Stopped):
         found(tmp_path / "record", stopping(7, Stopped))
