@@ -539,6 +539,7 @@ def test_image_is_its_central_square(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
 def test_image_folder_training_depends_on_seed_and_epoch_only(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):

@@ -816,6 +816,7 @@ CHANGED = TrainConfig(
     distill=True,
     temperature=1.5,
     distill_weight=0.5,
+    distill_schedule="linear",
     feature_weight=0.25,
     label_smoothing=0.1,
     weight_decay=1e-4,
@@ -825,6 +826,9 @@ CHANGED = TrainConfig(
     finetune="own.py:tuned",
     group_size=2,
     schedule_steps=7,
+    schedule_parts=(0.25, 0.75),
+    adaptive_drop=3.0,
+    soft=True,
     stage_epochs=0.3,
     stage_learning_rate=0.01,
     stop_drop=1.5,
@@ -842,7 +846,8 @@ CHANGED = TrainConfig(
 def test_settings_come_back_from_json_as_they_were() -> None:
     for one in fields(TrainConfig):
         default = one.default if one.default is not MISSING else one.default_factory()
-        if one.name not in ("channel_ratio", "policy", "plan", "distill", "schedule", "bn_adapt"):
+        others = ("task", "channel_ratio", "policy", "plan", "distill", "schedule", "bn_adapt")
+        if one.name not in others:
             assert getattr(CHANGED, one.name) != default, f"{one.name}: give it another value"
     # what does not go with the others
     uniform = TrainConfig(mode="uniform", channel_ratio=0.7, distill=False, schedule="agp")
@@ -850,7 +855,7 @@ def test_settings_come_back_from_json_as_they_were() -> None:
         input_shape="3x8x8", num_classes=7, choice=CHANGED.choice, plot=Path("a.svg"),
         json=Path("a.json"), preserve_ratio=0.5,
     )  # fmt: skip
-    learned = TrainConfig(mode="policy", policy=Path("runs/a b"))
+    learned = TrainConfig(mode="policy", policy=Path("runs/a b"), task="own.py:task")
     planned = TrainConfig(mode="plan", plan=Path("plan.json"))
     for config in (CHANGED, uniform, learned, planned, inspect, TrainConfig(), InspectConfig()):
         text = json.dumps(as_json(config), allow_nan=False)
