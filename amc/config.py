@@ -10,6 +10,7 @@ import tyro
 from amc.errors import AmcError
 from amc.graph import Choice
 from amc.memory import parse_bytes
+from amc.schedule import Kind
 
 LEARNERS = ("ddpg", "td3", "sac")
 """Agents that a policy can be handed to."""
@@ -158,9 +159,7 @@ class TrainConfig(Shared):
 
     group_size: int = 0
     """Cut this many groups, fine-tune, go on with the next; 0: all at once."""
-    schedule: Literal[
-        "one-shot", "linear", "agp", "exponential", "exponential-bias", "multistep", "adaptive"
-    ] = "one-shot"
+    schedule: Kind = "one-shot"
     """Cut all groups little by little, with fine-tuning between the steps."""
     schedule_steps: int = 4
     """Of a schedule that is not one-shot; of adaptive at most."""

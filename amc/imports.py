@@ -23,11 +23,11 @@ def load_function(spec: str) -> Callable[..., Any]:
     Raises:
         AmcError: No such module, file or function, or the import itself failed.
     """
-    function = load_object(spec)
+    function: Callable[..., Any] = load_object(spec)
     if not callable(function):
         source, _, name = spec.rpartition(":")
         raise AmcError(f"{spec}: {source} has, but not as a function, {name}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def load_object(spec: str) -> Any:

@@ -78,10 +78,11 @@ class Stages:
     def _bearable(self, compressor: Compressor, steps: int) -> dict[str, int]:
         """The whole way that is left, half of it, ...; at least its even share of the steps."""
         share, least = 1.0, self._score(self._network) - self._points(self._config.adaptive_drop)
+        originals = self._pipe.originals(compressor)
         while share > 1 / steps:
             stage = towards(self._reached, self._aim, share)
             plan = compressor.plan({**self._reached, **stage})
-            cut = self._pipe.cut(compressor, plan, self._pipe.originals(compressor))
+            cut = self._pipe.cut(compressor, plan, originals)
             if self._score(cut) >= least:
                 return stage
             share /= 2

@@ -141,10 +141,6 @@ class Classification(Task):
         """Yes."""
         return True
 
-    def scored(self, results: Results) -> float:
-        """Correct top-1 predictions, 0 to 1."""
-        return accuracy(results)
-
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Correct top-1 predictions."""
         return (outputs.argmax(dim=1) == targets).sum()

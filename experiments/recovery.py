@@ -12,7 +12,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -25,9 +25,9 @@ from amc.data import Data, load_data
 from amc.evaluate import evaluate
 from amc.graph import trace
 from amc.pretrain import pretrained
-from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.distill import Distillation, Loss, cross_entropy
 from amc.recover.finetune import Recipe, train
+from amc.standings import percent
 from amc.train import run
 
 OURS: dict[str, dict[str, Any]] = {
@@ -94,8 +94,6 @@ def theirs(table: Table, distilled: bool, ratio: float, seed: int) -> dict[str, 
         small, macs = pruned(teacher, data, ratio)
         found = {"macs": macs, "original": evaluate(teacher, data.test).accuracy}
         found["pruned"] = evaluate(small, data.test).accuracy
-        adapted = adapt_batchnorm(copy.deepcopy(small), list(data.calibration)[:8])
-        found["adapted"] = evaluate(adapted, data.test).accuracy
         loss: Loss = cross_entropy
         if distilled:
             loss = Distillation(teacher, defaults.temperature, defaults.distill_weight)
@@ -129,13 +127,6 @@ def pruned(model: nn.Module, data: Data, ratio: float) -> tuple[nn.Module, float
     return cut(high)
 
 
-def spread(values: list[float]) -> str:
-    """Percentages: mean ± standard deviation, or the value alone."""
-    if len(values) == 1:
-        return f"{100 * values[0]:.1f}"
-    return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
-
-
 def main() -> None:
     """Runs what is missing and prints the table."""
     table = tyro.cli(Table)
@@ -149,7 +140,7 @@ def main() -> None:
             else:
                 found = [ours(table, method, ratio, seed) for seed in table.seeds]
             cells = [
-                spread([one[key] for one in found]) for key in ("original", "pruned", "recovered")
+                percent([one[key] for one in found]) for key in ("original", "pruned", "recovered")
             ]
             macs = mean(one["macs"] for one in found)
             print(

@@ -13,12 +13,13 @@ import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Literal
 
 import tyro
 
 from amc.config import TrainConfig
+from amc.standings import percent
 from amc.train import run
 
 Selector = Literal["lasso", "obs", "l1", "l2", "random"]
@@ -68,13 +69,6 @@ def report(
     return found
 
 
-def spread(values: list[float]) -> str:
-    """Percentages: mean ± standard deviation, or the value alone."""
-    if len(values) == 1:
-        return f"{100 * values[0]:.1f}"
-    return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
-
-
 def main() -> None:
     """Runs what is missing and prints the table."""
     table = tyro.cli(Table)
@@ -87,7 +81,7 @@ def main() -> None:
     ):
         found = [report(table, model, mode, selector, ratio, seed) for seed in table.seeds]
         accuracy = {
-            key: spread([r["accuracy"][key] for r in found])
+            key: percent([r["accuracy"][key] for r in found])
             for key in ("original", "pruned", "recovered")
         }
         macs = mean(r["macs"]["ratio"] for r in found)

@@ -10,7 +10,7 @@ of the sampled positions.
 
 import time
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 
 import tyro
 
@@ -24,6 +24,7 @@ from amc.metric import SELECTORS
 from amc.pretrain import pretrained
 from amc.sequential import Originals, compress
 from amc.solve.stats import Sampling
+from amc.standings import percent
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,6 @@ class Setting:
     selectors: tuple[str, ...] = ("l1", "lasso", "obs")
     seeds: tuple[int, ...] = (0, 1, 2)
     calibration_batches: int = 60
-
-
-def spread(values: list[float]) -> str:
-    """Percentages: mean ± standard deviation."""
-    deviation = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.1f}{deviation}"
 
 
 def main() -> None:
@@ -73,7 +68,7 @@ def main() -> None:
                 adapted = evaluate(final, data.test).accuracy
                 rows.append((cut, sequential, adapted, seconds))
             *accuracies, times = zip(*rows, strict=True)
-            cells = " | ".join(spread(list(found)) for found in accuracies)
+            cells = " | ".join(percent(list(found)) for found in accuracies)
             print(f"| {ratio} | {name} | {cells} | {mean(times):.2f} |", flush=True)
 
 
