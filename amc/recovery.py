@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from amc.plan import Plan
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Distillation, Loss, supervised
 from amc.recover.finetune import Recipe, Step, train
+from amc.recover.remembered import memorable, remembered
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Recovery:
         if not config.distill:
             return supervised(self.pipe.task, config.label_smoothing)
         return Distillation(
-            copy.deepcopy(self.original),
+            self._teacher,
             config.temperature,
             config.distill_weight,
             config.label_smoothing,
@@ -125,6 +127,15 @@ class Recovery:
             self.pipe.task,
             config.distill_schedule,
         )
+
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        """The original, which all stages of a run learn from."""
+        teacher, stream = copy.deepcopy(self.original), self.pipe.data.train
+        if self.pipe.config.feature_weight or not memorable(teacher, stream):
+            return teacher  # run in every step: features change, or images do
+        with self.pipe.terminal.bar("teacher", len(stream)) as bar:
+            return remembered(teacher, stream, bar.step)
 
     def _features(self, plan: Plan) -> dict[str, Tensor]:
         """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""

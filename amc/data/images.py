@@ -53,6 +53,7 @@ class ImageLoader:
         seed: int = 0,
     ) -> None:
         Batching(seed, batch_size)  # refuses what is out of range
+        self.fixed = not augment
         self._paths, self._labels, self._side = list(paths), list(labels), side
         self._batch_size, self._augment, self._workers = batch_size, augment, workers
         self._crop = crop

@@ -19,7 +19,10 @@ Normalise = tuple[Sequence[float], Sequence[float]]  # mean and std of each chan
 
 @runtime_checkable
 class Loader(Protocol):
-    """Batches that can be gone through again and again; a `DataLoader` is one."""
+    """Batches that can be gone through again and again; a `DataLoader` is one.
+
+    One with an attribute ``fixed`` that is true has the same images every time, in any order.
+    """
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
@@ -95,6 +98,7 @@ class TensorLoader:
                 "must be [N, C, H, W] and [N, ...] with N of at least 1"
             )
         Batching(seed, batch_size)  # refuses what is out of range
+        self.fixed = augment is None
         self._images, self._labels, self._batch_size = images, labels, batch_size
         self._shuffle, self._augment, self._normalise = shuffle, augment, normalise
         self._seed, self._epoch = seed, 0

@@ -1,0 +1,175 @@
+"""Outputs of the original that are computed once for all epochs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amc import ranks
+from amc.config import TrainConfig
+from amc.data import TensorLoader, load_data, start_epoch
+from amc.errors import AmcError
+from amc.recover import finetune, remembered
+from amc.recover.distill import Distillation
+from amc.train import run
+
+
+class Counting(nn.Module):
+    """A teacher that counts the images it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 4))
+        self.asked = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked += len(images)
+        found: Tensor = self.inner(images)
+        return found
+
+
+def stream(augmented: bool = False) -> TensorLoader:
+    images = torch.rand(10, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    images[7] = images[2]  # twice the same
+
+    def brighter(images: Tensor, generator: torch.Generator) -> Tensor:
+        return images + torch.rand(1, generator=generator)
+
+    augment = brighter if augmented else None
+    labels = torch.arange(10) % 4
+    return TensorLoader(images, labels, batch_size=4, shuffle=True, augment=augment)
+
+
+def test_outputs_are_the_teacher_s_in_any_order() -> None:
+    teacher, data = Counting().eval(), stream()
+    steps: list[None] = []
+    by_heart = remembered.remembered(teacher, data, lambda: steps.append(None))
+    assert (teacher.asked, len(steps)) == (10, 3)
+    for epoch in (0, 1, 5):
+        start_epoch(data, epoch)
+        for images, _ in data:
+            torch.testing.assert_close(by_heart(images), teacher.inner(images))
+    assert teacher.asked == 10
+
+
+def test_teacher_is_asked_in_eval_mode_and_left_as_it_was() -> None:
+    teacher, data = Counting().train(), stream()
+    by_heart = remembered.remembered(teacher, data)
+    assert teacher.training
+    images, _ = next(iter(data))
+    torch.testing.assert_close(by_heart(images), teacher.eval().inner(images))
+
+
+def test_outputs_do_not_depend_on_the_epoch_they_are_first_wanted_in() -> None:
+    """Or a training that goes on after a stop would go another way."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
+    data = stream()
+    first = remembered.remembered(teacher, data)
+    start_epoch(data, 3)
+    later = remembered.remembered(teacher, data)
+    for images, _ in data:
+        assert torch.equal(first(images), later(images))
+
+
+def test_distillation_by_heart_is_distillation() -> None:
+    torch.manual_seed(0)
+    teacher, student = Counting(), nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    data = stream()
+    images, labels = next(iter(data))
+    by_heart = Distillation(remembered.remembered(teacher, data))
+    expected = Distillation(teacher)(student, images, labels)
+    torch.testing.assert_close(by_heart(student, images, labels), expected)
+
+
+def test_only_images_that_never_change_are_remembered() -> None:
+    teacher = Counting()
+    assert remembered.memorable(teacher, stream())
+    assert not remembered.memorable(teacher, stream(augmented=True))
+    assert not remembered.memorable(teacher, list(stream()))  # says nothing
+    assert not remembered.memorable(teacher.to("meta"), stream())
+    data = load_data("digits")
+    assert not remembered.memorable(Counting(), data.train)
+    assert remembered.memorable(Counting(), data.calibration)
+
+
+def test_several_ranks_do_not_remember() -> None:
+    with ranks.among(0, 2, torch.device("cpu")):
+        assert not remembered.memorable(Counting(), stream())
+
+
+def test_too_many_outputs_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Counting()
+    monkeypatch.setattr(remembered, "MOST_BYTES", 4 * 4 * 4 * 3)  # 3 batches of 4 images, exactly
+    assert remembered.remembered(teacher, stream()) is not teacher
+    monkeypatch.setattr(remembered, "MOST_BYTES", 4 * 4 * 4 * 3 - 1)
+    assert remembered.remembered(teacher, stream()) is teacher
+
+
+def test_loader_that_claims_too_much_is_told_so() -> None:
+    data = stream(augmented=True)
+    data.fixed = True
+    by_heart = remembered.remembered(Counting(), data)
+    start_epoch(data, 1)
+    with pytest.raises(AmcError, match=r"^training: .*fixed = True"):
+        by_heart(next(iter(data))[0])
+
+
+OWN_DATA = """
+from dataclasses import replace
+import torch
+from amc.data import TensorLoader, load_data
+
+def digits():
+    data = load_data("digits")
+    batches = list(data.calibration)
+    images, labels = (torch.cat([one[i] for one in batches])[:200] for i in (0, 1))
+    train = TensorLoader(images, labels, batch_size=50, shuffle=True)
+    train.fixed = {fixed}
+    return replace(data, name="own", train=train)
+"""
+
+
+def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[nn.Module] = []
+    remember = remembered.remembered
+
+    def noted(*arguments: object) -> nn.Module:
+        made.append(remember(*arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr("amc.recovery.remembered", noted)
+
+    def settings(fixed: bool, name: str) -> TrainConfig:
+        own = tmp_path / f"own_{fixed}.py"
+        own.write_text(OWN_DATA.format(fixed=fixed))
+        return TrainConfig(
+            mode="uniform", width=0.25, data=f"{own}:digits", calibration_batches=1, device="cpu",
+            quiet=True, finetune_epochs=4, schedule="linear", schedule_steps=2, stage_epochs=0.5,
+            run_dir=tmp_path / name,
+        )  # fmt: skip
+
+    run(settings(False, "run-anew"))
+    assert not made
+    whole = run(settings(True, "whole"))
+    assert len(made) == 1 and isinstance(made[0], remembered.Remembered)  # for all stages
+
+    run_epoch, epochs = finetune._Training.run_epoch, 0
+
+    def stopping(self: finetune._Training, *arguments: object) -> float:
+        nonlocal epochs
+        epochs += 1
+        if epochs == 4:  # the second of the second stage
+            raise KeyboardInterrupt
+        return run_epoch(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetune._Training, "run_epoch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(True, "stopped"))
+    run(TrainConfig(resume=tmp_path / "stopped", quiet=True))
+    left = (tmp_path / "stopped" / "pruned.safetensors").read_bytes()
+    assert left == (whole / "pruned.safetensors").read_bytes()
