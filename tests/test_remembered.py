@@ -143,6 +143,7 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
         return made[-1]
 
     monkeypatch.setattr("amc.recovery.remembered", noted)
+    monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
 
     def settings(fixed: bool, name: str) -> TrainConfig:
         own = tmp_path / f"own_{fixed}.py"
