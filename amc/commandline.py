@@ -91,7 +91,9 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
     """
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), contextlib.ExitStack() as hushed:
+            if torchrun.prefix():  # the first process gives the help
+                hushed.enter_context(contextlib.redirect_stdout(io.StringIO()))
             return tyro.cli(config, prog=f"python -m {command}", args=arguments)
     except SystemExit as stop:
         if not stop.code:

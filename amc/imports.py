@@ -53,7 +53,7 @@ def load_object(spec: str) -> Any:
     if found is None:
         near = get_close_matches(name, [key for key in vars(module) if key[0] != "_"], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise AmcError(f"{spec}: {source} has no function {name}{hint}")
+        raise AmcError(f"{spec}: {source} has nothing called {name}{hint}")
     return found
 
 

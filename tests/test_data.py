@@ -688,7 +688,7 @@ def test_own_function_returns_loaders_or_data(user_file, monkeypatch):
         ("sizes", ["val has images [3, 9, 9], but train [3, 8, 8]"]),
         ("fails", ["calling it failed with RuntimeError: two lines"]),
         ("broken", ["reading train failed with OSError: disk gone"]),
-        ("thre", ["has no function thre", "did you mean three?"]),
+        ("thre", ["has nothing called thre", "did you mean three?"]),
         ("good", ["not as a function"]),
     ],
 )

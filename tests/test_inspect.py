@@ -457,7 +457,7 @@ def test_another_matplotlibrc_changes_nothing(graph: ChannelGraph, tmp_path: Pat
     ("arguments", "expected"),
     [
         (["--model", "resnet21"], "did you mean 'resnet20'"),
-        (["--model", "{nets}:nothing"], "has no function nothing"),
+        (["--model", "{nets}:nothing"], "has nothing called nothing"),
         (["--model", "{nets}:branch", "--input-shape", "3x8x8"], "if x.sum() > 0 else -x"),
         (["--model", "{nets}:net", "--input-shape", "8x8"], "does not run on the example inputs"),
         (["--model", "{nets}:normed", "--input-shape", "4x8x8"], "does not run on the example in"),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from amc import torchrun
+from amc.commandline import parse
 from amc.config import TrainConfig
 from amc.data import load_data
 from amc.data.images import ImageLoader
@@ -267,6 +268,17 @@ def test_processes_choose_no_device(as_rank: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert "2 processes for 1 GPUs" in refusal("auto")
+
+
+def test_first_process_gives_the_help_for_all(
+    as_rank: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank, said in ((0, True), (1, False)):
+        monkeypatch.setenv("RANK", str(rank))
+        with pytest.raises(SystemExit) as ended:
+            parse(TrainConfig, "amc.train", ["--help"])
+        assert not ended.value.code
+        assert ("--preserve-ratio" in capsys.readouterr().out) == said
 
 
 def test_other_commands_know_one_process(as_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:

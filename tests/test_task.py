@@ -318,8 +318,8 @@ def test_other_commands_take_the_task() -> None:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("taks", ["has no function taks", "did you mean task?"]),
-        ("empty", ["has no function empty"]),
+        ("taks", ["has nothing called taks", "did you mean task?"]),
+        ("empty", ["has nothing called empty"]),
         ("failing", ["--task", "RuntimeError: two lines"]),
         ("network", ["Sequential.name must be text, got nothing"]),
         ("NoLoss", ["NoLoss.loss must be a function, got nothing"]),
