@@ -132,3 +132,18 @@ def test_dead_and_duplicate_channels_go_first() -> None:
     stats = LayerStats(x.mT @ x, x.mT @ y, y.square().sum(1), x.shape[1])
     order = elimination_order([Reader(stats, one.weights, one.columns)])
     assert set(order[:2].tolist()) in ({2, 0}, {2, 1})
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_two_copies_do_not_go_at_once(width: int) -> None:
+    """Each costs nothing while the other is there, so both are the cheapest of 300 channels."""
+    one, x, _ = reader(4, channels=300, width=width, others=0, rows=900)
+    x = x.clone()
+    x[:, :, one.columns[17]] = x[:, :, one.columns[230]]
+    y = x @ one.weights
+    stats = LayerStats(x.mT @ x, x.mT @ y, y.square().sum(1), x.shape[1])
+    order = elimination_order([Reader(stats, one.weights, one.columns)]).tolist()
+    first, second = sorted(order.index(i) for i in (17, 230))
+    assert first < 2 and second > 2
+    without = columns_left(one, order[:2])
+    assert least_error(x, y, without) < 0.02 * float(y.square().sum())

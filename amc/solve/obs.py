@@ -25,6 +25,10 @@ from amc.solve.stats import LayerStats
 AT_ONCE = 128
 """Of more channels than this, one in so many goes at a time."""
 
+COUPLED = 0.5
+"""Channels whose partial correlation is higher do not go at once: of two copies each is useless
+only while the other is there."""
+
 PENDING = 256
 """Columns that go before the whole inverse is brought up to date: one product of matrices in place
 of one pass through the memory for each channel."""
@@ -58,11 +62,23 @@ def elimination_order(readers: Sequence[Reader]) -> IntArray:
         score = torch.stack([problem.added_error().cpu() for problem in problems]).sum(0)
         count = max(1, len(left) // AT_ONCE)
         least = np.argsort(score.numpy(), kind="stable")[:count]
+        if count > 1:
+            least = _apart(least, [problem.coupling(least) for problem in problems])
         gone += left[least].tolist()
         left = np.delete(left, least)
         for problem in problems:
             problem.remove(least)
     return np.array(gone, dtype=np.int64)
+
+
+def _apart(channels: IntArray, couplings: Sequence[Tensor]) -> IntArray:
+    """The first of these channels, and each that is not `COUPLED` to one taken before."""
+    bound = torch.stack([one.cpu() for one in couplings]).amax(0).numpy() > COUPLED
+    taken: list[int] = []
+    for i in range(len(channels)):
+        if not bound[i, taken].any():
+            taken.append(i)
+    return channels[taken]
 
 
 class _Problem:
@@ -96,6 +112,17 @@ class _Problem:
             added = torch.linalg.solve(self._blocks, (weights @ weights.mT)[:, self._left])
         total: Tensor = added.diagonal(dim1=2, dim2=3).sum((0, 2))
         return total / self._energy
+
+    def coupling(self, channels: IntArray) -> Tensor:
+        """How far some channels that are left do each other's work, 0 to 1, [c, c]."""
+        flat, done = self._entries(self._left[torch.from_numpy(channels)]), self._pending
+        rows = self._base[:, flat][:, :, flat]
+        rows = rows - self._p[:, flat, :done] @ self._q[:, flat, :done].mT
+        between = rows.reshape(len(rows), len(channels), self._width, len(channels), -1)
+        size = torch.linalg.vector_norm(between, dim=(2, 4))
+        own = size.diagonal(dim1=1, dim2=2).sqrt()
+        found: Tensor = (size / (own[:, :, None] * own[:, None])).amax(0)
+        return found
 
     def remove(self, channels: IntArray) -> None:
         """Removes some of the channels that are left and re-solves for the others."""
