@@ -50,6 +50,7 @@ class Table:
     """What to run."""
 
     model: str = "resnet20"
+    width: float = 1.0
     data: str = "glyphs"
     ratios: tuple[float, ...] = (0.5, 0.3, 0.15, 0.05)
     methods: tuple[str, ...] = ("full", "plain", "groups", "torch-pruning")
@@ -58,15 +59,20 @@ class Table:
     epochs: int = 5
     folder: Path = Path("runs/recovery")
 
+    @property
+    def network(self) -> str:
+        """Its name, with its width if that is not the usual one."""
+        return self.model if self.width == 1 else f"{self.model}-x{self.width:g}"
+
 
 def ours(table: Table, method: str, ratio: float, seed: int) -> dict[str, float]:
     """Accuracies of one of our runs, which is continued if it was stopped."""
-    place = (
-        table.folder / f"{table.model}-{table.data}-{method.replace(' ', '-')}-{ratio:g}-{seed}"
-    )
+    name = f"{table.network}-{table.data}-{method.replace(' ', '-')}-{ratio:g}-{seed}"
+    place = table.folder / name
     if not (place / "report.json").exists():
         settings: dict[str, Any] = {
             "model": table.model,
+            "width": table.width,
             "data": table.data,
             "mode": "uniform",
             "preserve_ratio": ratio,
@@ -86,11 +92,11 @@ def ours(table: Table, method: str, ratio: float, seed: int) -> dict[str, float]
 def theirs(table: Table, distilled: bool, ratio: float, seed: int) -> dict[str, float]:
     """Accuracies with the channels that torch-pruning takes, trained by our recipe."""
     kind = "torch-pruning-distilled" if distilled else "torch-pruning"
-    path = table.folder / f"{table.model}-{table.data}-{kind}-{ratio:g}-{seed}.json"
+    path = table.folder / f"{table.network}-{table.data}-{kind}-{ratio:g}-{seed}.json"
     if not path.exists():
         defaults = TrainConfig()
         data = load_data(table.data, seed=seed, batch_size=defaults.batch_size)
-        teacher, _ = pretrained(table.model, 1.0, data)
+        teacher, _ = pretrained(table.model, table.width, data)
         small, macs = pruned(teacher, data, ratio)
         found = {"macs": macs, "original": evaluate(teacher, data.test).accuracy}
         found["pruned"] = evaluate(small, data.test).accuracy
@@ -144,7 +150,7 @@ def main() -> None:
             ]
             macs = mean(one["macs"] for one in found)
             print(
-                f"| {table.model}, {table.data} | {macs:.3f} | {method} | {' | '.join(cells)} "
+                f"| {table.network}, {table.data} | {macs:.3f} | {method} | {' | '.join(cells)} "
                 f"| {len(table.seeds)} |",
                 flush=True,
             )
