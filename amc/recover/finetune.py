@@ -7,6 +7,7 @@ processes share every batch, see `slices`; after each epoch they have the same n
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ from amc.recover.slices import gradient
 
 RETRIES = 3
 """How often in a row a training goes back to the end of its last epoch."""
+
+TOGETHER = 10
+"""Steps whose losses a GPU hands over at once: it stands still while they are looked at."""
 
 
 @dataclass(frozen=True)
@@ -140,34 +144,51 @@ class _Training:
         return self._averaged.module if self._averaged else self._model
 
     def run_epoch(self, stream: Loader, on_step: Callable[[Step], None]) -> float:
-        """One pass; the last loss, which is not finite if the pass broke off."""
+        """One pass; one of its losses, which is not finite if the pass broke off."""
         step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
+        together = 1 if self._device.type == "cpu" else TOGETHER
+        taken: list[tuple[int, float, Tensor]] = []
         self._model.train()
         for images, labels, whole in slices(stream):
             progress = step / self._total
             rate = self._recipe.set_rate(self._sgd, progress, self.factor)
             images, labels = images.to(self._device), labels.to(self._device)
-            reached = self._step(images, labels, whole, progress)
-            if not math.isfinite(reached):
-                return reached
             step += 1
-            on_step(Step(self.epoch + 1, step, self._total, reached, rate))
+            taken.append((step, rate, self._step(images, labels, whole, progress)))
+            if len(taken) == together and not math.isfinite(reached := self._tell(taken, on_step)):
+                return reached
+        if taken and not math.isfinite(reached := self._tell(taken, on_step)):
+            return reached
         for network in (self._model, self._averaged):
             if network is not None:
                 ranks.as_first(network, mean_buffers=True)
-        if not all(bool(t.isfinite().all()) for t in self._model.state_dict().values()):
+        state = self._model.state_dict().values()
+        fine = [t.isfinite().all().to(self._device) for t in state]
+        if not bool(torch.stack(fine).all()):
             return math.nan  # the last step has spoilt the weights
         self.epoch += 1
         return reached
 
-    def _step(self, images: Tensor, labels: Tensor, whole: int, progress: float) -> float:
+    def _tell(
+        self, taken: list[tuple[int, float, Tensor]], on_step: Callable[[Step], None]
+    ) -> float:
+        """Reports steps and forgets them; the last loss, or the first that is not finite."""
+        reached, losses = 0.0, torch.stack([loss for _, _, loss in taken]).tolist()
+        for (step, rate, _), reached in zip(taken, losses, strict=True):
+            if not math.isfinite(reached):
+                break
+            on_step(Step(self.epoch + 1, step, self._total, reached, rate))
+        taken.clear()
+        return reached
+
+    def _step(self, images: Tensor, labels: Tensor, whole: int, progress: float) -> Tensor:
         kind, now = self._device.type, self._loss
         mixed = self._recipe.mixed and kind == "cuda"
         if isinstance(now, Distillation):
             now = now.at(progress)
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
-            with torch.autocast(kind, torch.bfloat16, enabled=mixed):
+            with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
                 return now(self._model, images, labels)
 
         self._sgd.zero_grad(set_to_none=True)
@@ -177,7 +198,7 @@ class _Training:
         self._sgd.step()
         if self._averaged:
             self._averaged.update_parameters(self._model)
-        return float(reached)
+        return reached
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the rest of the training depends on, copied."""
