@@ -74,6 +74,21 @@ def test_outputs_do_not_depend_on_the_epoch_they_are_first_wanted_in() -> None:
         assert torch.equal(first(images), later(images))
 
 
+def test_random_numbers_go_on_as_if_nothing_had_been_computed() -> None:
+    """The shuffling of a `DataLoader` draws from them."""
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(48, 7))
+    images = torch.rand(32, 3, 4, 4)
+    data = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, torch.zeros(32)), batch_size=5, shuffle=True
+    )
+    state = torch.get_rng_state()
+    first = remembered.remembered(teacher, data)
+    assert torch.get_rng_state().equal(state)
+    torch.manual_seed(5)
+    assert remembered.remembered(teacher, data)(images).equal(first(images))
+
+
 def test_distillation_by_heart_is_distillation() -> None:
     torch.manual_seed(0)
     teacher, student = Counting(), nn.Sequential(nn.Flatten(), nn.Linear(12, 4))

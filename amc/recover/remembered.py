@@ -67,8 +67,9 @@ def remembered(
     """
     rows: dict[bytes, int] = {}
     found: list[Tensor] = []
-    start_epoch(stream, 0)
-    with torch.no_grad(), evaluating(teacher):
+    with torch.random.fork_rng([]), torch.no_grad(), evaluating(teacher):
+        torch.manual_seed(0)  # a `DataLoader` shuffles by the one generator
+        start_epoch(stream, 0)
         for images, _ in stream:
             outputs = predictions(teacher, images)
             if outputs.nbytes * len(stream) > MOST_BYTES:
