@@ -22,6 +22,9 @@ from amc.recover.distill import Distillation, Loss, supervised
 from amc.recover.finetune import Recipe, Step, train
 from amc.recover.remembered import memorable, remembered
 
+RUINED = 0.05
+"""A training that lowers the accuracy on validation images by more is not taken."""
+
 
 @dataclass(frozen=True)
 class Recovery:
@@ -97,8 +100,8 @@ class Recovery:
                 validated.append(evaluate(network, self.pipe.validation, task=task))
                 self.journal.finetune_epoch(validated[-1].accuracy)
 
-            return train(
-                model,
+            tuned = train(
+                copy.deepcopy(model),
                 self.pipe.data.train,
                 recipe,
                 self._loss(plan),
@@ -107,6 +110,24 @@ class Recovery:
                 first_epoch,
                 checkpoint,
             )
+        return self._kept(model, tuned)
+
+    def _kept(self, before: nn.Module, tuned: nn.Module) -> nn.Module:
+        """The tuned network; the one before, where training has ruined it instead."""
+        task = self.pipe.task
+        if not task.classifies:  # a score may have any scale
+            return tuned
+        had, has = (
+            evaluate(one, self.pipe.validation, task=task).accuracy for one in (before, tuned)
+        )
+        if has >= had - RUINED:
+            return tuned
+        self.pipe.terminal.say(
+            f"worse    training has lowered {task.name} on validation images from "
+            f"{task.shown(had)} to {task.shown(has)}: what was cut is kept as it was; try "
+            "--clip 1 and a smaller --learning-rate"
+        )
+        return before.eval()
 
     def tidy(self) -> None:
         """Removes the states of trainings that are over."""

@@ -110,6 +110,19 @@ def test_silenced_channels_count_as_cut_and_can_learn_again(name: str) -> None:
         assert not len(grown) or bool(grown.any())
 
 
+def test_training_that_ruins_the_network_is_not_taken(
+    common: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untrained = run(
+        TrainConfig(**{**common, "finetune_epochs": 0}, run_dir=tmp_path / "untrained")
+    )
+    settings = {**common, "learning_rate": 30.0, "weight_decay": 0.0, "quiet": False}
+    ruined = run(TrainConfig(**settings, run_dir=tmp_path / "ruined"))
+    assert "what was cut is kept as it was; try --clip 1" in capsys.readouterr().out
+    left = (ruined / "pruned.safetensors").read_bytes()
+    assert left == (untrained / "pruned.safetensors").read_bytes()
+
+
 class Stopped(Exception):
     pass
 
