@@ -1,6 +1,7 @@
 """Outputs of the original that are computed once for all epochs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,8 +154,8 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
     made: list[nn.Module] = []
     remember = remembered.remembered
 
-    def noted(*arguments: object) -> nn.Module:
-        made.append(remember(*arguments))  # type: ignore[arg-type]
+    def noted(*arguments: Any) -> nn.Module:
+        made.append(remember(*arguments))
         return made[-1]
 
     monkeypatch.setattr("amc.recovery.remembered", noted)
@@ -176,12 +177,12 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
 
     run_epoch, epochs = finetune._Training.run_epoch, 0
 
-    def stopping(self: finetune._Training, *arguments: object) -> float:
+    def stopping(self: finetune._Training, *arguments: Any) -> float:
         nonlocal epochs
         epochs += 1
         if epochs == 4:  # the second of the second stage
             raise KeyboardInterrupt
-        return run_epoch(self, *arguments)  # type: ignore[arg-type]
+        return run_epoch(self, *arguments)
 
     monkeypatch.setattr(finetune._Training, "run_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,8 +143,8 @@ def test_parents_are_the_best_and_half_of_the_children_have_two(screening: bool)
     ranked = counts[np.argsort(-rewards)] / SIZES
     settings = {"errors": errors_of(budget())} if screening else {}
     number = 2000 // 16
-    some = {"population": 5, "share": 0.0, "candidates": 16, **settings}
-    found = children(history, number, **some)  # type: ignore[arg-type]
+    some: dict[str, Any] = {"population": 5, "share": 0.0, "candidates": 16, **settings}
+    found = children(history, number, **some)
     assert len(found) == 2000
     agree = found[:, None] == ranked  # [child, member, group]
     assert (agree.sum(axis=(1, 2)) == 5).all()  # one of six was changed
