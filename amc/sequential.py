@@ -141,16 +141,12 @@ def _compressed(
     on_layer: Callable[[str], None],
 ) -> nn.Module:
     ranks.check("the plan", str(plan.cuts))
-    small = shrink(compressor.model, plan)
-    where = owners(small)
-    for name, weight in compressor.weights(plan).items():
-        place(where[name], weight)
-    task = _Task(compressor, plan, originals, small, adapt, on_layer)
+    task = _Task(compressor, plan, originals, adapt, on_layer)
     try:
         if task.in_step():
-            return small
-    except Diverged:  # what was solved until then is as good a start as any
-        pass
+            return task.small
+    except Diverged:  # anew: what was solved until then would be what later solutions are held to
+        task = _Task(compressor, plan, originals, adapt, on_layer)
     return task.layer_by_layer()
 
 
@@ -162,12 +158,14 @@ class _Task:
         compressor: Compressor,
         plan: Plan,
         originals: Originals,
-        small: nn.Module,
         adapt: bool,
         on_layer: Callable[[str], None],
     ) -> None:
-        self._originals, self._small, self._adapt = originals, small, adapt
-        self._on_layer = on_layer
+        self._originals, self._adapt, self._on_layer = originals, adapt, on_layer
+        self.small = shrink(compressor.model, plan)
+        where = owners(self.small)
+        for name, weight in compressor.weights(plan).items():
+            place(where[name], weight)
         self._layers = compressor.losing(plan)
         self._cuts = {(c.tensor, c.dim): c for c in plan.cuts}
         names = {layer.name for layer in self._layers}
@@ -177,11 +175,11 @@ class _Task:
 
     def in_step(self) -> bool:
         """All layers in one pass, batch norm following exactly; False where it is impossible."""
-        device = next(self._small.parameters()).device
+        device = next(self.small.parameters()).device
         batches = [images.to(device) for images, _ in ranks.own(self._originals.batches)]
         sampling, memory = self._originals.sampling, self._originals.memory
         steps = Steps(
-            self._small, self._layers, batches, sampling, self._corrected, self._adapt, memory
+            self.small, self._layers, batches, sampling, self._corrected, self._adapt, memory
         )
         if not steps.possible:
             return False
@@ -204,12 +202,12 @@ class _Task:
             wished = {layer.name: self._wished(self._layers[position:])}
             corrected = [layer.name] if layer.name in self._corrected else []
             stats = collect(
-                self._small, [layer], originals.batches, originals.sampling, wished, corrected
+                self.small, [layer], originals.batches, originals.sampling, wished, corrected
             )[layer.name]
             self._solve(layer, stats)
             if self._adapt:
-                adapt_batchnorm(self._small, islice(originals.batches, FOLLOWING))
-        return adapt_batchnorm(self._small, originals.batches) if self._adapt else self._small
+                adapt_batchnorm(self.small, islice(originals.batches, FOLLOWING))
+        return adapt_batchnorm(self.small, originals.batches) if self._adapt else self.small
 
     def _wished(self, layers: Sequence[Layer]) -> Sequence[Rows]:
         """What the first of these layers is to put out, without the channels that are gone."""
@@ -222,7 +220,7 @@ class _Task:
         return [rows.select(keep) for rows in wished]
 
     def _solve(self, layer: Layer, stats: LayerStats) -> None:
-        weight = tensors(self._small)[layer.weight]
+        weight = tensors(self.small)[layer.weight]
         columns = torch.arange(stats.xx.shape[1], device=stats.xx.device)
         solution = solve(stats, columns, as_columns(weight, layer))
         with torch.no_grad():

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from amc.solve import least_squares
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -12,3 +14,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least squares without the caution that few rows ask for, to be compared with lstsq."""
+    monkeypatch.setattr(least_squares, "SCARCE", 0.0)

@@ -21,6 +21,8 @@ from amc.recover.batchnorm import adapt_batchnorm
 from amc.sequential import Originals, compress
 from amc.solve.stats import Batches, Recorder, Sampling
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 ALL = Sampling(0)
 
 Network = Callable[[], nn.Module]

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph.groups import Layer
+from amc.solve import least_squares
 from amc.solve.columns import as_columns, input_columns
 from amc.solve.least_squares import RIDGE, error, solve
 from amc.solve.stats import LayerStats, Recorder, Sampling, collect
+
+pytestmark = pytest.mark.usefixtures("exact")
 
 
 class One(nn.Module):
@@ -97,13 +100,14 @@ def test_linear_layer_without_some_inputs_is_fitted_as_by_lstsq(shape: tuple[int
     np.testing.assert_allclose(found, lstsq(rows[..., keep], wanted), rtol=1e-4, atol=1e-5)
 
 
-def test_solution_is_the_minimum_of_the_ridge_objective() -> None:
+def test_solution_is_the_minimum_of_the_ridge_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient X'(XW - Y) + r (W - W0) vanishes, r = ridge x mean diagonal of X'X."""
+    monkeypatch.setattr(least_squares, "SCARCE", 0.5)
     x, y, start = random(2, 50, 7, seed=0), random(2, 50, 3, seed=1), random(2, 7, 3, seed=2)
-    keep, ridge = torch.tensor([0, 1, 3, 6]), 0.1
-    found = solve(moments(x, y), keep, start[:, keep], ridge)
+    keep = torch.tensor([0, 1, 3, 6])
+    found = solve(moments(x, y), keep, start[:, keep])
     kept = x[..., keep]
-    r = ridge * kept.square().sum(dim=1).mean(dim=1)[:, None, None]
+    r = (RIDGE + 0.5 * 4 / 50) * kept.square().sum(dim=1).mean(dim=1)[:, None, None]
     gradient = kept.mT @ (kept @ found - y) + r * (found - start[:, keep])
     assert gradient.abs().max() < 1e-10
 
@@ -175,6 +179,23 @@ def test_default_ridge_costs_next_to_nothing() -> None:
     best = residual(x, y, lstsq(x, y))
     found = solve(moments(x, y), torch.arange(6), torch.zeros(1, 6, 2))
     assert best <= residual(x, y, found) < best * (1 + RIDGE)
+
+
+@pytest.mark.parametrize("rows", [60, 80, 120])
+def test_few_rows_are_not_believed_to_the_letter(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Correlated inputs, targets with noise: other rows are met better than by lstsq."""
+    mixing, w = random(1, 60, 60, seed=0), 0.1 * random(1, 60, 3, seed=1)
+    mixing *= torch.logspace(0, -3, 60).double()[:, None]  # most of the variance in few directions
+    x, others = (random(1, count, 60, seed=count) @ mixing for count in (rows, 4000))
+    y = x @ w + 0.3 * random(1, rows, 3, seed=3)
+    start = torch.zeros(1, 60, 3)
+    exact = solve(moments(x, y), torch.arange(60), start)
+    monkeypatch.undo()
+    found = solve(moments(x, y), torch.arange(60), start)
+    assert residual(others, others @ w, found) < 0.7 * residual(others, others @ w, exact)
+    assert found.norm() < exact.norm() / 10
 
 
 def test_error_of_any_weights_is_the_explicit_residual() -> None:

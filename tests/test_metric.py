@@ -22,6 +22,8 @@ from amc.solve.least_squares import error, solve
 from amc.solve.obs import Reader
 from amc.solve.stats import Recorder, Sampling, collect
 
+pytestmark = pytest.mark.usefixtures("exact")
+
 ALL = Sampling(0)
 
 

@@ -24,9 +24,10 @@ from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
 from amc.solve.rows import Call, call_of
 
-FAINT = 1e-3
+FAINT = 0.1
 """Channels that a batch norm scales by less than this, relative to its largest scale, correct
-nothing: their weights would have to grow by the inverse."""
+nothing: their weights would have to grow by the inverse, and a batch norm that is adapted
+afterwards would take it back."""
 
 _ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 _NORM_ARGUMENTS = (
