@@ -146,8 +146,9 @@ class TrainConfig(Shared):
     """Part of every label that is shared out among all classes, in [0, 1)."""
     weight_decay: float = 5e-4
     """Of fine-tuning; norms and biases do not decay."""
-    clip: float = 0.0
-    """The gradient's norm is held below this; 0: it is left alone."""
+    clip: float = 0.2
+    """The gradient of each filter is at most this part of the filter's own norm (adaptive gradient
+    clipping, Brock et al. 2021); 0: gradients are left alone."""
     ema: float = 0.0
     """The result is an average of the weights over the steps, the older ones discounted by this,
     such as 0.999; 0: the last weights."""

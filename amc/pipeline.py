@@ -176,7 +176,16 @@ class Pipeline:
         config, quick = self.config, None
         if config.regime == "finetune":
             teacher = compressor.model if config.distill else None
-            quick = Quick.of(self.data.train, config.reward_steps, teacher, self.task)
+            quick = Quick.of(
+                self.data.train,
+                config.reward_steps,
+                teacher,
+                self.task,
+                learning_rate=config.learning_rate,
+                temperature=config.temperature,
+                weight=config.distill_weight,
+                clip=config.clip,
+            )
         return proxy(compressor, self.validation, config.bn_adapt, quick, self.task)
 
     def originals(self, compressor: Compressor, share: float = 1.0) -> Originals:

@@ -124,8 +124,8 @@ class Recovery:
             return tuned
         self.pipe.terminal.say(
             f"worse    training has lowered {task.name} on validation images from "
-            f"{task.shown(had)} to {task.shown(has)}: what was cut is kept as it was; try "
-            "--clip 1 and a smaller --learning-rate"
+            f"{task.shown(had)} to {task.shown(has)}: what was cut is kept as it was; try a "
+            f"--learning-rate below {self.pipe.config.learning_rate:g}"
         )
         return before.eval()
 

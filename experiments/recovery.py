@@ -41,6 +41,7 @@ OURS: dict[str, dict[str, Any]] = {
     "agp": {"schedule": "agp"},
     "feature maps": {"feature_weight": 1.0},
     "ema": {"ema": 0.99},
+    "no clip": {"clip": 0.0},
 }
 """Name -> what differs from the full method."""
 
@@ -103,7 +104,12 @@ def theirs(table: Table, distilled: bool, ratio: float, seed: int) -> dict[str, 
         loss: Loss = cross_entropy
         if distilled:
             loss = Distillation(teacher, defaults.temperature, defaults.distill_weight)
-        recipe = Recipe(table.epochs, defaults.learning_rate, weight_decay=defaults.weight_decay)
+        recipe = Recipe(
+            table.epochs,
+            defaults.learning_rate,
+            weight_decay=defaults.weight_decay,
+            clip=defaults.clip,
+        )
         torch.manual_seed(seed)
         found["recovered"] = evaluate(train(small, data.train, recipe, loss), data.test).accuracy
         table.folder.mkdir(parents=True, exist_ok=True)

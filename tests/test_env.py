@@ -1,5 +1,6 @@
 """The environment against its definition, rewards, and the search that walks it."""
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -810,6 +811,19 @@ def test_quick_tuning_is_worth_something_and_repeats_whatever_was_tried_before()
         assert found[i].score == evaluate(small, batches, True, wished)
         assert found[i].score != evaluate(compressor.cut(strategy), batches, True, wished)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_quick_tuning_holds_the_gradients() -> None:
+    """Held to next to nothing, the weights only decay; norms and biases move."""
+    before, _, batches = normed()
+    model = copy.deepcopy(before)
+    Quick(batches, (), clip=1e-9).tuned(model, batches)
+    moved = {
+        name: not torch.allclose(a, b, rtol=1e-2, atol=0)
+        for (name, a), b in zip(before.named_parameters(), model.parameters(), strict=True)
+    }
+    held = {name: p.ndim > 1 for name, p in before.named_parameters()}
+    assert any(moved.values()) and not any(moved[n] and held[n] for n in moved)
 
 
 def test_quick_tuning_leaves_the_global_generator_alone() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.evaluate import TEMPERATURE, Score, evaluate, evaluating, head, softened
+from amc.recover import finetune
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Distillation, cross_entropy, supervised
@@ -615,19 +616,36 @@ def test_average_is_the_discounted_mean_of_all_weights() -> None:
     torch.testing.assert_close(found[0].weight, expected)
 
 
-def test_clipped_step_has_the_norm_it_may_have() -> None:
-    free, held = (
-        train(small(), Batches(separable()), Recipe(1, 1.0, 0.0, 0.0, 0.0, clip=c))
-        for c in (0.0, 0.01)
+def test_no_filter_moves_fast_for_its_length() -> None:
+    """A step of rate 1 is the gradient: rows that were too long are shorter, others the same."""
+    start = small()
+    with torch.no_grad():
+        start[0].weight[0] *= 100
+        start[0].weight[1] = 0
+    stream, part = Batches(separable()), 0.05
+    free, clipped = (
+        train(copy.deepcopy(start), stream, Recipe(1, 1.0, 0.0, 0.0, 0.0, clip=c))
+        for c in (0.0, part)
     )
-    begin = list(small().parameters())
-    steps = [
-        torch.cat([(a - b).detach().flatten() for a, b in zip(m.parameters(), begin, strict=True)])
-        for m in (free, held)
-    ]
-    assert steps[0].norm() > 0.02
-    assert steps[1].norm() == pytest.approx(0.01, rel=1e-3)
-    torch.testing.assert_close(steps[1] / steps[1].norm(), steps[0] / steps[0].norm())
+    shorter = 0
+    for before, a, b in zip(*(m.parameters() for m in (start, free, clipped)), strict=True):
+        step, less = (a - before).detach(), (b - before).detach()
+        if before.ndim > 1:
+            length = before.detach().flatten(1).norm(dim=1)
+            most = part * length.clamp(min=0.1 * float(length.mean()))
+            factor = (most / step.flatten(1).norm(dim=1).clamp(min=1e-20)).clamp(max=1)
+            shorter += int((factor < 1).sum())
+            step = step * factor.reshape(-1, *[1] * (step.ndim - 1))
+        torch.testing.assert_close(less, step, rtol=1e-4, atol=1e-6)
+    assert 0 < shorter < sum(len(p) for p in start.parameters() if p.ndim > 1)
+
+
+def test_clipping_leaves_frozen_weights_and_bad_numbers_alone() -> None:
+    frozen, bad = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    bad.grad = torch.tensor([[1.0, math.nan], [math.inf, 1.0]])
+    finetune.held([frozen, bad], 0.1)
+    assert frozen.grad is None
+    assert not bad.grad.isfinite().all(1).any()  # seen by the guard, not hidden
 
 
 def test_smoothing_shares_out_labels() -> None:

@@ -6,7 +6,7 @@ processes share every batch, see `slices`; after each epoch they have the same n
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,10 @@ RETRIES = 3
 TOGETHER = 10
 """Steps whose losses a GPU hands over at once: it stands still while they are looked at."""
 
+SHORT, SHORTEST = 0.1, 1e-3
+"""When gradients are clipped, rows of weights count as at least so long: of the layer's mean, and
+at all. A silenced filter can grow again, and a layer that begins with zeros can begin."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,7 +42,7 @@ class Recipe:
         learning_rate: at its highest; then a half cosine down to zero.
         warmup: part of all steps over which the rate rises linearly.
         momentum, weight_decay: of SGD with Nesterov's momentum; norms and biases do not decay.
-        clip: the gradient is scaled down to this norm; 0 for never.
+        clip: adaptive gradient clipping, see `held`; 0 for none.
         ema: the result is an average of the weights of all steps, the older ones discounted by
             this per step; 0 for the last weights.
         mixed: matrix products in bfloat16; on a GPU only.
@@ -194,7 +198,7 @@ class _Training:
         self._sgd.zero_grad(set_to_none=True)
         reached = gradient(self._parameters(), loss, images, labels, whole)
         if self._recipe.clip:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._recipe.clip)
+            held(self._parameters(), self._recipe.clip)
         self._sgd.step()
         if self._averaged:
             self._averaged.update_parameters(self._model)
@@ -253,6 +257,27 @@ def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
     )
+
+
+def held(parameters: Iterable[Tensor], part: float) -> None:
+    """Scales gradients down in place, so that no filter moves fast for its length.
+
+    Brock et al. 2021 (equation 3): the gradient of each row of a weight [N, ...] is at most this
+    part of the row's own norm. Norms and biases are left alone. One bound for all networks, whose
+    losses and filters differ in size by orders of magnitude.
+    """
+    for weight in parameters:
+        if weight.grad is not None and weight.ndim > 1:
+            lengths = _lengths(weight.detach())
+            least = (SHORT * lengths.mean()).clamp(min=SHORTEST)
+            factor = (part * lengths.maximum(least) / _lengths(weight.grad)).clamp(max=1)
+            weight.grad.mul_(factor.reshape(-1, *[1] * (weight.ndim - 1)))
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """[N, ...] -> [N]."""
+    lengths: Tensor = rows.flatten(1).norm(dim=1)
+    return lengths
 
 
 def _cosine(progress: float, warmup: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amc.data import Loader, start_epoch
 from amc.evaluate import Score, evaluate, evaluating, predictions
-from amc.recover.finetune import Recipe, optimiser
+from amc.recover.finetune import Recipe, held, optimiser
 from amc.task import CLASSIFICATION, Task
 
 Labelled = tuple[Tensor, Tensor]
@@ -28,6 +28,7 @@ class Quick:
             empty without distillation.
         learning_rate: at its highest.
         temperature, weight: of distillation, see `distill.Distillation`.
+        clip: adaptive gradient clipping; 0 for none.
         task: what the network is for.
     """
 
@@ -36,6 +37,7 @@ class Quick:
     learning_rate: float = 0.05
     temperature: float = 4.0
     weight: float = 2.0
+    clip: float = 0.2
     task: Task = CLASSIFICATION
 
     @classmethod
@@ -97,4 +99,6 @@ class Quick:
                 loss = loss + weight * self.task.apart(soft, self.wished[step]) / len(found)
             sgd.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+            if self.clip:
+                held(model.parameters(), self.clip)
             sgd.step()

@@ -14,9 +14,9 @@ RIDGE = 1e-6
 """Relative to the mean of the diagonal of X'X, at least."""
 
 SCARCE = 0.01
-"""Added to `RIDGE` for one column per row. The classifier of a MobileNetV2 for small images has as
-many columns as there are images: solved exactly it answers to the noise, with weights so large that
-the first steps of training destroy the network."""
+"""Added to `RIDGE` where there are as many columns as rows, in proportion. The classifier of a
+MobileNetV2 has one row per image: solved exactly it answers to their noise, with weights so large
+that the first steps of training destroy the network."""
 
 
 def solve(stats: LayerStats, keep: Tensor, start: Tensor) -> Tensor:
