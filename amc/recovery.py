@@ -70,12 +70,12 @@ class Recovery:
             stage: its number; every stage has a state of its own.
             first_epoch: epochs of the stages before.
         """
-        config, task, model = self.pipe.config, self.pipe.task, copy.deepcopy(model)
+        config, task, tuned = self.pipe.config, self.pipe.task, copy.deepcopy(model)
         if not epochs:
-            return model
+            return tuned
         torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
         if config.finetune:
-            return self._by_user(model, epochs)
+            return self._by_user(tuned, epochs)
         recipe = Recipe(
             epochs,
             rate,
@@ -101,7 +101,7 @@ class Recovery:
                 self.journal.finetune_epoch(validated[-1].accuracy)
 
             tuned = train(
-                copy.deepcopy(model),
+                tuned,
                 self.pipe.data.train,
                 recipe,
                 self._loss(plan),
@@ -110,16 +110,22 @@ class Recovery:
                 first_epoch,
                 checkpoint,
             )
-        return self._kept(model, tuned)
+        if not validated:  # it went on after its last epoch
+            validated.append(evaluate(tuned, self.pipe.validation, task=task))
+        return self._kept(model, tuned, validated[-1].accuracy)
 
-    def _kept(self, before: nn.Module, tuned: nn.Module) -> nn.Module:
-        """The tuned network; the one before, where training has ruined it instead."""
+    def _kept(self, before: nn.Module, tuned: nn.Module, has: float) -> nn.Module:
+        """The tuned network; the one before, where training has ruined it instead.
+
+        Args:
+            before: what was tuned.
+            tuned: the result.
+            has: its score on validation images.
+        """
         task = self.pipe.task
         if not task.classifies:  # a score may have any scale
             return tuned
-        had, has = (
-            evaluate(one, self.pipe.validation, task=task).accuracy for one in (before, tuned)
-        )
+        had = evaluate(before, self.pipe.validation, task=task).accuracy
         if has >= had - RUINED:
             return tuned
         self.pipe.terminal.say(
@@ -127,7 +133,7 @@ class Recovery:
             f"{task.shown(had)} to {task.shown(has)}: what was cut is kept as it was; try a "
             f"--learning-rate below {self.pipe.config.learning_rate:g}"
         )
-        return before.eval()
+        return copy.deepcopy(before).eval()
 
     def tidy(self) -> None:
         """Removes the states of trainings that are over."""

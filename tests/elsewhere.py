@@ -8,6 +8,7 @@ have to wait for, numbers that come back, is counted by the function of the proj
 import copy
 import sys
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+import amc
 
 aten = torch.ops.aten
 HERE, ELSEWHERE = torch.device("cpu"), torch.device("lazy", 0)
@@ -104,13 +107,11 @@ def carry_out(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def note(what: str) -> None:
-    """Counts a number that came back."""
-    frame, root = sys._getframe(1), Path(__file__).parent.parent
-    while frame.f_back and Path(frame.f_code.co_filename).parent.parent != root / "amc":
-        if Path(frame.f_code.co_filename).parent == root / "amc":
-            break
-        frame = frame.f_back
-    returned[f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name} {what}"] += 1
+    """Counts a number that came back, under the function of ours that asked for it."""
+    ours, caller = Path(amc.__file__).parent, sys._getframe(1)
+    stack = (frame for frame, _ in traceback.walk_stack(caller))
+    asked = next((f for f in stack if ours in Path(f.f_code.co_filename).parents), caller)
+    returned[f"{Path(asked.f_code.co_filename).name}:{asked.f_code.co_name} {what}"] += 1
 
 
 @contextmanager
