@@ -322,7 +322,7 @@ def test_a_network_of_the_users_own(tmp_path: Path) -> None:
     )
     settings = {**SMALL, "run_dir": tmp_path / "r", "finetune_epochs": 0}
     folder = run(TrainConfig(model=f"{tmp_path / 'net.py'}:net", **settings))
-    assert 0.45 <= report_of(folder)["macs"]["ratio"] <= 0.5
+    assert 0.4 <= report_of(folder)["macs"]["ratio"] <= 0.5  # one of 8 or 12 channels at a time
     with pytest.raises(AmcError, match="3 outputs, but digits has 10 classes"):
         run(TrainConfig(model=f"{tmp_path / 'net.py'}:few", **settings))
 
@@ -662,10 +662,10 @@ def test_workers_repeat_bit_for_bit(
 ) -> None:
     again = run(TrainConfig(run_dir=tmp_path / "run", **{**tiny, "workers": 2}))
     assert_same_results(again, undisturbed(workers=2))
-    alone = [r["strategy"] for r in entries(undisturbed())]
-    together = [r["strategy"] for r in entries(again)]
-    assert together[0] == alone[0]  # the uniform one
-    assert together != alone  # it learns after two at a time
+    alone = undisturbed()
+    assert entries(again)[0]["strategy"] == entries(alone)[0]["strategy"]  # the uniform one
+    learned = [(folder / "policy.safetensors").read_bytes() for folder in (again, alone)]
+    assert learned[0] != learned[1]  # it learns after two at a time
 
 
 @forking
