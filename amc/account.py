@@ -9,10 +9,10 @@ import numpy as np
 from amc.allocate import uniform
 from amc.budget import Budget
 from amc.commandline import flags
-from amc.config import InspectConfig
 from amc.errors import InfeasibleBudgetError
 from amc.graph import ChannelGraph, ChannelGroup, Layer
 from amc.graph.labels import IntArray
+from amc.inspect_config import InspectConfig
 from amc.models import is_bundled
 
 

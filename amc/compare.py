@@ -19,8 +19,8 @@ from amc import weights
 from amc.allocate import greedy, uniform
 from amc.budget import Budget
 from amc.commandline import as_json, command, flags
+from amc.compare_config import CompareConfig
 from amc.compress import Compressor
-from amc.config import CompareConfig
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from amc.account import Account, examine
 from amc.commandline import command
-from amc.config import InspectConfig
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.graph import bake, baked_layers, choose, trace
+from amc.inspect_config import InspectConfig
 from amc.models import build, is_bundled
 from amc.picture import draw, picture_format
 from amc.report import short

@@ -18,8 +18,9 @@ from amc.allocate import greedy, uniform
 from amc.budget import Budget
 from amc.commandline import parse
 from amc.compare import AT_ONCE, default_folder, run
+from amc.compare_config import CompareConfig
 from amc.compress import Compressor, calibrate
-from amc.config import CompareConfig, TrainConfig
+from amc.config import TrainConfig
 from amc.errors import AmcError
 from amc.metric import SELECTORS
 from amc.models import build

@@ -22,8 +22,9 @@ from agents import AGENTS, Settings
 from amc.allocate import Variations, uniform
 from amc.allocate.variations import Tried
 from amc.budget import Budget
+from amc.compare_config import CompareConfig
 from amc.compress import Compressor, calibrate
-from amc.config import CompareConfig, TrainConfig
+from amc.config import TrainConfig
 from amc.evaluate import TEMPERATURE, Score, evaluate, softened
 from amc.graph.groups import ChannelGraph
 from amc.metric import SELECTORS

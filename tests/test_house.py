@@ -26,6 +26,8 @@ FLOORS = [
         "amc.workers",
         "amc.config",
         "amc.reuse_config",
+        "amc.inspect_config",
+        "amc.compare_config",
         "amc.commandline",
         "amc.picture",
         "amc.lanes",

@@ -23,11 +23,12 @@ from amc.account import Account
 from amc.allocate import uniform
 from amc.budget import Budget
 from amc.commandline import parse
-from amc.config import InspectConfig, TrainConfig
+from amc.config import TrainConfig
 from amc.data import load_data
 from amc.errors import AmcError, InfeasibleBudgetError
 from amc.graph import ChannelGraph, Choice
 from amc.inspect import images, main, run
+from amc.inspect_config import InspectConfig
 from amc.lanes import lanes
 from amc.models import build
 from amc.picture import draw

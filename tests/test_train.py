@@ -26,11 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import amc
 from amc.commandline import as_json, from_json, parse
-from amc.config import InspectConfig, TrainConfig
+from amc.config import TrainConfig
 from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import Score, evaluate
 from amc.graph import Choice
+from amc.inspect_config import InspectConfig
 from amc.models import build
 from amc.pipeline import Pipeline, reward_function
 from amc.recover.batchnorm import adapt_batchnorm
