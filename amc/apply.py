@@ -4,6 +4,12 @@ A policy gives a strategy without any search, or a head start to a short one; a 
 again on another checkpoint of its network, reconstructed from that one's data.
 """
 
+if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.commandline import at_once
+    from amc.reuse_config import ApplyConfig
+
+    at_once("amc.apply", ApplyConfig)
+
 from amc.commandline import ending, parse
 from amc.config import TrainConfig
 from amc.reuse_config import ApplyConfig

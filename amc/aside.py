@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from amc.lockstep import Diverged
-from amc.memory import Stored, TensorFile
+from amc.on_disk import Stored, TensorFile
 
 
 class Aside:

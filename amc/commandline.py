@@ -6,13 +6,15 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from amc import ranks, torchrun
-from amc.errors import AmcError
+from amc import torchrun
+from amc.errors import AmcError, Lost
+from amc.names import check
 
 Config = TypeVar("Config")
 
@@ -101,6 +103,16 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
         raise AmcError(_condensed(complaint.getvalue(), config.__name__)) from None
 
 
+def at_once(name: str, config: type[Config]) -> None:
+    """Refuses what the words of ``python -m <name>`` alone show to be wrong; gives the help.
+
+    The first thing that a command does: what it imports, torch above all, takes seconds.
+    """
+    advice = elsewhere(sys.argv) if name == "amc.train" else ""
+    with ending(name, advice=advice):
+        check(parse(config, name))
+
+
 def command(
     name: str, config: type[Config], job: Callable[[Config], object], interrupted: str
 ) -> None:
@@ -143,12 +155,19 @@ def ending(
         yield
     except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
         sys.exit(f"{begin}{error}{advice}" if torchrun.speaks() else 1)
-    except ranks.Lost as lost:
+    except Lost as lost:
         sys.exit(f"{begin}{lost}{going_on()}")
     except KeyboardInterrupt:
         if not torchrun.prefix():
             print(f"{begin}{interrupted}{going_on()}", file=sys.stderr)
         sys.exit(status)
+
+
+def elsewhere(words: Sequence[str]) -> str:
+    """Where to turn with several budgets or networks, if words for `amc.train` name some."""
+    marks = {"--preserve-ratio": ":,", "--model": ","}
+    several = any(set(marks.get(flag, "")) & set(value) for flag, value in pairwise(words))
+    return "; for several budgets or networks: python -m amc.learn" if several else ""
 
 
 def _condensed(box: str, name: str) -> str:

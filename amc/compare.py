@@ -5,6 +5,12 @@ strategies; seeds vary the search alone. The records of the searches stay in the
 comparison: the same command, given again after a stop, goes on from there.
 """
 
+if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.commandline import at_once
+    from amc.compare_config import CompareConfig
+
+    at_once("amc.compare", CompareConfig)
+
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from amc.choice import Choice
 from amc.errors import AmcError
-from amc.graph import Choice
 from amc.memory import parse_bytes
 from amc.schedule import Kind
 

@@ -11,3 +11,7 @@ class UnsupportedModelError(AmcError):
 
 class InfeasibleBudgetError(AmcError):
     """No allowed channel counts meet the target; the message names the nearest feasible one."""
+
+
+class Lost(BaseException):
+    """The other ranks are gone; no `except Exception` may take this for a failure of its own."""

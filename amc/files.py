@@ -33,6 +33,18 @@ def write_atomically(path: Path, text: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def expanded(text: str) -> Path:
+    """The path, with the folder of a user in place of ``~`` or ``~user``.
+
+    Raises:
+        AmcError: there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise AmcError(f"{text}: there is no such user") from None
+
+
 def safe_name(text: str) -> str:
     """The text with everything replaced that does not belong into the name of a file."""
     return "".join(c if c.isalnum() or c in "-._" else "-" for c in text)

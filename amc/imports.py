@@ -7,11 +7,11 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from amc.errors import AmcError
+from amc.files import expanded
 
 
 def load_function(spec: str) -> Callable[..., Any]:
@@ -65,7 +65,7 @@ def one_line(error: BaseException) -> str:
 
 def _run_file(source: str) -> ModuleType:
     """Import a file by its path, once: a second function of it comes from the same module."""
-    path = Path(source).expanduser().resolve()
+    path = expanded(source).resolve()
     if not path.is_file():
         raise AmcError(f"{source}: no such file, expected a Python file")
     # The whole path is the name, so that no file can take the place of a module called the same.

@@ -1,5 +1,11 @@
 """``python -m amc.inspect``: what can be pruned in a network, before anything runs."""
 
+if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.commandline import at_once
+    from amc.inspect_config import InspectConfig
+
+    at_once("amc.inspect", InspectConfig)
+
 import re
 import time
 from dataclasses import asdict

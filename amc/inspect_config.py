@@ -5,8 +5,8 @@ from pathlib import Path
 
 import tyro
 
+from amc.choice import Choice
 from amc.errors import AmcError
-from amc.graph import Choice
 
 
 @dataclass(frozen=True)

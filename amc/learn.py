@@ -6,6 +6,12 @@ the uniform strategy, so that budgets and networks weigh alike. The records stay
 same command, given again after a stop, goes on from there.
 """
 
+if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.commandline import at_once
+    from amc.reuse_config import LearnConfig
+
+    at_once("amc.learn", LearnConfig)
+
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

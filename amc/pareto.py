@@ -4,6 +4,12 @@ One policy and one set of statistics serve all budgets: a point costs a walk and
 Every point is a network on disk; the same command, given again after a stop, goes on from there.
 """
 
+if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.commandline import at_once
+    from amc.reuse_config import ParetoConfig
+
+    at_once("amc.pareto", ParetoConfig)
+
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any

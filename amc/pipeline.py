@@ -23,6 +23,7 @@ from amc.graph import ChannelGraph
 from amc.imports import load_function, one_line
 from amc.journal import Journal
 from amc.metric import SELECTORS
+from amc.names import check_reward
 from amc.plan import Plan, Strategy
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.quick import Quick
@@ -272,10 +273,7 @@ def reward_function(name: str, task: Task = CLASSIFICATION) -> Reward:
         raise AmcError(f"--reward {name} needs a score that is a part of one, not {task.name}")
     if name in REWARDS:
         return REWARDS[name]
-    if ":" not in name:
-        raise AmcError(
-            f"--reward {name!r} is unknown; allowed: {', '.join(REWARDS)}, module:function"
-        )
+    check_reward(name)
     function = load_function(name)
 
     def reward(outcome: Outcome) -> float:

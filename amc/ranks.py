@@ -19,13 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from amc.errors import AmcError
+from amc.errors import AmcError, Lost
 
 T = TypeVar("T")
-
-
-class Lost(BaseException):
-    """The other ranks are gone; no `except Exception` may take this for a failure of its own."""
 
 
 _rank, _count = 0, 1

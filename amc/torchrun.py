@@ -1,7 +1,7 @@
 """How torchrun starts the ranks of a job, and how they end.
 
 If one is killed, torchrun ends the others; who waits for the one that is gone learns of it from
-the connection, at once.
+the connection, at once. torch is loaded where several processes are: every command imports this.
 """
 
 import contextlib
@@ -11,11 +11,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from types import FrameType
 
-import torch
-import torch.distributed as dist
-
-from amc import ranks
-from amc.errors import AmcError
+from amc.errors import AmcError, Lost
 from amc.imports import one_line
 
 PATIENCE = timedelta(days=7)
@@ -48,6 +44,11 @@ def joined(wanted: str) -> Iterator[None]:
     if launched()[1] == 1:
         yield
         return
+    import torch
+    import torch.distributed as dist
+
+    from amc import ranks
+
     on_cpu = wanted == "cpu" or not torch.cuda.is_available()
     _check(wanted, on_cpu)
     try:
@@ -72,6 +73,8 @@ def joined(wanted: str) -> Iterator[None]:
 
 
 def _check(wanted: str, on_cpu: bool) -> None:
+    import torch
+
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if wanted not in ("auto", "cpu", "cuda"):
         raise AmcError(
@@ -86,7 +89,7 @@ def _check(wanted: str, on_cpu: bool) -> None:
 
 
 def _ended(number: int, frame: FrameType | None) -> None:
-    raise ranks.Lost("ended by torchrun, another process of this run was gone")
+    raise Lost("ended by torchrun, another process of this run was gone")
 
 
 def launcher() -> str:
@@ -112,6 +115,8 @@ def speaks() -> bool:
     number, count = launched()
     if count == 1:
         return True
+    import torch.distributed as dist
+
     try:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         notes = dist.TCPStore(  # type: ignore[attr-defined]

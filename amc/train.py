@@ -1,12 +1,17 @@
 """``python -m amc.train``: from a network and images to a smaller network, top to bottom."""
 
+if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.commandline import at_once
+    from amc.config import TrainConfig
+
+    at_once("amc.train", TrainConfig)
+
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import torch
 from agents import save_policy
 from amc import torchrun, weights
 from amc.allocate import uniform
-from amc.commandline import ending, flags, parse
+from amc.commandline import elsewhere, ending, flags, parse
 from amc.config import TrainConfig
 from amc.data import load_data
 from amc.evaluate import evaluate
@@ -203,13 +208,6 @@ def main() -> None:
     with ending("amc.train", advice=elsewhere(sys.argv), going_on=lambda: going_on(config)):
         config = parse(TrainConfig, "amc.train")
         run(config)
-
-
-def elsewhere(words: Sequence[str]) -> str:
-    """Where to turn with several budgets or networks, if these words name some."""
-    marks = {"--preserve-ratio": ":,", "--model": ","}
-    several = any(set(marks.get(flag, "")) & set(value) for flag, value in pairwise(words))
-    return "; for several budgets or networks: python -m amc.learn" if several else ""
 
 
 def going_on(config: TrainConfig | None) -> str:

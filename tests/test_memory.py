@@ -14,9 +14,10 @@ from amc.commandline import parse
 from amc.compress import Compressor, Memo, calibrate, reconstructed_layers
 from amc.config import TrainConfig
 from amc.errors import AmcError
-from amc.memory import TensorFile, as_size, parse_bytes, share
+from amc.memory import as_size, parse_bytes, share
 from amc.metric import SELECTORS
 from amc.models import build
+from amc.on_disk import TensorFile
 from amc.sequential import Originals, compress
 from amc.solve.passes import Shelf, passes, statistics_bytes
 from amc.solve.stats import Sampling

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amc.errors import AmcError
-from amc.files import write_atomically
+from amc.files import expanded, write_atomically
 
 Bytes = NDArray[np.uint8]
 
@@ -20,7 +20,7 @@ Bytes = NDArray[np.uint8]
 def cache_dir() -> Path:
     """The user's cache folder, `$AMC_CACHE` or `~/.cache/amc-pruning`; it may not exist yet."""
     given = os.environ.get("AMC_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "amc-pruning"
+    return expanded(given) if given else Path.home() / ".cache" / "amc-pruning"
 
 
 def cached_arrays(

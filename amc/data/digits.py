@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits as sklearn_digits
 from torch.nn import functional
 
 from amc.data.augment import random_shift
@@ -19,6 +18,9 @@ NORMALISE: Normalise = ((0.305,), (0.32,))
 
 def load_digits(batching: Batching) -> Data:
     """The 1,797 scans, enlarged to 16x16 pixels of one channel, in fixed stratified splits."""
+    # Imported here: it takes longer than everything else that a look at other data needs.
+    from sklearn.datasets import load_digits as sklearn_digits
+
     source = sklearn_digits()
     scans = torch.from_numpy(np.asarray(source.images, dtype=np.float32) / 16)[:, None]
     images = functional.interpolate(scans, size=(SIDE, SIDE), mode="bilinear", align_corners=False)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from difflib import get_close_matches
-from pathlib import Path
-
 from amc.data.cifar import load_cifar
 from amc.data.custom import load_custom
 from amc.data.digits import load_digits
 from amc.data.folder import load_folder
 from amc.data.glyphs import load_glyphs
 from amc.data.loader import Batching, Data
-from amc.errors import AmcError
-
-FORMS = (
-    "digits",
-    "glyphs",
-    "cifar10:/path",
-    "cifar100:/path",
-    "imagefolder:/path[?size=pixels&crop=part&workers=processes]",
-    "package.module:function",
-    "path/to/file.py:function",
-)
-_KINDS = ("digits", "glyphs", "cifar10", "cifar100", "imagefolder")
+from amc.files import expanded
+from amc.names import data_form, folder_settings
 
 
 def load_data(
@@ -39,7 +25,7 @@ def load_data(
     """Load the data set that `spec` names.
 
     Args:
-        spec: One of `FORMS`.
+        spec: One of `amc.names.FORMS`.
         seed: Orders and augments the training stream. What is in which split never depends on it.
         batch_size: Images per batch of the training stream.
         eval_batch_size: Images per batch of the other three.
@@ -53,43 +39,17 @@ def load_data(
     Raises:
         AmcError: No such form, or what it names cannot be used; the message says what can.
     """
+    kind, rest = data_form(spec)
     batching = Batching(seed, batch_size, eval_batch_size)
-    kind, colon, rest = spec.partition(":")
-    if spec == "digits":
-        return load_digits(batching)
-    if spec == "glyphs":
-        return load_glyphs(batching)
-    if kind in ("cifar10", "cifar100") and rest:
-        return load_cifar(kind, Path(rest).expanduser(), batching)
-    if kind == "imagefolder" and rest:
-        path, side, crop, processes = _image_folder(rest, image_size, workers)
-        return load_folder(path, batching, side=side, crop=crop, workers=processes)
-    if kind not in _KINDS and colon and rest.rpartition(":")[2].isidentifier():
+    if kind == "function":
         return load_custom(spec, labelled)
-    near = get_close_matches(kind, _KINDS, n=1)
-    form = next((form for form in FORMS if near and form.partition(":")[0] == near[0]), None)
-    hint = f"; did you mean {form}?" if form else ""
-    raise AmcError(f"data {spec!r}: unknown, expected one of {', '.join(FORMS)}{hint}")
-
-
-def _image_folder(rest: str, side: int, workers: int) -> tuple[Path, int, float, int]:
-    """Path, image size, central part and workers of `/path` or `/path?size=64&crop=0.875`."""
-    path, question, query = rest.partition("?")
-    given: dict[str, float] = {"size": side, "crop": 1.0, "workers": workers}
-    for setting in query.split("&") if question else ():
-        match = re.fullmatch(r"(size|workers)=(\d{1,5})|(crop)=(\d*\.?\d+)", setting)
-        if match is None:
-            raise AmcError(
-                f"imagefolder:{rest}: {setting!r} given, expected size=pixels, crop=part or "
-                "workers=processes"
-            )
-        name, value = (word for word in match.groups() if word is not None)
-        given[name] = float(value)
-    if given["size"] < 1:
-        raise AmcError(
-            f"imagefolder:{rest}: image size {given['size']:g} given, must be at least 1"
-        )
-    if not 0 < given["crop"] <= 1:
-        raise AmcError(f"imagefolder:{rest}: crop {given['crop']:g} given, must be in (0, 1]")
-    folder = Path(path).expanduser()
-    return folder, int(given["size"]), given["crop"], int(given["workers"])
+    if kind == "digits":
+        return load_digits(batching)
+    if kind == "glyphs":
+        return load_glyphs(batching)
+    if kind != "imagefolder":
+        return load_cifar(kind, expanded(rest), batching)
+    given = folder_settings(rest, image_size, workers)
+    return load_folder(
+        given.path, batching, side=given.side, crop=given.crop, workers=given.workers
+    )

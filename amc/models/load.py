@@ -1,6 +1,5 @@
 """From ``--model`` and ``--checkpoint`` to a network with weights."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from amc.models.bottleneck import resnet50
 from amc.models.mobilenet import mobilenet_v1, mobilenet_v2
 from amc.models.resnet import plain20, resnet20, resnet56
 from amc.models.vgg import vgg16
+from amc.names import check_model
 
 BUNDLED: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
@@ -46,13 +46,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, width: float = 1.0) 
     Raises:
         AmcError: unknown name, or the function fails or returns something else.
     """
-    if ":" not in spec and spec not in BUNDLED:
-        near = difflib.get_close_matches(spec, BUNDLED, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise AmcError(
-            f"--model {spec!r} is unknown; allowed: {', '.join(BUNDLED)}, module:function, "
-            f"path/to/file.py:function{hint}"
-        )
+    check_model(spec)
     if not 0 < width <= 16:
         raise AmcError(f"--width must be in (0, 16], got {width:g}")
     function = BUNDLED.get(spec) or load_function(spec)

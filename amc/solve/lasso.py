@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.linalg.lapack import dpstrf
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import lars_path_gram
 
 from amc.graph.labels import FloatArray, IntArray
 from amc.solve.least_squares import factorise
@@ -51,6 +49,10 @@ class LassoPath:
     """
 
     def __init__(self, gram: FloatArray, moment: FloatArray) -> None:
+        # Imported here, late: half a second, and what is wrong with a command shows earlier.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import lars_path_gram
+
         channels = len(moment)
         self._diagonal = np.diag(gram).copy()
         # LARS stops at absolute values: scaled to a mean diagonal of 1

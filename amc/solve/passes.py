@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from amc.errors import AmcError
 from amc.graph.groups import ChannelGraph, Layer
-from amc.memory import Stored, TensorFile, as_size
+from amc.memory import as_size
+from amc.on_disk import Stored, TensorFile
 from amc.solve.stats import LayerStats
 
 KEPT = 0.25

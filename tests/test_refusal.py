@@ -1,0 +1,102 @@
+"""What is wrong with a command shows in one line, at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from amc.config import TrainConfig
+from amc.data import load_data
+from amc.errors import AmcError
+from amc.inspect_config import InspectConfig
+from amc.models.load import BUNDLED
+from amc.names import MODELS, REWARDS, check
+from amc.reuse_config import ApplyConfig, LearnConfig
+from envs import REWARDS as KNOWN_REWARDS
+
+PROBE = """
+import runpy, sys
+for words in {commands}:
+    sys.argv[1:] = words[1:]
+    try:
+        runpy.run_module("amc." + words[0], run_name="__main__")
+    except SystemExit as stop:
+        print(words[0], "|", stop.code)
+print("torch" in sys.modules)
+"""
+
+AT_ONCE = [
+    ["train", "--preserve-ratio", "2"],
+    ["train", "--agent", "ppo"],
+    ["inspect", "--model", "resnet21"],
+    ["learn", "--data", "digist"],
+    ["pareto", "--checkpoint", "nowhere.pt"],
+    ["apply", "--plan", "nowhere.json"],
+    ["compare", "--task", "nowhere.py:task"],
+]
+
+
+def test_what_the_words_alone_show_is_refused_before_torch_is_loaded() -> None:
+    code = PROBE.format(commands=AT_ONCE)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *said, loaded = done.stdout.splitlines()
+    assert loaded == "False"
+    assert [line.split(" | ")[0] for line in said] == [words[0] for words in AT_ONCE]
+    for line, words in zip(said, AT_ONCE, strict=True):
+        assert line.split(" | ")[1].startswith(f"amc.{words[0]}: ")
+        assert words[-1].split(":")[0] in line
+
+
+def test_help_is_given_before_torch_is_loaded() -> None:
+    code = PROBE.format(commands=[["train", "--help"]])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--preserve-ratio" in done.stdout and done.stdout.splitlines()[-1] == "False"
+
+
+def test_names_are_those_of_what_is_there() -> None:
+    assert MODELS == tuple(BUNDLED)
+    assert REWARDS == tuple(KNOWN_REWARDS)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (TrainConfig(model="resnet21"), "did you mean 'resnet20'"),
+        (LearnConfig(model="plain20,vgg61"), "did you mean 'vgg16'"),
+        (TrainConfig(model="nowhere.py:net"), "nowhere.py: no such file"),
+        (TrainConfig(model="~nobody-of-this-name/a.py:f"), "there is no such user"),
+        (TrainConfig(reward="lost"), "did you mean 'loss'"),
+        (TrainConfig(reward="nowhere.py:f"), "nowhere.py: no such file"),
+        (TrainConfig(data="imagefolder:/x?size=99999"), "at most 8192"),
+        (TrainConfig(data="imagefolder:/x?workers=99999"), "at most 256"),
+        (TrainConfig(data="imagefolder:~nobody-of-this-name"), "there is no such user"),
+        (InspectConfig(data="gylphs"), "did you mean glyphs"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_names_are_looked_at(config: TrainConfig | InspectConfig, said: str) -> None:
+    with pytest.raises(AmcError) as refused:
+        check(config)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), InspectConfig(), LearnConfig()])
+def test_defaults_are_fine(config: TrainConfig | InspectConfig | LearnConfig) -> None:
+    check(config)
+
+
+def test_nothing_of_a_name_is_imported_when_it_is_looked_at() -> None:
+    check(TrainConfig(model="no_such_module:net", data="no_such_module:data", task="no_such:task"))
+
+
+def test_a_file_that_is_there_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "policy.json").touch()
+    check(ApplyConfig(plan=tmp_path / "run"))
+    check(ApplyConfig(policy=tmp_path / "policy"))
+
+
+def test_a_user_that_is_not_there() -> None:
+    with pytest.raises(AmcError, match="there is no such user"):
+        load_data("cifar10:~nobody-of-this-name/cifar")
