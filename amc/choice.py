@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from amc.limits import whole
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -26,3 +28,8 @@ class Choice:
     """Cut outputs of convolutions with a stride."""
     prune_residual: bool = True
     """Cut residual streams, and not only the inside of blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_channels", "max_channels"):
+            for channels in getattr(self, name).values():
+                whole(name, channels, 0)  # the least that makes sense is the layer's to say

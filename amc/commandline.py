@@ -80,7 +80,7 @@ def from_json(config: type[Config], settings: Mapping[str, Any], where: Path) ->
         values[name] = value
     try:
         return config(**values)
-    except TypeError as error:
+    except (TypeError, AmcError) as error:
         raise AmcError(f"{where}: {error}") from None
 
 

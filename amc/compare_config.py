@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amc.config import Shared, TrainConfig
-from amc.errors import AmcError
+from amc.files import as_paths
+from amc.limits import whole
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class CompareConfig(Shared):
     on with what it finds there."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise AmcError(f"--seeds must be 1 or more, got {self.seeds}")
+        as_paths(self)
+        whole("seeds", self.seeds, 1)
         _ = self.training  # which checks all the other settings
 
     @property

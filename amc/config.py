@@ -9,6 +9,8 @@ import tyro
 
 from amc.choice import Choice
 from amc.errors import AmcError
+from amc.files import as_paths
+from amc.limits import WIDEST, below, flag, real, whole, within
 from amc.memory import parse_bytes
 from amc.schedule import Kind
 
@@ -195,6 +197,8 @@ class TrainConfig(Shared):
     """The same seed on the same machine gives the same result, bit for bit."""
 
     def __post_init__(self) -> None:
+        as_paths(self)
+        within("--width", self.width, 0, WIDEST)
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
         within("--min-ratio", self.min_ratio, 0, 1)
         self._check_mode()
@@ -219,11 +223,10 @@ class TrainConfig(Shared):
             ("seed", 0),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
-                flag = "--" + name.replace("_", "-")
-                raise AmcError(f"{flag} must be {least} or more, got {value}")
+            if value is not None:
+                whole(name, value, least)
         for name in ("learning_rate", "temperature", "distill_weight"):
-            within("--" + name.replace("_", "-"), getattr(self, name), 0, float("inf"))
+            within(flag(name), getattr(self, name), 0, float("inf"))
         if self.time_limit is not None:
             within("--time-limit", self.time_limit, 0, float("inf"))
         self._check_recovery()
@@ -239,9 +242,7 @@ class TrainConfig(Shared):
             ("label_smoothing", 1),
             ("ema", 1),
         ):
-            value, flag = getattr(self, name), "--" + name.replace("_", "-")
-            if not 0 <= value < (most or float("inf")):  # NaN fails the comparison
-                raise AmcError(f"{flag} must be in [0, {most or 'infinity'}), got {value:g}")
+            below(flag(name), getattr(self, name), most or float("inf"))
         if self.bn_samples is not None and not self.bn_adapt:
             raise AmcError("--bn-samples belongs to --bn-adapt, not to --no-bn-adapt")
         if self.label_smoothing and not self.classifies:
@@ -260,22 +261,23 @@ class TrainConfig(Shared):
             raise AmcError(
                 f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
             )
-        parts = (0.0, *self.schedule_parts, 1.0)
+        given = [real("--schedule-parts", part) for part in self.schedule_parts]
+        parts = (0.0, *given, 1.0)
         if not all(a < b for a, b in pairwise(parts)):  # NaN fails the comparison
-            given = " ".join(f"{part:g}" for part in self.schedule_parts)
-            raise AmcError(f"--schedule-parts {given}: must increase, between 0 and 1")
+            words = " ".join(f"{part:g}" for part in given)
+            raise AmcError(f"--schedule-parts {words}: must increase, between 0 and 1")
         if self.soft and self.schedule == "one-shot" and not self.group_size:
             raise AmcError("--soft needs stages: --schedule or --group-size")
 
     def _check_mode(self) -> None:
         """Makes sure that each mode has the file it works on, and no other."""
         mode = self.mode
-        for flag, given, needs in (
+        for word, given, needs in (
             ("--strategy", self.strategy, "list"),
             ("--plan", self.plan, "plan"),
         ):
             if (mode == needs) != (given is not None):
-                raise AmcError(f"--mode {needs} and {flag} FILE belong together")
+                raise AmcError(f"--mode {needs} and {word} FILE belong together")
         if mode == "policy" and self.policy is None:
             raise AmcError("--mode policy needs --policy FILE")
         if self.policy is not None and mode not in ("policy", "auto"):
@@ -293,9 +295,3 @@ class TrainConfig(Shared):
         """Part of the MACs that may stay; None where channels were given instead."""
         named = self.channel_ratio is not None or self.mode in ("list", "plan")
         return None if named else self.preserve_ratio
-
-
-def within(flag: str, value: float, low: float, high: float) -> None:
-    """Refuses a value outside of (low, high], and what is no number."""
-    if not low < value <= high or value == float("inf"):  # NaN fails the comparison
-        raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {value:g}")

@@ -1,8 +1,22 @@
 """What a user can get wrong, as exceptions whose text is the one line the user sees."""
 
+import re
+
 
 class AmcError(ValueError):
-    """Something given cannot be used; the message says where, what, and what is allowed."""
+    """Something given cannot be used; the message says where, what, and what is allowed.
+
+    It is one line whatever is quoted in it: line breaks are spaces, and of a number of a thousand
+    digits the first are shown.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        line = " ".join(str(message).splitlines())
+        super().__init__(re.sub(r"\d{40,}", _shortened, line))
+
+
+def _shortened(number: re.Match[str]) -> str:
+    return f"{number[0][:12]}... ({len(number[0])} digits)"
 
 
 class UnsupportedModelError(AmcError):

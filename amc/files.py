@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from amc.errors import AmcError
 
@@ -43,6 +44,25 @@ def expanded(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise AmcError(f"{text}: there is no such user") from None
+
+
+def as_paths(settings: Any) -> None:
+    """Makes paths of the settings that are to be paths, where they were given as text.
+
+    Args:
+        settings: a frozen dataclass that is being made.
+
+    Raises:
+        AmcError: one is neither.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name, None)
+        if Path not in (hint, *get_args(hint)) or value is None:
+            continue
+        if not isinstance(value, str | os.PathLike):
+            flag = "--" + name.replace("_", "-")
+            raise AmcError(f"{flag} must be a path, got {value!r}")
+        object.__setattr__(settings, name, Path(value))
 
 
 def safe_name(text: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 import tyro
 
 from amc.choice import Choice
-from amc.errors import AmcError
+from amc.files import as_paths
+from amc.limits import WIDEST, flag, whole, within
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,11 @@ class InspectConfig:
     """Write the whole account, with complete lists."""
 
     def __post_init__(self) -> None:
-        for flag, ratio in (
-            ("--preserve-ratio", self.preserve_ratio),
-            ("--min-ratio", self.min_ratio),
-        ):
-            if ratio is not None and not 0 < ratio <= 1:  # NaN fails the comparison
-                raise AmcError(f"{flag} must be in (0, 1], got {ratio:g}")
-        for flag, number in (
-            ("--batch", self.batch),
-            ("--num-classes", self.num_classes),
-            ("--channel-multiple", self.channel_multiple),
-        ):
-            if number is not None and number < 1:
-                raise AmcError(f"{flag} must be 1 or more, got {number}")
+        as_paths(self)
+        for name in ("preserve_ratio", "min_ratio"):
+            if (ratio := getattr(self, name)) is not None:
+                within(flag(name), ratio, 0, 1)
+        within("--width", self.width, 0, WIDEST)
+        for name in ("batch", "num_classes", "channel_multiple"):
+            if (number := getattr(self, name)) is not None:
+                whole(name, number, 1)

@@ -5,6 +5,8 @@ import re
 from amc.errors import AmcError
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+MOST = 10**15
+"""A million GB."""
 
 
 def parse_bytes(text: str, flag: str = "--memory") -> int:
@@ -14,10 +16,12 @@ def parse_bytes(text: str, flag: str = "--memory") -> int:
         AmcError: it is no such size.
     """
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([KMGT]B)", text.strip().upper())
-    count = round(float(found[1]) * UNITS[found[2]]) if found else 0
-    if count < 1:
+    size = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if size > MOST:
+        raise AmcError(f"{flag} {text!r}: {as_size(MOST)} at most, or leave it out: no limit")
+    if round(size) < 1:
         raise AmcError(f"{flag} {text!r}: expected a size such as 4GB or 500MB")
-    return count
+    return round(size)
 
 
 def as_size(count: int) -> str:

@@ -60,7 +60,7 @@ class Plan:
         return {name: len(group.keep) for name, group in self.groups.items()}
 
 
-def save_plan(path: Path, plan: Plan, about: Mapping[str, Any] | None = None) -> None:
+def save_plan(path: Path | str, plan: Plan, about: Mapping[str, Any] | None = None) -> None:
     """Writes the plan as JSON, atomically; ``about`` is kept with it for the reader."""
     document = {
         "format": PLAN_FORMAT,
@@ -70,15 +70,16 @@ def save_plan(path: Path, plan: Plan, about: Mapping[str, Any] | None = None) ->
     }
     text = json.dumps({**document, "sha256": digest(document)}, indent=1)
     text = re.sub(r"(?<=[\d\[,])\s+(?=[\d\]])", "", text)  # one line per list of indices
-    write_atomically(path, text + "\n")
+    write_atomically(Path(path), text + "\n")
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Path | str) -> Plan:
     """Reads a plan.
 
     Raises:
         AmcError: the file is missing, is not a plan, or was changed.
     """
+    path = Path(path)
     document = read_json(path)
     found = document.get("format") if isinstance(document, dict) else None
     if found not in KNOWN_PLANS:

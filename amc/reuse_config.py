@@ -6,9 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from amc.config import Shared, TrainConfig, within
+from amc.config import Shared, TrainConfig
 from amc.errors import AmcError
-from amc.files import safe_name
+from amc.files import as_paths, safe_name
+from amc.limits import below, real, shown, whole, within
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class ApplyConfig(Shared):
     """The same seed on the same machine gives the same result, bit for bit."""
 
     def __post_init__(self) -> None:
+        as_paths(self)
         if (self.policy is None) == (self.plan is None):
             raise AmcError("give either --policy FOLDER or --plan FILE")
-        if self.episodes < 0:
-            raise AmcError(f"--episodes must be 0 or more, got {self.episodes}")
+        whole("episodes", self.episodes, 0)
         _ = self.training  # which checks all the other settings
 
     @property
@@ -75,6 +76,7 @@ class LearnConfig(Shared):
     """The same seed on the same machine gives the same result, bit for bit."""
 
     def __post_init__(self) -> None:
+        as_paths(self)
         _ = self.training  # which checks all the other settings
         if self.checkpoint and len(self.models) > 1:
             raise AmcError(f"--checkpoint belongs to one network, --model names {self.model!r}")
@@ -93,7 +95,7 @@ class LearnConfig(Shared):
     @property
     def ratios(self) -> list[float]:
         """The budgets, increasing."""
-        return several(self.preserve_ratio, self.targets)
+        return several(str(self.preserve_ratio), self.targets)
 
     @property
     def each(self) -> int:
@@ -148,17 +150,18 @@ class ParetoConfig(Shared):
     """The same seed on the same machine gives the same result, bit for bit."""
 
     def __post_init__(self) -> None:
+        as_paths(self)
         _ = self.training, self.ratios  # which check all the other settings
-        if self.steps < 0:
-            raise AmcError(f"--steps must be 0 or more, got {self.steps}")
-        most = 100 if self.classifies else float("inf")
-        if self.max_drop is not None and not 0 <= self.max_drop <= most:
-            raise AmcError(f"--max-drop is in points, 0 to 100, got {self.max_drop:g}")
+        whole("steps", self.steps, 0)
+        if self.max_drop is not None:
+            if self.classifies and not 0 <= real("--max-drop", self.max_drop) <= 100:
+                raise AmcError(f"--max-drop is in points, 0 to 100, got {shown(self.max_drop)}")
+            below("--max-drop", self.max_drop)
 
     @property
     def ratios(self) -> list[float]:
         """The budgets, increasing."""
-        return several(self.preserve_ratio, self.targets)
+        return several(str(self.preserve_ratio), self.targets)
 
     @property
     def training(self) -> TrainConfig:
@@ -183,9 +186,8 @@ def several(given: str, count: int) -> list[float]:
         numbers = [float(word) for word in given.replace(":", ",").split(",")]
     except ValueError:
         numbers = []
+    whole("targets", count, 2 if ":" in given else 0)
     if ":" in given:
-        if count < 2:
-            raise AmcError(f"--targets must be 2 or more for a range, got {count}")
         ends = numbers if "," not in given and len(numbers) == 2 else [1.0, 0.0]
         numbers = (
             np.linspace(ends[0], ends[1], count).round(4).tolist() if ends[0] < ends[1] else []

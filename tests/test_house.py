@@ -11,8 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"amc.choice", "amc.errors", "amc.files", "amc.imports", "amc.names", "amc.weights"}
-    | {"amc.evaluate", "amc.memory", "amc.on_disk", "amc.ranks", "amc.task", "amc.torchrun"},
+    {"amc.choice", "amc.errors", "amc.files", "amc.imports", "amc.limits", "amc.names"}
+    | {
+        "amc.weights",
+        "amc.evaluate",
+        "amc.memory",
+        "amc.on_disk",
+        "amc.ranks",
+        "amc.task",
+        "amc.torchrun",
+    },
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from amc import weights
 from amc.errors import AmcError
 from amc.imports import load_function, one_line
+from amc.limits import WIDEST, within
 from amc.models.bottleneck import resnet50
 from amc.models.mobilenet import mobilenet_v1, mobilenet_v2
 from amc.models.resnet import plain20, resnet20, resnet56
@@ -47,8 +48,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, width: float = 1.0) 
         AmcError: unknown name, or the function fails or returns something else.
     """
     check_model(spec)
-    if not 0 < width <= 16:
-        raise AmcError(f"--width must be in (0, 16], got {width:g}")
+    within("--width", width, 0, WIDEST)
     function = BUNDLED.get(spec) or load_function(spec)
     given = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
     try:
