@@ -3,6 +3,7 @@
 import math
 import shlex
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class Account:
     """Everything that ``--json`` writes.
 
     Attributes:
-        input_shape: of one image.
+        input_shape: of one image, see `feed.forms`.
         other_macs: outside of the layers (attention products).
         removable_share: part of the MACs that goes when every group keeps one decision.
         smallest_ratio: the least feasible --preserve-ratio; none if nothing can be pruned.
@@ -80,7 +81,7 @@ class Account:
     """
 
     model: str
-    input_shape: tuple[int, ...]
+    input_shape: Any
     num_classes: int
     macs: int
     other_macs: int
@@ -102,7 +103,7 @@ class Account:
 def examine(
     config: InspectConfig,
     graph: ChannelGraph,
-    shape: tuple[int, ...],
+    shape: Any,
     classes: int,
     baked: tuple[str, ...],
     seconds: float,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from amc import feed
+from amc.feed import Feed
 from amc.lockstep import Diverged
 from amc.on_disk import Stored, TensorFile
 
@@ -22,8 +24,8 @@ class Aside:
         images: of the pass; they stay too.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor) -> None:
-        self._model, self._images = model, images
+    def __init__(self, model: nn.Module, images: Feed) -> None:
+        self._model, self._images = model, feed.leaves(images)
         self._born: dict[int, weakref.ref[Tensor]] = {}
         self._file = TensorFile()
         self._away: list[tuple[torch.UntypedStorage, Stored]] = []
@@ -48,7 +50,7 @@ class Aside:
         """To disk."""
         held = {i: tensor for i, ref in self._born.items() if (tensor := ref()) is not None}
         self._born = {i: self._born[i] for i in held}
-        stay = {t.untyped_storage().data_ptr() for t in (self._images, *_hanging(self._model))}
+        stay = {t.untyped_storage().data_ptr() for t in (*self._images, *_hanging(self._model))}
         own = (tensor.untyped_storage() for tensor in held.values())
         for storage in {s.data_ptr(): s for s in own if s.data_ptr() not in stay}.values():
             if storage.nbytes():

@@ -5,14 +5,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from amc import ranks
+from amc import feed, ranks
 from amc.errors import AmcError
+from amc.feed import Feed
 from amc.task import CLASSIFICATION, Results, Task
 
 TEMPERATURE = 4.0
@@ -38,37 +38,41 @@ class Score:
 
 
 def head(
-    batches: Iterable[tuple[Tensor, Tensor]], images: int, size: int
-) -> list[tuple[Tensor, Tensor]]:
+    batches: Iterable[tuple[Feed, Tensor]], images: int, size: int
+) -> list[tuple[Feed, Tensor]]:
     """The first ``images`` images, in memory, in even batches of ``size`` at most."""
-    parts, found = [], 0
+    parts: list[tuple[Feed, Tensor]] = []
+    found = 0
     for inputs, labels in batches:
-        parts.append((inputs[: images - found], labels[: images - found]))
+        few = slice(images - found)
+        parts.append((feed.rows(inputs, few), labels[few]))
         found += len(parts[-1][1])
         if found >= images:
             break
     if not parts:
         return []
-    every, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    every, labels = feed.joined([p[0] for p in parts]), torch.cat([p[1] for p in parts])
     count = math.ceil(len(labels) / size)
-    return list(zip(every.tensor_split(count), labels.tensor_split(count), strict=True))
+    evenly = feed.parted(every, lambda x: x.tensor_split(count))
+    return list(zip(evenly, labels.tensor_split(count), strict=True))
 
 
-def tail(batches: Iterable[tuple[Tensor, Tensor]], images: int) -> Iterator[tuple[Tensor, Tensor]]:
+def tail(batches: Iterable[tuple[Feed, Tensor]], images: int) -> Iterator[tuple[Feed, Tensor]]:
     """Everything but the first ``images`` images."""
     for inputs, labels in batches:
         if images < len(labels):
-            yield inputs[images:], labels[images:]
+            rest = slice(images, None)
+            yield feed.rows(inputs, rest), labels[rest]
         images = max(0, images - len(labels))
 
 
-def predictions(model: nn.Module, images: Tensor) -> Tensor:
+def predictions(model: nn.Module, images: Feed) -> Tensor:
     """The network's output as one tensor (class scores [batch, classes]), also when it is wrapped.
 
     Taken from an output's ``logits`` (Hugging Face), from ``out`` or ``logits`` of a dictionary
     (torchvision's segmentation), or as the first of several outputs (auxiliary heads).
     """
-    found: Any = model(images)
+    found = feed.call(model, images)
     if isinstance(found, Mapping):  # Hugging Face's outputs are dictionaries as well
         found = next((found[key] for key in ("logits", "out") if key in found), found)
     elif isinstance(found, list | tuple) and found:
@@ -83,7 +87,7 @@ def predictions(model: nn.Module, images: Tensor) -> Tensor:
 
 def evaluate(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Feed, Tensor]],
     batch_statistics: bool = False,
     wished: Sequence[Tensor] | None = None,
     task: Task = CLASSIFICATION,
@@ -107,7 +111,8 @@ def evaluate(
     def results() -> Results:
         """What a score goes through; everything else is summed up on the way."""
         for number, (inputs, targets) in enumerate(ranks.own(batches)):
-            found, targets = predictions(model, inputs.to(device)), targets.to(device)
+            found = predictions(model, feed.moved(inputs, device))
+            targets = targets.to(device)
             loss, apart = task.summed_loss(found, targets), torch.zeros(())
             if wished is not None:
                 apart = task.apart(task.softened(found.float(), TEMPERATURE), wished[number])
@@ -144,7 +149,7 @@ def _score(sums: Tensor, own: float | None, compared: bool) -> Score:
 
 
 def softened(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], task: Task = CLASSIFICATION
+    model: nn.Module, batches: Iterable[tuple[Feed, Tensor]], task: Task = CLASSIFICATION
 ) -> list[Tensor]:
     """What a network puts out, in the form that divergence compares.
 
@@ -154,7 +159,7 @@ def softened(
     device = next(model.parameters()).device
     with torch.inference_mode(), evaluating(model), ranks.alone(not task.classifies):
         return [
-            task.softened(predictions(model, inputs.to(device)).float(), TEMPERATURE)
+            task.softened(predictions(model, feed.moved(inputs, device)).float(), TEMPERATURE)
             for inputs, _ in ranks.own(batches)
         ]
 

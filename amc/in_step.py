@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from amc import ranks
+from amc import feed, ranks
 from amc.aside import Aside
 from amc.evaluate import evaluating
+from amc.feed import Feed
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
 from amc.lockstep import Diverged, Lockstep, Operation
@@ -48,7 +49,7 @@ class Course:
     shortcuts: Mapping[str, int]
 
 
-def course(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> Course:
+def course(model: nn.Module, layers: Sequence[Layer], images: Feed) -> Course:
     """Watches a forward pass in eval mode, and another one: following layers holds tensors."""
     with torch.no_grad(), evaluating(model):
         followed = _Watcher(model, layers).run(images)
@@ -69,10 +70,10 @@ class _Watcher(TorchFunctionMode):
         self._shortcuts: dict[str, int] = {}
         self._trails, self._count, self._most = Trails(), 0, 0
 
-    def run(self, images: Tensor) -> Course:
+    def run(self, images: Feed) -> Course:
         """One forward pass."""
         with self:
-            self._model(images)
+            feed.call(self._model, images)
         once = all(count == 1 for count in self._executed.values())
         return Course(self._most, once, self._shortcuts)
 
@@ -157,7 +158,7 @@ class Steps:
         self,
         model: nn.Module,
         layers: Sequence[Layer],
-        batches: Sequence[Tensor],
+        batches: Sequence[Feed],
         sampling: Sampling,
         corrected: frozenset[str],
         adapt: bool,
@@ -214,7 +215,7 @@ class Steps:
                 self._model, self._batches, self._pause, self._keep, self._rest, self._wake
             )
             lockstep.run(at_stop)
-            alone = self._model(self._batches[0])
+            alone = feed.call(self._model, self._batches[0])
         together = (tree_leaves(found) for found in (lockstep.first, alone))
         pairs = zip(*together, strict=True)
         if not all(_close(a, b) for a, b in pairs if isinstance(a, Tensor)):

@@ -9,16 +9,20 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 import re
 import time
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from rich import box
 from rich.table import Table
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from amc import feed
 from amc.account import Account, examine
 from amc.commandline import command
 from amc.data import load_data
 from amc.errors import AmcError
+from amc.feed import Feed
 from amc.graph import bake, baked_layers, choose, trace
 from amc.inspect_config import InspectConfig
 from amc.models import build, is_bundled
@@ -38,12 +42,13 @@ def run(config: InspectConfig) -> Account:
     if config.plot is not None:
         picture_format(config.plot)  # before anything else is done
     torch.manual_seed(0)
-    shape, classes = images(config)
-    given = build(config.model, num_classes=classes, in_channels=shape[0], width=config.width)
-    example = (blank(config.batch, shape),)
+    shape, classes, example = images(config)
+    channels = next(iter(tree_leaves(shape)), 1)
+    given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)
+    inputs = feed.arguments(example)
     start = time.perf_counter()
-    model = bake(given, example)
-    graph = choose(trace(model, example), model, config.choice)
+    model = bake(given, *inputs)
+    graph = choose(trace(model, *inputs), model, config.choice)
     seconds = time.perf_counter() - start
     account = examine(config, graph, shape, classes, tuple(baked_layers(given, model)), seconds)
     terminal.table(layer_table(account))
@@ -56,19 +61,25 @@ def run(config: InspectConfig) -> Account:
     return account
 
 
-def images(config: InspectConfig) -> tuple[tuple[int, ...], int]:
-    """Shape of an image and number of classes."""
+def images(config: InspectConfig) -> tuple[Any, int, Feed]:
+    """Shape of an image (see `feed.forms`), number of classes, inputs to trace with."""
     if config.data is not None:
         if config.input_shape or config.num_classes:
             raise AmcError("--data says it all: leave --input-shape and --num-classes out")
         data = load_data(config.data)
-        return data.input_shape, data.num_classes
+        if data.example is None:
+            return data.input_shape, data.num_classes, blank(config.batch, data.input_shape)
+        known = feed.samples(data.example)
+        repeated = torch.arange(config.batch) % known
+        return data.input_shape, data.num_classes, feed.each(data.example, lambda x: x[repeated])
     bundled = is_bundled(config.model)
     text = config.input_shape or ("1x16x16" if bundled else "3x224x224")
     sides = re.split(r"[x,]", text.replace(" ", ""))
     if not all(re.fullmatch(r"[1-9]\d{0,5}", side) for side in sides):
         raise AmcError(f"--input-shape {text!r}: expected sizes such as 3x224x224 or 3,224,224")
-    return tuple(map(int, sides)), config.num_classes or (10 if bundled else 1000)
+    shape = tuple(map(int, sides))
+    classes = config.num_classes or (10 if bundled else 1000)
+    return shape, classes, blank(config.batch, shape)
 
 
 def blank(batch: int, shape: tuple[int, ...]) -> Tensor:
@@ -159,7 +170,7 @@ def _several(names: tuple[str, ...]) -> str:
 
 def summary(account: Account, config: InspectConfig) -> str:
     """What can be pruned, how far, and the next command."""
-    shape = "x".join(map(str, account.input_shape))
+    shape = feed.in_words(account.input_shape)
     frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in account.causes.items()]
     lines = [
         f"network   {account.model}: {account.macs:,} MACs, {account.params:,} parameters; "

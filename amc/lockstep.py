@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from amc import feed
+from amc.feed import Feed
 
 Stop = TypeVar("Stop")
 
@@ -58,7 +61,7 @@ class Lockstep(Generic[Stop]):
     def __init__(
         self,
         model: nn.Module,
-        batches: Sequence[Tensor],
+        batches: Sequence[Feed],
         pause: Callable[[int, Operation], Stop | None],
         after: Callable[[int, Operation, Any], None] = lambda batch, operation, out: None,
         rest: Callable[[int], None] = lambda batch: None,
@@ -112,7 +115,7 @@ class _Pass(TorchFunctionMode, Generic[Stop]):
     def __init__(
         self,
         model: nn.Module,
-        images: Tensor,
+        images: Feed,
         number: int,
         pause: Callable[[int, Operation], Stop | None],
         after: Callable[[int, Operation, Any], None],
@@ -154,7 +157,7 @@ class _Pass(TorchFunctionMode, Generic[Stop]):
     def _run(self) -> None:
         try:
             with torch.no_grad(), self:
-                self.result = self._model(self._images)
+                self.result = feed.call(self._model, self._images)
         except _Abandoned:
             return
         except BaseException as error:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc import ranks
+from amc import feed, ranks
 from amc.budget import Budget
 from amc.compress import Compressor, calibrate, reconstructed_layers
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
 from amc.evaluate import evaluate, head, softened, tail
+from amc.feed import Feed
 from amc.graph import ChannelGraph
 from amc.imports import load_function, one_line
 from amc.journal import Journal
@@ -71,34 +72,46 @@ class Pipeline:
     task: Task = CLASSIFICATION
 
     @cached_property
-    def images(self) -> list[tuple[Tensor, Tensor]]:
+    def images(self) -> list[tuple[Feed, Tensor]]:
         """Training images for statistics and batch norm, held in memory."""
         wanted = self.config.calibration_batches * CALIBRATION_BATCH
         found = head(self.data.calibration, wanted, CALIBRATION_BATCH)
-        return [(x.to(self.device), y) for x, y in found]
+        return [(feed.moved(x, self.device), y) for x, y in found]
 
     @cached_property
-    def validation(self) -> list[tuple[Tensor, Tensor]]:
+    def validation(self) -> list[tuple[Feed, Tensor]]:
         """Validation images that the reward sees, held in memory."""
         found = head(self.data.val, self.config.reward_images, EVALUATION_BATCH)
-        return [(x.to(self.device), y.to(self.device)) for x, y in found]
+        return [(feed.moved(x, self.device), y.to(self.device)) for x, y in found]
 
     @property
-    def following(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def following(self) -> Iterator[tuple[Feed, Tensor]]:
         """The first `bn_samples` training images: those in memory, then more from the stream."""
         wanted = self.config.bn_samples or 0
         known = sum(len(labels) for _, labels in self.images)
-        for batch in chain(self.images, tail(self.data.calibration, known)):
-            parts = (torch.split(part[:wanted], CALIBRATION_BATCH) for part in batch)
-            yield from zip(*parts, strict=True)
-            wanted -= len(batch[1])
+        for inputs, labels in chain(self.images, tail(self.data.calibration, known)):
+
+            def some(x: Tensor, count: int = wanted) -> Sequence[Tensor]:
+                return torch.split(x[:count], CALIBRATION_BATCH)
+
+            yield from zip(feed.parted(inputs, some), some(labels), strict=True)
+            wanted -= len(labels)
             if wanted <= 0:
                 return
 
     @property
-    def example(self) -> tuple[Tensor]:
-        """Inputs to trace a network with."""
-        return (self.images[0][0][:2],)
+    def example(self) -> tuple[Any, ...]:
+        """Positional inputs to trace a network with."""
+        return feed.arguments(self.samples(2))[0]
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Keyword inputs to trace a network with."""
+        return feed.arguments(self.samples(2))[1]
+
+    def samples(self, count: int) -> Feed:
+        """The first training images."""
+        return feed.rows(self.images[0][0], slice(count))
 
     @property
     def sampling(self) -> Sampling:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from amc import ranks
+from amc import feed, ranks
 from amc.allocate import common_ratio, listed, uniform
 from amc.budget import Budget
 from amc.compress import reconstructed_layers
@@ -50,10 +50,10 @@ def outline(pipe: Pipeline) -> tuple[nn.Module, ChannelGraph]:
         AmcError: there is no such network, or its statistics do not fit the memory.
     """
     config, data = pipe.config, pipe.data
-    classes, channels = data.num_classes, data.input_shape[0]
+    classes, channels = data.num_classes, data.in_channels
     given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)
-    model = bake(given.to(pipe.device), pipe.example)
-    graph = choose(trace(model, pipe.example), model, config.choice)
+    model = bake(given.to(pipe.device), pipe.example, pipe.named)
+    graph = choose(trace(model, pipe.example, pipe.named), model, config.choice)
     passes(graph, reconstructed_layers(graph), config.memory_bytes)  # says what does not fit
     return given, graph
 
@@ -78,7 +78,7 @@ class Subject:
         """What a run works on, in a few lines."""
         graph, baked, data, task = self.graph, self.baked, pipe.data, pipe.task
         frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
-        shape = "x".join(map(str, data.input_shape))
+        shape = feed.in_words(data.input_shape)
         kind = f"{data.num_classes} classes" if task.classifies else f"scored by {task.name}"
         lines = [
             f"data     {data.name}: {kind}, images {shape}",
@@ -96,7 +96,7 @@ def ready(pipe: Pipeline, given: nn.Module, graph: ChannelGraph) -> Subject:
     """The network of an outline with its weights; bundled networks are trained if need be."""
     given, source = _with_weights(pipe.config, given, pipe.terminal)
     ranks.as_first(given.to(pipe.device))
-    model = bake(given.to(pipe.device).eval(), pipe.example)
+    model = bake(given.to(pipe.device).eval(), pipe.example, pipe.named)
     check_outputs(model, pipe)
     return Subject(model, graph, source, baked_layers(given, model))
 
@@ -135,10 +135,11 @@ def check_outputs(model: nn.Module, pipe: Pipeline) -> None:
     (images, targets), task = pipe.validation[0], pipe.task
     with evaluating(model):
         found = predictions(model, images)
-    if not found.ndim or len(found) != len(images):
+    count = feed.samples(images)
+    if not found.ndim or len(found) != count:
         raise AmcError(
             f"the network must return a tensor [batch, ...], got shape {tuple(found.shape)} for "
-            f"{len(images)} images"
+            f"{count} images"
         )
     loss = task.batch_loss(found, targets)
     if not loss.requires_grad:
@@ -152,7 +153,7 @@ def check_outputs(model: nn.Module, pipe: Pipeline) -> None:
 def _check_classes(model: nn.Module, pipe: Pipeline) -> None:
     data = pipe.data
     with torch.inference_mode():
-        scores = predictions(model, *pipe.example)
+        scores = predictions(model, pipe.samples(2))
     if scores.ndim != 2:
         raise AmcError(
             f"the network must return logits [batch, classes], got shape {tuple(scores.shape)}; "

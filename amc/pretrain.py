@@ -50,7 +50,7 @@ def pretrained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(
-            name, num_classes=data.num_classes, in_channels=data.input_shape[0], width=width
+            name, num_classes=data.num_classes, in_channels=data.in_channels, width=width
         )
         variant = name if width == 1 else f"{name}-x{width:g}"
         shipped = Path(str(files("amc.models") / "weights" / f"{variant}-{data.name}.safetensors"))

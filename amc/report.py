@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.benchmark import Timer
 
+from amc import feed
 from amc.evaluate import evaluating
+from amc.feed import Feed
 from amc.graph.groups import ChannelGraph
 from amc.plan import Strategy
 from amc.task import CLASSIFICATION, Task
@@ -120,7 +122,7 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
 
 
 def latencies(
-    models: Mapping[str, nn.Module], images: Tensor, rounds: int = 9, seconds: float = 0.06
+    models: Mapping[str, nn.Module], images: Feed, rounds: int = 9, seconds: float = 0.06
 ) -> dict[str, Latency]:
     """Measured times of a forward pass in eval mode, by name.
 
@@ -133,8 +135,8 @@ def latencies(
         for _ in range(rounds):
             for name, model in models.items():
                 timer = Timer(
-                    "model(images)",
-                    globals={"model": model, "images": images},
+                    "call(model, images)",
+                    globals={"call": feed.call, "model": model, "images": images},
                     num_threads=torch.get_num_threads(),
                 )
                 found = timer.blocked_autorange(min_run_time=seconds)

@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 from torch import nn
 
-from amc import ranks
+from amc import feed, ranks
 from amc.compress import Compressor, reconstructed_layers
 from amc.graph.groups import ChannelGraph, Layer
 from amc.graph.surgery import owners, place, shrink, tensors
@@ -68,9 +68,9 @@ class Originals:
     @cached_property
     def additions(self) -> Mapping[str, frozenset[str]]:
         """Layers that are added to a shortcut, see `residual.additions`."""
-        images = next(iter(self.batches))[0][:2]
-        device = next(self._model.parameters()).device
-        return additions(self._model, reconstructed_layers(self._graph), images.to(device))
+        images, device = next(iter(self.batches))[0], next(self._model.parameters()).device
+        few = feed.moved(feed.rows(images, slice(2)), device)
+        return additions(self._model, reconstructed_layers(self._graph), few)
 
     def outputs(self, layers: Sequence[Layer]) -> Sequence[Rows]:
         """Outputs of the first of these layers; the others are what will be asked for next.
@@ -176,7 +176,7 @@ class _Task:
     def in_step(self) -> bool:
         """All layers in one pass, batch norm following exactly; False where it is impossible."""
         device = next(self.small.parameters()).device
-        batches = [images.to(device) for images, _ in ranks.own(self._originals.batches)]
+        batches = [feed.moved(images, device) for images, _ in ranks.own(self._originals.batches)]
         sampling, memory = self._originals.sampling, self._originals.memory
         steps = Steps(
             self.small, self._layers, batches, sampling, self._corrected, self._adapt, memory

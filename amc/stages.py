@@ -117,7 +117,8 @@ class Stages:
         return True
 
     def _calibrated(self) -> Compressor:
-        return self._pipe.calibrate(trace(self._network, self._pipe.example), self._network)
+        pipe = self._pipe
+        return pipe.calibrate(trace(self._network, pipe.example, pipe.named), self._network)
 
     def _score(self, network: nn.Module) -> float:
         return evaluate(network, self._pipe.validation, task=self._pipe.task).accuracy

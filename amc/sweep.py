@@ -13,6 +13,7 @@ from amc.budget import Budget
 from amc.commandline import flags
 from amc.compress import Compressor
 from amc.evaluate import Score, evaluate, tail
+from amc.feed import Feed
 from amc.front import Point
 from amc.journal import Journal
 from amc.pipeline import Pipeline, decisive
@@ -122,7 +123,7 @@ class Sweep:
         save_strategy(place / "strategy.json", strategy, graph.channels, about)
         save_network(place, plan, small, about)
         networks = {"original": self.subject.model, "pruned": small}
-        times = latencies(networks, self.pipe.example[0][:1])
+        times = latencies(networks, self.pipe.samples(1))
         split = self._beyond() if self.unseen[0] == "validation" else self.pipe.data.test
         return Point(
             ratio,
@@ -146,10 +147,10 @@ class Sweep:
             "baked": self.subject.baked,
         }
 
-    def _score(self, model: nn.Module, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    def _score(self, model: nn.Module, images: Iterable[tuple[Feed, Tensor]]) -> Score:
         return evaluate(model, images, task=self.pipe.task)
 
-    def _beyond(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _beyond(self) -> Iterator[tuple[Feed, Tensor]]:
         """Validation images that no reward has seen."""
         return tail(self.pipe.data.val, self.pipe.config.reward_images)
 

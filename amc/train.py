@@ -147,7 +147,7 @@ def _run(config: TrainConfig) -> Path:
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
         file_bytes=Change(len(weights.to_bytes(model)), len(weights.to_bytes(pruned))),
-        latency_ms=latencies({"original": model, "pruned": pruned}, pipe.example[0][:1]),
+        latency_ms=latencies({"original": model, "pruned": pruned}, pipe.samples(1)),
         accuracy={
             "original": original.accuracy,
             "pruned": cut.accuracy,

@@ -11,6 +11,7 @@ from amc.budget import Budget
 from amc.compress import Compressor, calibrate
 from amc.config import TrainConfig
 from amc.data import Data, load_data
+from amc.feed import Feed
 from amc.graph import ChannelGraph, trace
 from amc.metric import SELECTORS
 from amc.pipeline import Pipeline
@@ -44,7 +45,7 @@ class Bench:
         return Pipeline(config, self.data, torch.device("cpu"), Terminal(quiet=True))
 
     @cached_property
-    def images(self) -> list[tuple[Tensor, Tensor]]:
+    def images(self) -> list[tuple[Feed, Tensor]]:
         """Calibration images."""
         return self.pipe.images
 

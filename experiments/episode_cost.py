@@ -23,6 +23,7 @@ import amc.search
 from agents import AmcDDPG
 from amc.allocate import uniform
 from amc.evaluate import evaluate
+from amc.feed import Feed
 from amc.search import Problem, Settings, proxy, search
 from amc.sensitivity import sensitivity
 from amc.trials import Limits, Trials
@@ -105,7 +106,7 @@ def main() -> None:
         print(f"| {name} | {1e3 * value:.1f} | {value / floor:.3f} |")
 
 
-def passes_of(validation: list[tuple[torch.Tensor, torch.Tensor]]) -> int:
+def passes_of(validation: list[tuple[Feed, torch.Tensor]]) -> int:
     """Images in the validation pass."""
     return sum(len(labels) for _, labels in validation)
 

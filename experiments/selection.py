@@ -14,6 +14,7 @@ from statistics import mean
 
 import tyro
 
+from amc import feed
 from amc.allocate import uniform
 from amc.budget import Budget
 from amc.compress import Compressor, calibrate
@@ -45,7 +46,7 @@ def main() -> None:
     data = load_data(setting.data)
     model = pretrained(setting.model, 1.0, data)[0].eval()
     images = head(data.calibration, 32 * setting.calibration_batches, 32)
-    graph = trace(model, (images[0][0][:2],))
+    graph = trace(model, (feed.rows(images[0][0], slice(2)),))
     print(f"{setting.model}, {data.name}: {evaluate(model, data.test).accuracy:.1%} before\n")
     print("| MACs | selector | cached | sequential | + batch norm | selection, s |")
     print("|---|---|---|---|---|---|")

@@ -15,6 +15,7 @@ FLOORS = [
     | {
         "amc.weights",
         "amc.evaluate",
+        "amc.feed",
         "amc.memory",
         "amc.on_disk",
         "amc.ranks",

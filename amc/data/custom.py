@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from amc import feed
 from amc.data.loader import Data, Loader
 from amc.errors import AmcError
+from amc.feed import Feed
 from amc.imports import load_function, one_line
 
 STREAMS = ("train", "val", "test", "calibration")
+TYPES = (torch.float32, torch.int64, torch.int32, torch.bool)
+"""What inputs may be made of."""
 
 
 def load_custom(spec: str, labelled: bool = True) -> Data:
@@ -24,12 +29,13 @@ def load_custom(spec: str, labelled: bool = True) -> Data:
 
     Args:
         spec: The function.
-        labelled: Targets are labels of classes. If not, they may be any tensors, inputs need not
-            be images, and a tuple says nothing of classes.
+        labelled: Targets are labels of classes. If not, they may be any tensors, and a tuple says
+            nothing of classes.
 
     Raises:
-        AmcError: There is no such function, it failed, or a loader's first batch is not
-            images [B, C, H, W] float32 and labels [B] int64 (or inputs and targets, as above).
+        AmcError: There is no such function, it failed, or a loader's first batch is not inputs
+            and labels [B] int64 (or targets, as above). Inputs are images [B, C, H, W] float32, or
+            what else networks are fed with, see `Feed`: of `TYPES`, the batch first.
     """
     try:
         made = load_function(spec)()
@@ -39,8 +45,8 @@ def load_custom(spec: str, labelled: bool = True) -> Data:
         raise AmcError(f"{spec}: calling it failed with {one_line(error)}") from error
     if isinstance(made, Data):
         for name in STREAMS:
-            _first_batch(spec, name, getattr(made, name), labelled)
-        return made
+            inputs, _ = _first_batch(spec, name, getattr(made, name), labelled)
+        return made if _plain(inputs) else replace(made, example=_few(inputs))
     if not isinstance(made, (tuple, list)) or len(made) not in (3, 4):
         size = f" of {len(made)}" if isinstance(made, (tuple, list)) else ""
         raise AmcError(
@@ -53,10 +59,11 @@ def load_custom(spec: str, labelled: bool = True) -> Data:
 def _from_loaders(spec: str, loaders: dict[str, Any], labelled: bool) -> Data:
     """Check the loaders of a tuple, by stream, and infer what a `Data` says of them."""
     batches = {name: _first_batch(spec, name, one, labelled) for name, one in loaders.items()}
-    shapes = {name: list(images.shape[1:]) for name, (images, _) in batches.items()}
-    for name, shape in shapes.items():
-        if shape != shapes["train"]:
-            raise AmcError(f"{spec}: {name} has images {shape}, but train {shapes['train']}")
+    shapes = {name: feed.forms(inputs) for name, (inputs, _) in batches.items()}
+    for name, (inputs, _) in batches.items():
+        if _forms(inputs) != _forms(batches["train"][0]):
+            ours, theirs = (_shown(shapes[one]) for one in (name, "train"))
+            raise AmcError(f"{spec}: {name} has images {ours}, but train {theirs}")
     highest = int(batches["train"][1].max()) if labelled else -1
     for name in ("val", "test") if labelled else ():
         highest = max(highest, *(int(labels.max()) for _, labels in loaders[name]))
@@ -67,11 +74,33 @@ def _from_loaders(spec: str, loaders: dict[str, Any], labelled: bool) -> Data:
         val=loaders["val"],
         test=loaders["test"],
         num_classes=highest + 1,
-        input_shape=tuple(shapes["train"]),
+        input_shape=shapes["train"],
+        example=None if _plain(batches["train"][0]) else _few(batches["train"][0]),
     )
 
 
-def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[Tensor, Tensor]:
+def _plain(inputs: Feed) -> bool:
+    """Whether these are nothing but images, which an empty batch of their shape stands for."""
+    return isinstance(inputs, Tensor) and inputs.is_floating_point()
+
+
+def _few(inputs: Feed) -> Feed:
+    return feed.rows(inputs, slice(2))
+
+
+def _forms(inputs: Feed) -> Any:
+    """What batches of all streams must have in common: arguments and shapes."""
+    args, kwargs = feed.arguments(inputs)
+    return [feed.forms(one) for one in args], feed.forms(kwargs)
+
+
+def _shown(shape: Any) -> str:
+    """What `feed.forms` gives, as the shape of a tensor or in words."""
+    one = isinstance(shape, tuple) and all(isinstance(size, int) for size in shape)
+    return str(list(shape)) if one else feed.in_words(shape)
+
+
+def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[Feed, Tensor]:
     """The first batch of a loader, if it is one a network can be trained on."""
     if not isinstance(loader, Loader):
         raise AmcError(
@@ -82,34 +111,56 @@ def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[
         batch = next(iter(loader), None)
     except Exception as error:
         raise AmcError(f"{spec}: reading {name} failed with {one_line(error)}") from error
-    expected = "expected (images [B, C, H, W] float32, labels [B] int64); others need a --task"
+    expected = (
+        "expected (images [B, C, H, W] float32, labels [B] int64), or other inputs [B, ...] "
+        "float32, int64 or bool, several of them in a tuple or dict; other labels need a --task"
+    )
     if not labelled:
-        expected = "expected (inputs [B, ...] float32, targets [B, ...])"
+        expected = (
+            "expected (inputs [B, ...] float32, int64 or bool, several of them in a tuple or "
+            "dict, targets [B, ...])"
+        )
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         given = "no batch" if batch is None else f"batches of {_form(batch)}"
         raise AmcError(f"{spec}: {name} yields {given}, {expected}")
-    images, labels = batch
+    inputs, labels = batch
     if not (
-        isinstance(images, Tensor)
-        and isinstance(labels, Tensor)
-        and images.dtype == torch.float32
-        and images.ndim >= 2
-        and len(images)
-        and labels.shape[:1] == images.shape[:1]
-        and (not labelled or _classifies(images, labels))
+        isinstance(labels, Tensor)
+        and labels.ndim
+        and len(labels)
+        and _fits(inputs, labels)
+        and (not labelled or _classifies(inputs, labels))
     ):
-        raise AmcError(f"{spec}: {name} yields ({_form(images)}, {_form(labels)}), {expected}")
-    return images, labels
+        raise AmcError(f"{spec}: {name} yields ({_form(inputs)}, {_form(labels)}), {expected}")
+    return inputs, labels
 
 
-def _classifies(images: Tensor, labels: Tensor) -> bool:
-    """Whether these are images and the labels of their classes."""
-    whole = labels.dtype == torch.int64 and labels.ndim == 1
-    return images.ndim == 4 and whole and int(labels.min()) >= 0
+def _fits(inputs: Any, labels: Tensor) -> bool:
+    """Whether a network can be fed with these, one sample for each label."""
+    tensors = feed.leaves(inputs)
+    named = not isinstance(inputs, dict) or all(isinstance(key, str) for key in inputs)
+    return (
+        bool(tensors)
+        and named
+        and all(
+            isinstance(one, Tensor) and one.dtype in TYPES and one.shape[:1] == labels.shape[:1]
+            for one in tensors
+        )
+    )
+
+
+def _classifies(inputs: Feed, labels: Tensor) -> bool:
+    """Whether these are labels of classes, and the inputs images where there is one alone."""
+    images = not _plain(inputs) or feed.leaves(inputs)[0].ndim > 2
+    return images and labels.dtype == torch.int64 and labels.ndim == 1 and int(labels.min()) >= 0
 
 
 def _form(value: object) -> str:
     """What `value` is, in a few words, for an error line."""
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_form, value))})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_form(part)}' for key, part in value.items())}}}"
     if not isinstance(value, Tensor):
         return type(value).__name__
     least = f" from {int(value.min())}" if value.ndim == 1 and value.numel() else ""

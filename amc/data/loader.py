@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from amc import ranks
+from amc import feed, ranks
 from amc.data.augment import Augment
 from amc.errors import AmcError
+from amc.feed import Feed
 
 Normalise = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel, in [0, 1]
 
@@ -24,7 +26,7 @@ class Loader(Protocol):
     One with an attribute ``fixed`` that is true has the same images every time, in any order.
     """
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __iter__(self) -> Iterator[tuple[Feed, Tensor]]: ...
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -35,7 +37,8 @@ class Loader(Protocol):
 class Data:
     """The four streams of a data set, each of (images [B,C,H,W] float32, labels [B] int64).
 
-    For another task than classification (inputs [B, ...] float32, targets [B, ...]).
+    For another task than classification the labels are targets [B, ...]. Instead of images there
+    may be any tensors [B, ...] that the network takes, several of them in containers, see `Feed`.
     """
 
     name: str
@@ -44,7 +47,13 @@ class Data:
     val: Loader  # held out from training; the reward
     test: Loader  # never seen by calibration or reward; the report only
     num_classes: int  # 0: not known, and of no importance
-    input_shape: tuple[int, ...]  # channels, height, width
+    input_shape: Any  # channels, height, width; of several inputs a shape each, see `feed.forms`
+    example: Feed | None = None  # some samples, where they are not float32 images of that shape
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the first input."""
+        return next((int(size) for size in tree_leaves(self.input_shape)), 1)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ def start_epoch(loader: Loader, epoch: int) -> None:
         set_epoch(epoch)
 
 
-def slices(loader: Loader) -> Iterator[tuple[Tensor, Tensor, int]]:
+def slices(loader: Loader) -> Iterator[tuple[Feed, Tensor, int]]:
     """This rank's images and labels of every batch, and how many images the whole batch has.
 
     A loader with a method `slices_of_rank` need not make those of the other ranks.
@@ -146,7 +155,7 @@ def slices(loader: Loader) -> Iterator[tuple[Tensor, Tensor, int]]:
         yield from own(ranks.rank(), ranks.count())
         return
     for images, labels in loader:
-        yield ranks.part(images), ranks.part(labels), len(labels)
+        yield feed.each(images, ranks.part), ranks.part(labels), len(labels)
 
 
 def to_float(images: Tensor, normalise: Normalise | None) -> Tensor:

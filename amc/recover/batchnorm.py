@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from amc import ranks
+from amc import feed, ranks
 from amc.evaluate import evaluating
+from amc.feed import Feed
 
 
-def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> nn.Module:
+def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Feed, Tensor]]) -> nn.Module:
     """Re-estimates running means and variances, in place; everything else stays in eval mode.
 
     The average over all images replaces the old statistics: each batch counts by its size, so that
@@ -29,10 +30,11 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) 
         seen = 0
         try:
             for images, _ in ranks.own(batches):
-                seen += len(images)
+                count = feed.samples(images)
+                seen += count
                 for norm in norms:
-                    norm.momentum = len(images) / seen  # of the running average
-                model(images.to(device))
+                    norm.momentum = count / seen  # of the running average
+                feed.call(model, feed.moved(images, device))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from amc.evaluate import evaluating, predictions
+from amc.feed import Feed
 from amc.task import CLASSIFICATION, Task
 
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Loss = Callable[[nn.Module, Feed, Tensor], Tensor]
 """(network, images, targets) -> scalar to minimise."""
 
 
 def supervised(task: Task = CLASSIFICATION, smoothing: float = 0.0) -> Loss:
     """The loss of the targets alone; labels may be smoothed (Szegedy et al. 2016, section 7)."""
 
-    def loss(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def loss(model: nn.Module, images: Feed, targets: Tensor) -> Tensor:
         return task.batch_loss(predictions(model, images), targets, smoothing)
 
     return loss
@@ -71,7 +72,7 @@ class Distillation:
         features = share * self.feature_weight
         return replace(self, weight=share * self.weight, feature_weight=features)
 
-    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, model: nn.Module, images: Feed, targets: Tensor) -> Tensor:
         """The loss of a batch."""
         names = list(self.features) if self.feature_weight else []
         with outputs_of(model, names) as own:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from amc import ranks
+from amc import feed, ranks
 from amc.data import Loader, slices, start_epoch
 from amc.errors import AmcError
+from amc.feed import Feed
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Distillation, Loss, cross_entropy
 from amc.recover.slices import gradient
@@ -156,7 +157,7 @@ class _Training:
         for images, labels, whole in slices(stream):
             progress = step / self._total
             rate = self._recipe.set_rate(self._sgd, progress, self.factor)
-            images, labels = images.to(self._device), labels.to(self._device)
+            images, labels = feed.moved(images, self._device), labels.to(self._device)
             step += 1
             taken.append((step, rate, self._step(images, labels, whole, progress)))
             if len(taken) == together and not math.isfinite(reached := self._tell(taken, on_step)):
@@ -185,13 +186,13 @@ class _Training:
         taken.clear()
         return reached
 
-    def _step(self, images: Tensor, labels: Tensor, whole: int, progress: float) -> Tensor:
+    def _step(self, images: Feed, labels: Tensor, whole: int, progress: float) -> Tensor:
         kind, now = self._device.type, self._loss
         mixed = self._recipe.mixed and kind == "cuda"
         if isinstance(now, Distillation):
             now = now.at(progress)
 
-        def loss(images: Tensor, labels: Tensor) -> Tensor:
+        def loss(images: Feed, labels: Tensor) -> Tensor:
             with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
                 return now(self._model, images, labels)
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from amc import feed
 from amc.data import Loader, start_epoch
 from amc.evaluate import Score, evaluate, evaluating, predictions
+from amc.feed import Feed
 from amc.recover.finetune import Recipe, held, optimiser
 from amc.task import CLASSIFICATION, Task
 
-Labelled = tuple[Tensor, Tensor]
+Labelled = tuple[Feed, Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Quick:
         device = next(teacher.parameters()).device
         with torch.no_grad(), evaluating(teacher):
             return [
-                self.task.softened(predictions(teacher, x.to(device)), self.temperature)
+                self.task.softened(predictions(teacher, feed.moved(x, device)), self.temperature)
                 for x, _ in self.batches
             ]
 
@@ -91,7 +93,7 @@ class Quick:
         sgd = optimiser(model, recipe)
         for step, (images, targets) in enumerate(self.batches):
             recipe.set_rate(sgd, step / len(self.batches))
-            found = predictions(model, images.to(device))
+            found = predictions(model, feed.moved(images, device))
             loss = self.task.batch_loss(found, targets.to(device))
             if self.wished:
                 soft = self.task.softened(found, self.temperature)

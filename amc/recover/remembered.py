@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from amc import ranks
+from amc import feed, ranks
 from amc.data import Loader, start_epoch
 from amc.errors import AmcError
 from amc.evaluate import evaluating, predictions
+from amc.feed import Feed
 
 MOST_BYTES = 1 << 30
 """Of outputs that are remembered; where there are more, the teacher runs every time."""
@@ -30,10 +32,11 @@ class Remembered(nn.Module):
         super().__init__()
         self._rows, self._outputs = rows, outputs
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, *images: Any, **named: Any) -> Tensor:
         """[B, ...] of images [B, ...], whatever their order and company."""
+        given = named or images
         try:
-            return self._outputs[[self._rows[one] for one in _digests(images)]]
+            return self._outputs[[self._rows[one] for one in _digests(given)]]
         except KeyError:
             raise AmcError(
                 "training: an image that the first pass did not have, though the loader says "
@@ -81,6 +84,11 @@ def remembered(
     return Remembered(rows, torch.stack(found))
 
 
-def _digests(images: Tensor) -> Iterator[bytes]:
-    for image in images:
-        yield hashlib.blake2b(image.contiguous().numpy(), digest_size=16).digest()
+def _digests(images: Feed) -> Iterator[bytes]:
+    """Of each sample; of all its inputs together, by name where they have names."""
+    known = {name: images[name] for name in sorted(images)} if isinstance(images, dict) else images
+    for sample in zip(*feed.leaves(known), strict=True):
+        found = hashlib.blake2b(digest_size=16)
+        for one in sample:
+            found.update(one.contiguous().numpy())
+        yield found.digest()

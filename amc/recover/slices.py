@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from amc import ranks
+from amc.feed import Feed
 
 
 def gradient(
     parameters: Sequence[nn.Parameter],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    images: Tensor,
+    loss: Callable[[Feed, Tensor], Tensor],
+    images: Feed,
     labels: Tensor,
     whole: int,
 ) -> Tensor:
@@ -34,7 +35,7 @@ def gradient(
         value = loss(images, labels)
         torch.autograd.backward(value)
         return value.detach()
-    reached = torch.zeros(1, device=images.device)
+    reached = torch.zeros(1, device=labels.device)
     if len(labels):  # fewer images than ranks leave some without
         value = loss(images, labels) * (len(labels) / whole)
         torch.autograd.backward(value)

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from amc import feed
 from amc.evaluate import evaluating
+from amc.feed import Feed
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
 from amc.solve.rows import Call, call_of
@@ -120,7 +122,7 @@ class Trails:
 
 
 def additions(
-    model: nn.Module, layers: Iterable[Layer], images: Tensor
+    model: nn.Module, layers: Iterable[Layer], images: Feed
 ) -> dict[str, frozenset[str]]:
     """Which layers' outputs end in an addition, and nowhere else.
 
@@ -170,10 +172,10 @@ class _Finder(TorchFunctionMode):
             self._trails.start(name, call)
         return out
 
-    def run(self, images: Tensor) -> dict[str, frozenset[str]]:
+    def run(self, images: Feed) -> dict[str, frozenset[str]]:
         """Layer -> layers between it and its addition, for those with nothing but an addition."""
         with self:
-            result = self._model(images)
+            result = feed.call(self._model, images)
         self._use(self._touched(result), proper=False)
         return {name: later for name, later in self._found.items() if name not in self._spoilt}
 

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from amc import ranks
+from amc import feed, ranks
 from amc.evaluate import evaluating
+from amc.feed import Feed
 from amc.graph.groups import Layer
 from amc.graph.surgery import tensors
 from amc.solve.residual import Trail, Trails
 from amc.solve.rows import Call, Rows, call_of
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[tuple[Feed, Tensor]]
 """(images [B, ...], labels [B]) pairs; labels are not looked at here."""
 
 Outputs = Mapping[str, Sequence[Rows]]
@@ -150,12 +151,12 @@ class Recorder(TorchFunctionMode):
         if not self._missing:
             raise _Stop
 
-    def run(self, images: Tensor, batch: int) -> dict[str, list[Rows]]:
+    def run(self, images: Feed, batch: int) -> dict[str, list[Rows]]:
         """The rows of one batch, by layer, one entry per execution of the layer."""
         self._batch, self._rows, self._trails = batch, {}, Trails()
         self._missing = sum(v.calls for v in self._layers.values()) + len(self._additions)
         with contextlib.suppress(_Stop), self:
-            self._model(images)
+            feed.call(self._model, images)
         return self._rows
 
 
@@ -246,7 +247,7 @@ def _executions(
     device = next(model.parameters()).device
     with torch.no_grad(), evaluating(model):
         for number, (images, _) in ranks.own(enumerate(batches)):
-            yield recorder.run(images.to(device), number)
+            yield recorder.run(feed.moved(images, device), number)
 
 
 def _accumulate(total: LayerStats | None, x: Tensor, y: Tensor) -> LayerStats:
