@@ -266,12 +266,12 @@ def test_next_command_repeats_every_flag(nets: str) -> None:
 def test_shape_and_classes() -> None:
     digits = load_data("digits")
     expected = digits.input_shape, digits.num_classes
-    assert images(InspectConfig()) == images(InspectConfig(data="digits")) == expected
+    assert images(InspectConfig())[:2] == images(InspectConfig(data="digits"))[:2] == expected
     own = InspectConfig(model="nets.py:net")
-    assert images(own) == ((3, 224, 224), 1000)
+    assert images(own)[:2] == ((3, 224, 224), 1000)
     for text in ("2x5x7", "2,5,7", "2, 5, 7"):
-        assert images(replace(own, input_shape=text, num_classes=3)) == ((2, 5, 7), 3)
-    assert images(replace(own, input_shape="6x100")) == ((6, 100), 1000)
+        assert images(replace(own, input_shape=text, num_classes=3))[:2] == ((2, 5, 7), 3)
+    assert images(replace(own, input_shape="6x100"))[:2] == ((6, 100), 1000)
 
 
 def test_a_function_without_flags_gets_imagenet(nets: str) -> None:

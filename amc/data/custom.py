@@ -112,8 +112,8 @@ def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[
     except Exception as error:
         raise AmcError(f"{spec}: reading {name} failed with {one_line(error)}") from error
     expected = (
-        "expected (images [B, C, H, W] float32, labels [B] int64), or other inputs [B, ...] "
-        "float32, int64 or bool, several of them in a tuple or dict; other labels need a --task"
+        "expected (images [B, C, H, W] float32, labels [B] int64), instead of images also tensors "
+        "[B, ...] float32, int64 or bool, several of them in a tuple or dict; others need a --task"
     )
     if not labelled:
         expected = (
