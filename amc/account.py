@@ -235,5 +235,5 @@ def next_command(config: InspectConfig, smallest: float | None) -> str:
     digits = is_bundled(config.model) and not (config.input_shape or config.num_classes)
     if config.data is not None or not digits:
         words += ["--data", config.data or "DATA"]
-    same = ("width", "channel_multiple", "min_ratio", "choice")
+    same = ("task", "width", "channel_multiple", "min_ratio", "choice")
     return shlex.join([*words, *flags(config, *same)])

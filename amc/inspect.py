@@ -29,6 +29,7 @@ from amc.models import build, is_bundled
 from amc.picture import draw, picture_format
 from amc.report import short
 from amc.run_folder import write_json
+from amc.task import load_task
 from amc.terminal import Terminal
 
 
@@ -66,7 +67,7 @@ def images(config: InspectConfig) -> tuple[Any, int, Feed]:
     if config.data is not None:
         if config.input_shape or config.num_classes:
             raise AmcError("--data says it all: leave --input-shape and --num-classes out")
-        data = load_data(config.data)
+        data = load_data(config.data, labelled=load_task(config.task).classifies)
         if data.example is None:
             return data.input_shape, data.num_classes, blank(config.batch, data.input_shape)
         known = feed.samples(data.example)

@@ -21,6 +21,8 @@ class InspectConfig:
     """Factor on every number of channels of a bundled network."""
     data: str | None = None
     """digits, glyphs, cifar10:/path ...: shape and number of classes are those of the data."""
+    task: str = "classification"
+    """What the network is for, as for amc.train; only tells whether --data have labels."""
     input_shape: str | None = None
     """Without --data: sizes of an image, as 3x224x224 or 3,224,224. Without both: 1x16x16 (digits)
     for bundled networks, 3x224x224 for others."""

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,15 @@ def test_inspect_shows_what_can_go(mine: str, capsys: pytest.CaptureFixture[str]
     assert account.input_shape == {"image": (2, 8, 8), "tokens": (4,)}
     assert account.removable_share > 0.8 and account.num_classes == 3
     assert "3 x image 2x8x8, tokens 4" in " ".join(capsys.readouterr().out.split())
+
+
+def test_inspect_takes_the_data_of_a_task(mine: str) -> None:
+    own = InspectConfig(model=f"{mine}:stereo", data=f"{mine}:stereo_data")
+    with pytest.raises(AmcError, match="others need a --task"):
+        inspect(own)
+    account = inspect(replace(own, task=f"{mine}:task"))
+    assert account.input_shape == ([(1, 8, 8), (1, 8, 8)], (1,))
+    assert account.prunable and f"--task {mine}:task" in account.command
 
 
 # Loaders
