@@ -1,10 +1,10 @@
 """The exact two-sided budget: which channel counts a group may still take.
 
 MACs are a monotone function of integer channel counts on the coupled, rounded network. At every
-step the allowed counts are those from which the walk can still end inside
-``[(1 - tolerance) target, target]``: bisection with all later groups at their smallest (upper end)
-and largest (lower end). Actions are read relative to what is left: 0.5 is the common ratio that
-spends the rest of the budget evenly.
+step the allowed counts are exactly those from which the walk can still end inside
+``[(1 - tolerance) target, target]`` (`amc.reach`), or at the nearest MACs below where counts are
+so coarse that nothing lies inside. Actions are read relative to what is left: 0.5 is the common
+ratio that spends the rest of the budget evenly.
 """
 
 import math
@@ -19,9 +19,10 @@ from amc.errors import AmcError, InfeasibleBudgetError
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.labels import FloatArray, IntArray
 from amc.plan import Strategy
+from amc.reach import Reach
 
 REMEMBERED = 10_000
-"""Common ratios that a budget remembers."""
+"""Walks of which a budget remembers the common ratio and the allowed counts."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,20 @@ class Budget:
 
     @cached_property
     def floor(self) -> int:
-        """MACs per sample that a strategy should not fall below."""
+        """MACs per sample that no walk ends below: within the tolerance, or the nearest there is."""
+        return self._wished_floor if self.nearest is None else self.nearest
+
+    @cached_property
+    def nearest(self) -> int | None:
+        """The most MACs that a strategy below the tolerance has, where none has more."""
+        return self._reach(self._wished_floor).nearest()
+
+    @property
+    def _wished_floor(self) -> int:
         return math.ceil((1 - self.tolerance) * self.target)
+
+    def _reach(self, floor: int) -> Reach:
+        return Reach(self.graph.cost, self.options, floor, self.target)
 
     @cached_property
     def options(self) -> tuple[IntArray, ...]:
@@ -102,17 +115,25 @@ class Budget:
     def _steps(self) -> IntArray:
         return np.array([step(g, self.multiple) for g in self.graph.decisions])
 
-    def range(self, decided: Sequence[int]) -> tuple[int, int]:
-        """Positions in `options` of the fewest and most channels that the next group may take."""
-        options = self.options[len(decided)]
-        counts = np.tile(self._least, (2 * len(options), 1))
-        counts[len(options) :] = self._most
-        counts[:, : len(decided)] = decided
-        counts[:, len(decided)] = np.concatenate([options, options])
-        cost = self.graph.cost.macs_of(counts)  # both halves increase with the options
-        most = max(int((cost[: len(options)] <= self.target).sum()) - 1, 0)
-        fewest = int((cost[len(options) :] < self.floor).sum())
-        return min(fewest, most), most
+    def allowed(self, decided: Sequence[int]) -> IntArray:
+        """Positions in `options` that the next group may take, increasing.
+
+        Those from which some strategy between `floor` and `target` can be reached.
+        """
+        key = tuple(decided)
+        if key not in self._allowed:
+            if len(self._allowed) >= REMEMBERED:
+                self._allowed.clear()
+            self._allowed[key] = np.flatnonzero(self._reached.reachable(decided))
+        return self._allowed[key]
+
+    @cached_property
+    def _allowed(self) -> dict[tuple[int, ...], IntArray]:
+        return {}
+
+    @cached_property
+    def _reached(self) -> Reach:
+        return self._reach(self.floor)
 
     def even(self, decided: Sequence[int]) -> int:
         """Position in `options` of the next group when all that are left take a common ratio.
@@ -120,10 +141,19 @@ class Budget:
         The largest ratio whose rounded counts stay within the target; what rounding leaves over
         is spent by the groups that follow.
         """
-        t = len(decided)
-        fewest, most = self.range(decided)
-        count = self.rounded(np.full((1, len(self.options)), self.even_ratio(decided)))[0, t]
-        return min(max(int(np.searchsorted(self.options[t], count)), fewest), most)
+        count = self.rounded(np.full((1, len(self.options)), self.even_ratio(decided)))
+        return self._nearest(decided, count[0, len(decided)])
+
+    def _nearest(self, decided: Sequence[int], wished: float) -> int:
+        """Position of the allowed count of the next group that is nearest to the wished one."""
+        allowed = self.allowed(decided)
+        return int(allowed[np.abs(self.options[len(decided)][allowed] - wished).argmin()])
+
+    def _knots(self, decided: Sequence[int]) -> FloatArray:
+        """The counts that actions of 0, 0.5 and 1 stand for."""
+        allowed = self.allowed(decided)
+        places = [allowed[0], self.even(decided), allowed[-1]]
+        return self.options[len(decided)][places].astype(float)
 
     def even_ratio(self, decided: Sequence[int] = ()) -> float:
         """The largest common ratio for the groups that are left that stays within the target."""
@@ -182,12 +212,9 @@ class Budget:
         Returns:
             (kept channels, the action that stands for exactly this count).
         """
-        options = self.options[len(decided)]
-        fewest, most = self.range(decided)
-        knots = options[[fewest, self.even(decided), most]].astype(float)
+        knots = self._knots(decided)
         wished = float(np.interp(action, (0.0, 0.5, 1.0), knots))
-        position = fewest + int(np.abs(options[fewest : most + 1] - wished).argmin())
-        count = int(options[position])
+        count = int(self.options[len(decided)][self._nearest(decided, wished)])
         return count, _inverse(count, knots, action)
 
     def actions(self, strategy: Strategy) -> list[float]:
@@ -195,18 +222,17 @@ class Budget:
         decided: list[int] = []
         found = []
         for group, options in zip(self.graph.decisions, self.options, strict=True):
-            fewest, most = self.range(decided)
             wished = strategy.get(group.name, group.size)
-            position = fewest + int(np.abs(options[fewest : most + 1] - wished).argmin())
-            knots = options[[fewest, self.even(decided), most]].astype(float)
-            decided.append(int(options[position]))
-            found.append(_inverse(decided[-1], knots, 0.5))
+            count, knots = int(options[self._nearest(decided, wished)]), self._knots(decided)
+            found.append(_inverse(count, knots, 0.5))
+            decided.append(count)
         return found
 
     def complete(self, counts: Sequence[int]) -> IntArray:
-        """Widens groups step by step until the strategy is within the tolerance or maximal.
+        """The nearest strategy that uses the budget up: the counts themselves if they do.
 
-        Only needed when the steps of the last groups are coarser than the tolerance.
+        Groups are widened step by step; where that ends below, all are walked anew, each to the
+        allowed count that is nearest.
         """
         widened = np.array(counts, dtype=np.int64)
         while self.graph.cost.macs(widened) < self.floor:
@@ -220,9 +246,15 @@ class Budget:
                 if cost < (macs := self.graph.cost.macs(trial)) <= self.target:
                     best, cost = trial, macs
             if best is None:
-                break
+                return self._walked(widened)
             widened = best
         return widened
+
+    def _walked(self, counts: IntArray) -> IntArray:
+        decided: list[int] = []
+        for options, count in zip(self.options, counts, strict=True):
+            decided.append(int(options[self._nearest(decided, count)]))
+        return np.array(decided, dtype=np.int64)
 
     def strategy(self, counts: Sequence[int] | IntArray) -> dict[str, int]:
         """Counts of every decision by group name."""

@@ -118,6 +118,15 @@ class CostModel:
         inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
         return int(np.dot(self.scale * inputs, outputs)) // self.batch + self.other
 
+    def form(self) -> tuple[float, FloatArray, FloatArray]:
+        """``a``, ``b`` [T] and ``C`` [T, T] of the MACs of layers, ``a + b k + k C k / 2``.
+
+        Of a whole batch, without `other`; all >= 0, exact like the rest.
+        """
+        product = (self.in_k * self.scale[:, None]).T @ self.out_k
+        linear = (self.scale * self.out0) @ self.in_k + (self.scale * self.in0) @ self.out_k
+        return float(self.scale @ (self.in0 * self.out0)), linear, product + product.T
+
     def params(self, counts: IntArray) -> int:
         """Parameters of the network for kept channels [T]."""
         a, b = self.tensor_a0 + self.tensor_a @ counts, self.tensor_b0 + self.tensor_b @ counts
