@@ -16,8 +16,9 @@ from functools import cached_property
 import numpy as np
 
 from amc.errors import AmcError, InfeasibleBudgetError
-from amc.graph.groups import ChannelGraph, ChannelGroup
+from amc.graph.groups import ChannelGraph
 from amc.graph.labels import FloatArray, IntArray
+from amc.options import allowed_counts, step
 from amc.plan import Strategy
 from amc.reach import Reach
 
@@ -77,13 +78,24 @@ class Budget:
 
     @cached_property
     def floor(self) -> int:
-        """MACs per sample that no walk ends below: within the tolerance, or the nearest there is."""
+        """MACs per sample that no walk ends below: of the tolerance, or the nearest there are."""
         return self._wished_floor if self.nearest is None else self.nearest
 
     @cached_property
     def nearest(self) -> int | None:
         """The most MACs that a strategy below the tolerance has, where none has more."""
         return self._reach(self._wished_floor).nearest()
+
+    @property
+    def shortfall(self) -> str:
+        """That no strategy lies within the tolerance, for people; empty where one does."""
+        if self.nearest is None:
+            return ""
+        return (
+            f"channels go together so coarsely that no strategy has {1 - self.tolerance:.0%} to "
+            f"100% of the target; all have the nearest below, {self.nearest / self.target:.1%} "
+            f"of it ({self.nearest / self.original:.4g} of the MACs)"
+        )
 
     @property
     def _wished_floor(self) -> int:
@@ -126,6 +138,11 @@ class Budget:
                 self._allowed.clear()
             self._allowed[key] = np.flatnonzero(self._reached.reachable(decided))
         return self._allowed[key]
+
+    def range(self, decided: Sequence[int]) -> tuple[int, int]:
+        """Positions in `options` of the fewest and most channels that the next group may take."""
+        allowed = self.allowed(decided)
+        return int(allowed[0]), int(allowed[-1])
 
     @cached_property
     def _allowed(self) -> dict[tuple[int, ...], IntArray]:
@@ -263,34 +280,6 @@ class Budget:
     def allows(self, strategy: Strategy) -> bool:
         """Whether a strategy stays within the target."""
         return self.graph.cost.macs(self.graph.counts(strategy)) <= self.target
-
-
-def allowed_counts(group: ChannelGroup, multiple: int, min_ratio: float) -> IntArray:
-    """Counts whose channels are multiples of ``multiple``, and the full size, within the bounds.
-
-    Bounds are the group's own, and ``min_ratio`` of its size.
-
-    Raises:
-        AmcError: no multiple lies within the bounds.
-    """
-    fewest, most = group.bounds
-    least = min(max(fewest, math.ceil(min_ratio * group.size - 1e-9)), most)
-    apart = step(group, multiple)
-    counts = np.arange(apart, most + 1, apart, dtype=np.int64)
-    counts = counts[counts >= least]
-    if most == group.size:
-        return np.unique(np.append(counts, most))
-    if not len(counts):
-        raise AmcError(
-            f"{group.name}: no multiple of {multiple} lies within its bounds, "
-            f"{least * group.width} to {most * group.width} channels"
-        )
-    return counts
-
-
-def step(group: ChannelGroup, multiple: int) -> int:
-    """The least count of the group whose channels are a multiple of ``multiple``."""
-    return multiple // math.gcd(multiple, group.width)
 
 
 def _inverse(count: int, knots: FloatArray, action: float) -> float:

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import amc
 from amc import Budget
 from amc.allocate import uniform
-from amc.budget import allowed_counts
 from amc.models import build
+from amc.options import allowed_counts
 
 NETWORKS = {"resnet20": 1.0, "mobilenet_v2": 0.5, "vgg16": 0.25}
 """Name -> width."""
@@ -142,7 +142,7 @@ def test_larger_action_keeps_at_least_as_many_channels(name: str, multiple: int)
 @pytest.mark.parametrize("ratio", [0.3, 0.4, 0.55, 0.7, 0.9, 1.0])
 @pytest.mark.parametrize("tolerance", [0.05, 0.15, 1.0])
 @pytest.mark.parametrize("multiple", [1, 2])
-def test_range_is_what_enumeration_of_all_completions_gives(
+def test_allowed_counts_are_what_enumeration_of_all_completions_gives(
     ratio: float, tolerance: float, multiple: int
 ) -> None:
     graph = tiny()
@@ -150,6 +150,9 @@ def test_range_is_what_enumeration_of_all_completions_gives(
     strategies = list(itertools.product(*(o.tolist() for o in budget.options)))
     macs = {s: graph.cost.macs(np.array(s)) for s in strategies}
     assert budget.target == int(ratio * graph.macs() + 1e-9)
+    below = max(m for m in macs.values() if m <= budget.target)
+    floor = min(int(np.ceil((1 - tolerance) * budget.target)), below)
+    assert budget.floor == floor
 
     def check(decided: tuple[int, ...]) -> None:
         t = len(decided)
@@ -160,14 +163,10 @@ def test_range_is_what_enumeration_of_all_completions_gives(
         for strategy, cost in macs.items():
             if strategy[:t] == decided:
                 ends[strategy[t]].append(cost)
-        fits = [c for c in options if min(ends[c]) <= budget.target]
-        uses_up = [c for c in options if max(ends[c]) >= budget.floor]
-        fewest, most = budget.range(decided)
-        assert options[most] == max(fits)
-        assert options[fewest] == min([*uses_up, max(fits)])
-        inside = [c for c in options if any(budget.floor <= m <= budget.target for m in ends[c])]
-        assert all(options[fewest] <= c <= options[most] for c in inside)
-        for count in options[fewest : most + 1]:
+        inside = [c for c in options if any(floor <= m <= budget.target for m in ends[c])]
+        assert [options[i] for i in budget.allowed(decided)] == inside
+        assert [options[i] for i in budget.range(decided)] == [inside[0], inside[-1]]
+        for count in inside:
             check((*decided, count))
 
     check(())

@@ -25,7 +25,7 @@ FLOORS = [
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},
-    {"amc.metric", "amc.budget", "amc.allocate", "amc.schedule"},
+    {"amc.metric", "amc.budget", "amc.options", "amc.reach", "amc.allocate"} | {"amc.schedule"},
     {"amc.compress", "amc.recover", "amc.pretrain", "amc.sensitivity", "amc.lockstep"}
     | {"amc.aside", "amc.in_step", "amc.sequential"},
     {"envs"},

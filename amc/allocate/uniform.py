@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from amc.budget import Budget, allowed_counts
+from amc.budget import Budget
 from amc.graph.groups import ChannelGraph
+from amc.options import allowed_counts
 
 
 def uniform(budget: Budget) -> dict[str, int]:
