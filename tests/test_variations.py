@@ -1,5 +1,6 @@
 """Variations of the best strategies, how they are fitted to a budget, and what screens them."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -345,11 +346,17 @@ def test_what_is_known_is_not_proposed_again(multiple: int) -> None:
     limit = budget(0.5, multiple)
     errors = errors_of(limit)
     found = tried(evolution(limit, 0, errors), lambda s: -lost(limit, errors, s).sum(), 60)
-    assert len({tuple(s.values()) for s, _ in found}) > 50
+    there_are = 60
+    if multiple == 8:
+        macs = limit.graph.cost.macs_of(np.array(list(itertools.product(*limit.options))))
+        there_are = int(((macs >= limit.floor) & (macs <= limit.target)).sum())
+    assert len({tuple(s.values()) for s, _ in found}) > 50 / 60 * there_are
 
 
-@pytest.mark.parametrize("multiple", [4, 8])
-def test_screening_is_no_worse_than_none_with_coarse_steps(multiple: int) -> None:
+@pytest.mark.parametrize(("multiple", "evaluations"), [(4, 150), (8, 15)])
+def test_screening_is_no_worse_than_none_with_coarse_steps(
+    multiple: int, evaluations: int
+) -> None:
     limit, best = budget(0.5, multiple), []
     for seed in range(10):
         errors = errors_of(limit, seed)
@@ -359,7 +366,7 @@ def test_screening_is_no_worse_than_none_with_coarse_steps(multiple: int) -> Non
             return -float(lost(limit, errors, s) @ weights)
 
         searches = (evolution(limit, seed, errors), evolution(limit, seed))
-        best.append([max(r for _, r in tried(search, reward, 150)) for search in searches])
+        best.append([max(r for _, r in tried(search, reward, evaluations)) for search in searches])
     screened, plain = np.mean(best, axis=0)
     assert screened >= plain
 
