@@ -10,8 +10,9 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     at_once("amc.apply", ApplyConfig)
 
-from amc.commandline import ending, parse
+from amc.commandline import parse
 from amc.config import TrainConfig
+from amc.ending import ending
 from amc.reuse_config import ApplyConfig
 from amc.train import going_on, run
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -13,8 +14,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from amc import torchrun
-from amc.errors import AmcError, Lost
+from amc.ending import ending, interruptible
+from amc.errors import AmcError
 from amc.names import check
+from amc.wording import suggestion
 
 Config = TypeVar("Config")
 
@@ -100,7 +103,9 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise AmcError(_condensed(complaint.getvalue(), config.__name__)) from None
+        words = sys.argv[1:] if arguments is None else arguments
+        said = _unknown(config, words) or _condensed(complaint.getvalue(), config.__name__)
+        raise AmcError(f"{said} (--help lists all flags)") from None
 
 
 def at_once(name: str, config: type[Config]) -> None:
@@ -111,10 +116,11 @@ def at_once(name: str, config: type[Config]) -> None:
     advice = elsewhere(sys.argv) if name == "amc.train" else ""
     with ending(name, advice=advice):
         check(parse(config, name))
+    interruptible(name)
 
 
 def command(
-    name: str, config: type[Config], job: Callable[[Config], object], interrupted: str
+    name: str, config: type[Config], job: Callable[[Config], object], going_on: str = ""
 ) -> None:
     """Runs ``python -m <name>``, which knows one process only; ends as `ending` says.
 
@@ -122,45 +128,38 @@ def command(
         name: of the command.
         config: its settings.
         job: what it does.
-        interrupted: what Ctrl-C says.
+        going_on: how to go on after a stop.
     """
-    with ending(name, interrupted, 1):
+    begun = False
+    with ending(name, going_on=lambda: going_on if begun else ""):
         settings = parse(config, name)
         if torchrun.launched()[1] > 1:
             raise AmcError("runs in one process; torchrun is for amc.train and amc.apply")
+        begun = True
         job(settings)
 
 
-@contextlib.contextmanager
-def ending(
-    name: str,
-    interrupted: str = "interrupted",
-    status: int = 130,
-    advice: str = "",
-    going_on: Callable[[], str] = str,
-) -> Iterator[None]:
-    """A mistake of the user's ends what is inside with one line and status 1.
+def known_flags(config: Any) -> Iterator[str]:
+    """All flags of a class of settings."""
+    hints = get_type_hints(config)
+    for one in fields(config):
+        if is_dataclass(hints[one.name]):
+            yield from known_flags(hints[one.name])
+            continue
+        flag = "--" + one.name.replace("_", "-")
+        yield flag
+        if hints[one.name] is bool:
+            yield flag.replace("--", "--no-", 1)
 
-    Of several processes the first says it, unless the mistake is that of another alone.
 
-    Args:
-        name: of the command.
-        interrupted: what Ctrl-C says.
-        status: after Ctrl-C.
-        advice: after a mistake.
-        going_on: how to go on after a stop, if that can be said.
-    """
-    begin = f"{name}: {torchrun.prefix()}"
-    try:
-        yield
-    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
-        sys.exit(f"{begin}{error}{advice}" if torchrun.speaks() else 1)
-    except Lost as lost:
-        sys.exit(f"{begin}{lost}{going_on()}")
-    except KeyboardInterrupt:
-        if not torchrun.prefix():
-            print(f"{begin}{interrupted}{going_on()}", file=sys.stderr)
-        sys.exit(status)
+def _unknown(config: Any, words: Sequence[str]) -> str:
+    """The first flag that there is not, with the nearest that there is."""
+    known = {*known_flags(config), "--help"}
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag.replace("_", "-") not in known:
+            return f"there is no {flag}{suggestion(flag.replace('_', '-'), sorted(known))}"
+    return ""
 
 
 def elsewhere(words: Sequence[str]) -> str:
@@ -176,4 +175,11 @@ def _condensed(box: str, name: str) -> str:
     ruled = ["" if set(line) <= set("-─") else line for line in lines if line][1:]
     said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
     text = " ".join(said).removeprefix(f"Error parsing {name}: ")
-    return f"{text} (--help lists all flags)"
+    choice = re.match(
+        r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", text
+    )
+    if choice is None:
+        return text.removesuffix(".")
+    given, flag, listed = choice.groups()
+    allowed = re.findall(r"'([^']*)'", listed)
+    return f"{flag} {given!r}: allowed are {', '.join(allowed)}{suggestion(given, allowed)}"

@@ -29,7 +29,6 @@ from amc.compare_config import CompareConfig
 from amc.compress import Compressor
 from amc.data import load_data
 from amc.errors import AmcError
-from amc.evaluate import evaluate
 from amc.files import safe_name
 from amc.pipeline import Pipeline, decisive, reward_function
 from amc.plan import Strategy, read_json
@@ -65,19 +64,18 @@ def run(config: CompareConfig) -> Path:
     folder = claim(settings)
 
     # The network, what can be removed from it and what it may cost, as in `amc.train`.
-    data = load_data(config.data, labelled=task.classifies)
-    pipe = Pipeline(settings, data, device, Terminal(quiet=True), task)
+    with terminal.bar("read data"):
+        data = load_data(config.data, labelled=task.classifies)
+    pipe = Pipeline(settings, data, device, terminal, task)
     given, graph = outline(pipe)
     budget, _ = allocation(settings, graph)
     assert budget is not None
-    subject = ready(replace(pipe, terminal=terminal), given, graph)
+    subject = ready(pipe, given, graph)
     model = subject.model
-    terminal.say(subject.overview(pipe))
+    terminal.say(*subject.overview(pipe))
 
     # The searches, and what their winners are worth once they are cut for real.
-    with terminal.bar("calibrate", 1) as bar:
-        compressor = pipe.calibrate(graph, model)
-        bar.step()
+    compressor = pipe.calibrate(graph, model)
     contest = Contest(config, pipe, compressor, budget, reward, folder)
     original = contest.accuracy(model)
     terminal.say(f"{task.name} " + ", ".join(f"{s} {task.shown(a)}" for s, a in original.items()))
@@ -89,7 +87,7 @@ def run(config: CompareConfig) -> Path:
         with terminal.bar(method, len(seeds) * contest.evaluations(method)) as bar:
             found[method] = [contest.attempt(method, seed, bar) for seed in seeds]
     if config.apply:
-        with terminal.bar("cut", sum(len(attempts) for attempts in found.values())) as bar:
+        with terminal.bar("cut all", sum(len(attempts) for attempts in found.values())) as bar:
             found = {m: [contest.applied(a, bar.step) for a in found[m]] for m in found}
 
     # The account.
@@ -100,7 +98,7 @@ def run(config: CompareConfig) -> Path:
     title = f"{config.model}, {config.data}, {config.preserve_ratio:g} of the MACs"
     draw_standings(found, folder / "compare.svg", title)
     terminal.table(standings_table(found, graph.macs(), task))
-    terminal.say("\n".join([*says, f"\nEverything is in {folder}."]))
+    terminal.say(*says, "", f"Everything is in {folder}.")
     return folder
 
 
@@ -220,7 +218,7 @@ class Contest:
     def accuracy(self, model: nn.Module) -> dict[str, float]:
         """Of the images that the reward sees and of the test split; the score of another task."""
         splits = {"validation": self.pipe.validation, "test": self.pipe.data.test}
-        return {n: evaluate(model, x, task=self.pipe.task).accuracy for n, x in splits.items()}
+        return {n: self.pipe.validated(model, n, x).accuracy for n, x in splits.items()}
 
 
 def known(methods: tuple[str, ...]) -> list[str]:
@@ -257,7 +255,7 @@ def _key(attempt: Attempt) -> str:
 
 def main() -> None:
     """The command."""
-    command("amc.compare", CompareConfig, run, "interrupted; the same command goes on from here")
+    command("amc.compare", CompareConfig, run, "; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -29,3 +29,15 @@ class InfeasibleBudgetError(AmcError):
 
 class Lost(BaseException):
     """The other ranks are gone; no `except Exception` may take this for a failure of its own."""
+
+
+class OutputLost(BaseException):
+    """Standard output takes no more; no `except Exception` may take it for a failure of its own.
+
+    Attributes:
+        closed: nobody reads it any more, as after ``| head -1``.
+    """
+
+    def __init__(self, reason: OSError) -> None:
+        self.closed = isinstance(reason, BrokenPipeError)
+        super().__init__(f"standard output cannot be written: {reason.strerror}")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -57,10 +61,49 @@ def load_object(spec: str) -> Any:
     return found
 
 
-def one_line(error: BaseException) -> str:
-    """The type and the text of somebody else's exception, without its line breaks."""
+def one_line(error: BaseException, longest: int = 600) -> str:
+    """The type and the text of somebody else's exception, and the line of the user's it came from.
+
+    Without line breaks, and shortened where it is longer.
+    """
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if len(text) > longest:
+        text = f"{text[:longest]} ... ({len(text)} characters)"
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    place = users_line(error)
+    return f"{said} ({place})" if place else said
+
+
+def users_line(error: BaseException) -> str:
+    """``path/to/file.py:12``, the innermost line of a traceback in the user's own code, if any.
+
+    Own is what belongs neither to this project, nor to Python, nor to an installed package.
+    """
+    if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
+        return ""  # its text names file and line
+    found = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if _is_users(frame.filename):
+            path = os.path.relpath(frame.filename)
+            found = f"{frame.filename if path.startswith('..') else path}:{frame.lineno}"
+    return found
+
+
+def _is_users(filename: str) -> bool:
+    if filename.startswith("<"):  # made by Python or PyTorch
+        return False
+    path = os.path.realpath(filename)
+    return not path.startswith(_FOREIGN) and "site-packages" not in Path(path).parts
+
+
+_PROJECT = Path(__file__).resolve().parents[1]
+_FOREIGN = tuple(
+    os.path.join(place, "")
+    for place in (
+        *(str(_PROJECT / name) for name in ("amc", "envs", "agents")),
+        *(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")),
+    )
+)
 
 
 def _run_file(source: str) -> ModuleType:

@@ -54,7 +54,7 @@ def run(config: InspectConfig) -> Account:
     account = examine(config, graph, shape, classes, tuple(baked_layers(given, model)), seconds)
     terminal.table(layer_table(account))
     terminal.table(group_table(account))
-    terminal.say(summary(account, config))
+    terminal.say(*summary(account, config))
     if config.json is not None:
         write_json(config.json, asdict(account))
     if config.plot is not None:
@@ -169,7 +169,7 @@ def _several(names: tuple[str, ...]) -> str:
     return f"{names[0]} + {len(names) - 1} more"
 
 
-def summary(account: Account, config: InspectConfig) -> str:
+def summary(account: Account, config: InspectConfig) -> list[str]:
     """What can be pruned, how far, and the next command."""
     shape = feed.in_words(account.input_shape)
     frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in account.causes.items()]
@@ -205,12 +205,12 @@ def summary(account: Account, config: InspectConfig) -> str:
         )
     if account.command:
         lines += ["", f"Next: {account.command}"]
-    return "\n".join(lines)
+    return lines
 
 
 def main() -> None:
     """The command."""
-    command("amc.inspect", InspectConfig, run, "interrupted")
+    command("amc.inspect", InspectConfig, run)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def run(config: LearnConfig) -> Path:
     folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
-    data = load_data(config.data, seed=config.seed, labelled=task.classifies)
+    with terminal.bar("read data"):
+        data = load_data(config.data, seed=config.seed, labelled=task.classifies)
     outlines = []
     for name in config.models:
         pipe = Pipeline(replace(config.training, model=name), data, device, terminal, task)
@@ -82,7 +83,7 @@ def run(config: LearnConfig) -> Path:
     pupils = []
     for pipe, given, graph, budgets in outlines:
         subject = ready(pipe, given, graph)
-        terminal.say(subject.overview(pipe))
+        terminal.say(*subject.overview(pipe))
         pupils.append((pipe, pipe.calibrate(graph, subject.model), budgets))
 
     # One agent walks all of them in turn.
@@ -107,7 +108,7 @@ def run(config: LearnConfig) -> Path:
     save_policy(folder / "policy", found[0].agent, about)
     write_json(folder / "learned.json", {"settings": as_json(config), "budgets": account})
     terminal.table(learned_table(account))
-    terminal.say(next_commands(config, folder))
+    terminal.say("", *next_commands(config, folder))
     return folder
 
 
@@ -182,22 +183,22 @@ def learned_table(account: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def next_commands(config: LearnConfig, folder: Path) -> str:
+def next_commands(config: LearnConfig, folder: Path) -> list[str]:
     """What a person does next."""
     kept = ("task", "checkpoint", "width", "channel_multiple", "min_ratio", "choice")
     words = ["--model", config.models[0], "--data", config.data, *flags(config, *kept)]
     common = shlex.join([*words, "--policy", str(folder)])
-    return (
-        f"\nEverything is in {folder}. Next:\n"
-        f"  apply      python -m amc.apply {common} --preserve-ratio RATIO\n"
-        f"  sweep      python -m amc.pareto {common}\n"
-        f"  watch      tensorboard --logdir {folder}"
-    )
+    return [
+        f"Everything is in {folder}. Next:",
+        f"  apply      python -m amc.apply {common} --preserve-ratio RATIO",
+        f"  sweep      python -m amc.pareto {common}",
+        f"  watch      tensorboard --logdir {shlex.quote(str(folder))}",
+    ]
 
 
 def main() -> None:
     """The command."""
-    command("amc.learn", LearnConfig, run, "interrupted; the same command goes on from here")
+    command("amc.learn", LearnConfig, run, "; the same command goes on from here")
 
 
 if __name__ == "__main__":

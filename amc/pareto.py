@@ -43,16 +43,17 @@ def run(config: ParetoConfig) -> Path:
     folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
-    data = load_data(config.data, seed=config.seed, labelled=task.classifies)
-    pipe = Pipeline(config.training, data, device, Terminal(quiet=True), task)
+    with terminal.bar("read data"):
+        data = load_data(config.data, seed=config.seed, labelled=task.classifies)
+    pipe = Pipeline(config.training, data, device, terminal, task)
     given, graph = outline(pipe)
     for ratio in config.ratios:
         allocation(replace(pipe.config, preserve_ratio=ratio), graph)
     policy = load_learned(config.policy or learned(config))
 
     # The network with its weights and statistics.
-    subject = ready(replace(pipe, terminal=terminal), given, graph)
-    terminal.say(subject.overview(pipe))
+    subject = ready(pipe, given, graph)
+    terminal.say(*subject.overview(pipe))
     sweep = Sweep(config, pipe, subject, policy, reward, folder)
     original = sweep.original
     terminal.say(
@@ -91,9 +92,10 @@ def run(config: ParetoConfig) -> Path:
         terminal.say(verdict(chosen, original, config.max_drop, task))
     shown = sweep.place(chosen.target if chosen else found[-1].target)
     terminal.say(
-        f"\nEverything is in {folder}. Next:\n"
-        f"  look       {folder / 'pareto.svg'}\n"
-        f"  load       amc.load_pruned(original_model, {str(shown)!r})"
+        "",
+        f"Everything is in {folder}. Next:",
+        f"  look       {folder / 'pareto.svg'}",
+        f"  load       amc.load_pruned(original_model, {str(shown)!r})",
     )
     return folder
 
@@ -122,7 +124,7 @@ def verdict(
 
 def main() -> None:
     """The command."""
-    command("amc.pareto", ParetoConfig, run, "interrupted; the same command goes on from here")
+    command("amc.pareto", ParetoConfig, run, "; the same command goes on from here")
 
 
 if __name__ == "__main__":

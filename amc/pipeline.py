@@ -18,7 +18,7 @@ from amc.compress import Compressor, calibrate, reconstructed_layers
 from amc.config import TrainConfig
 from amc.data import Data
 from amc.errors import AmcError
-from amc.evaluate import evaluate, head, softened, tail
+from amc.evaluate import Score, evaluate, head, softened, tail
 from amc.feed import Feed
 from amc.graph import ChannelGraph
 from amc.imports import load_function, one_line
@@ -32,7 +32,7 @@ from amc.search import Found, Policy, Problem, Settings, proxy, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals, compress
 from amc.solve.passes import passes
-from amc.solve.stats import Sampling
+from amc.solve.stats import Batches, Sampling
 from amc.task import CLASSIFICATION, Task
 from amc.terminal import Terminal
 from amc.trials import Episode, Limits, Trials
@@ -157,8 +157,8 @@ class Pipeline:
         walks = config.walks or config.workers
         settings = {**decisive(config), "walks": walks}
         settings["policy"] = policy and policy.digest
-        worth = self.worth(compressor)
         with self.terminal.bar("search", config.episodes) as bar:
+            worth = self.worth(compressor)
 
             def show(episode: Episode) -> None:
                 journal.episode(episode)
@@ -182,7 +182,7 @@ class Pipeline:
                     )
                 except KeyboardInterrupt:
                     if trials.history:
-                        self.terminal.say(f"\n{so_far(trials, budget, self.task)}")
+                        self.terminal.say(so_far(trials, budget, self.task))
                     raise
 
     def worth(self, compressor: Compressor) -> Callable[[Strategy], Outcome]:
@@ -206,7 +206,8 @@ class Pipeline:
         """What the network computes before it is cut, on a share of the images."""
         images = self.images[: math.ceil(share * len(self.images))]
         limit = self.config.memory_bytes
-        return Originals(compressor.graph, compressor.model, images, self.sampling, limit)
+        with self.terminal.bar("originals"):
+            return Originals(compressor.graph, compressor.model, images, self.sampling, limit)
 
     def cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
         """The network under a plan: reconstructed layer by layer, batch norm following.
@@ -216,12 +217,13 @@ class Pipeline:
         small, wanted = self._cut(compressor, plan, originals), self.config.bn_samples
         known = sum(len(labels) for _, labels in self.images)
         if self.config.bn_adapt and wanted not in (None, known):
-            adapt_batchnorm(small, self.following)
+            with self.terminal.bar("batch norm"):
+                adapt_batchnorm(small, self.following)
         return small
 
     def _cut(self, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
         layers = len(compressor.losing(plan))
-        with self.terminal.bar("apply", layers) as bar:
+        with self.terminal.bar("cut", layers) as bar:
             return compress(
                 compressor, plan, originals, self.config.bn_adapt, lambda _: bar.step()
             )
@@ -240,11 +242,26 @@ class Pipeline:
         """
         chosen = strategies[0]
         if len(strategies) > 1:
-            rough, wished = self.originals(compressor, CHOOSING), self.wished(compressor.model)
-            worth = [self.cut_worth(compressor, s, rough, reward, wished) for s in strategies]
+            rough, worth, count = self.originals(compressor, CHOOSING), [], len(strategies)
+            with self.terminal.bar(f"cut 1 of {count}", count) as bar:
+                wished = self.wished(compressor.model)
+                for number, strategy in enumerate(strategies, 1):
+                    bar.rename(f"cut {number} of {count}")
+                    worth.append(self.cut_worth(compressor, strategy, rough, reward, wished))
+                    bar.step(f"reward {worth[-1]:.4f}  best {max(worth):.4f}")
             chosen = strategies[int(np.argmax(np.nan_to_num(worth, nan=-np.inf)))]
         plan = compressor.plan(chosen)
         return chosen, plan, self.cut(compressor, plan, originals or self.originals(compressor))
+
+    def tested(self, model: nn.Module) -> Score:
+        """On the test split."""
+        return self.validated(model, "test", self.data.test)
+
+    def validated(self, model: nn.Module, what: str, images: Batches) -> Score:
+        """On any images; ``what`` is their name where progress is shown."""
+        with self.terminal.bar(what) as bar:
+            shared = ranks.count() > 1  # then only a rank's own batches are made
+            return evaluate(model, images if shared else bar.over(images), task=self.task)
 
     def wished(self, model: nn.Module) -> list[Tensor]:
         """Predictions of the original network that a reward compares with."""

@@ -51,9 +51,10 @@ def outline(pipe: Pipeline) -> tuple[nn.Module, ChannelGraph]:
     """
     config, data = pipe.config, pipe.data
     classes, channels = data.num_classes, data.in_channels
-    given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)
-    model = bake(given.to(pipe.device), pipe.example, pipe.named)
-    graph = choose(trace(model, pipe.example, pipe.named), model, config.choice)
+    with pipe.terminal.bar("trace"):
+        given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)
+        model = bake(given.to(pipe.device), pipe.example, pipe.named)
+        graph = choose(trace(model, pipe.example, pipe.named), model, config.choice)
     passes(graph, reconstructed_layers(graph), config.memory_bytes)  # says what does not fit
     return given, graph
 
@@ -74,7 +75,7 @@ class Subject:
     source: str
     baked: list[str]
 
-    def overview(self, pipe: Pipeline) -> str:
+    def overview(self, pipe: Pipeline) -> list[str]:
         """What a run works on, in a few lines."""
         graph, baked, data, task = self.graph, self.baked, pipe.data, pipe.task
         frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
@@ -83,13 +84,14 @@ class Subject:
         lines = [
             f"data     {data.name}: {kind}, images {shape}",
             f"network  {pipe.config.model}: {graph.macs():,} MACs, "
-            f"{graph.total_params:,} parameters; weights {self.source}",
+            f"{graph.total_params:,} parameters",
+            f"weights  {self.source}",
             f"groups   {len(graph.decisions)} can be pruned; left whole: "
             f"{'; '.join(frozen) or 'none'}",
         ]
         if baked:
             lines.append(f"baked    {len(baked)} layers that computed their weights in forward")
-        return "\n".join(lines)
+        return lines
 
 
 def ready(pipe: Pipeline, given: nn.Module, graph: ChannelGraph) -> Subject:
@@ -114,7 +116,7 @@ def _with_weights(
             "weights must be given: --checkpoint, or --model module:function"
         )
     data = load_data(config.data, seed=0)
-    with terminal.bar("train") as bar:
+    with terminal.bar(f"train {config.model}") as bar:
         return pretrained(
             config.model,
             config.width,

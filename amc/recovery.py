@@ -87,14 +87,14 @@ class Recovery:
         about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
         checkpoint = Checkpoint(self.folder / f"training-{stage}.safetensors", about)
         validated: list[Score] = []
-        with self.pipe.terminal.bar("fine-tune", epochs * len(self.pipe.data.train)) as bar:
+        steps = epochs * len(self.pipe.data.train)
+        with self.pipe.terminal.bar(f"fine-tune epoch 1 of {epochs}", steps) as bar:
 
             def show(step: Step) -> None:
                 self.journal.finetune_step(step)
-                score = ""
-                if validated:
-                    score = f"  val {task.name} {task.shown(validated[-1].accuracy)}"
-                bar.step(f"loss {step.loss:.4f}{score}")
+                score = f"  val {task.shown(validated[-1].accuracy)}" if validated else ""
+                name = f"fine-tune epoch {step.epoch} of {epochs}"
+                bar.step(f"loss {step.loss:.4f}{score}", name=name)
 
             def validate(epoch: int, network: nn.Module) -> None:
                 validated.append(evaluate(network, self.pipe.validation, task=task))

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from amc.files import write_atomically
 from amc.graph.labels import FloatArray
@@ -72,7 +73,7 @@ def standings_table(
     table.add_column("method", no_wrap=True)
     accuracies = ("validation\nafter cut", "test\nafter cut") if applied else ("validation",)
     for header in ("best reward", "1/4", "1/2", *accuracies, "MACs", "s"):
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(Text(header), justify="right", no_wrap=True)
     for method, attempts in standings.items():
         search = len(attempts[0].rewards) > 1
         shown = [[a.cut[split] for a in attempts] for split in ("validation", "test") if applied]

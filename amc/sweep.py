@@ -12,7 +12,7 @@ from amc import weights
 from amc.budget import Budget
 from amc.commandline import flags
 from amc.compress import Compressor
-from amc.evaluate import Score, evaluate, tail
+from amc.evaluate import Score, tail
 from amc.feed import Feed
 from amc.front import Point
 from amc.journal import Journal
@@ -65,7 +65,7 @@ class Sweep:
     @cached_property
     def unseen(self) -> tuple[str, Score]:
         """The split that drops are verified on, and the original network's score there."""
-        beyond = self._score(self.subject.model, self._beyond())
+        beyond = self._score(self.subject.model, self._beyond(), "validation")
         if beyond.images >= FEWEST:
             return "validation", beyond
         return "test", self._score(self.subject.model, self.pipe.data.test)
@@ -123,7 +123,8 @@ class Sweep:
         save_strategy(place / "strategy.json", strategy, graph.channels, about)
         save_network(place, plan, small, about)
         networks = {"original": self.subject.model, "pruned": small}
-        times = latencies(networks, self.pipe.samples(1))
+        with self.pipe.terminal.bar("latency"):
+            times = latencies(networks, self.pipe.samples(1))
         split = self._beyond() if self.unseen[0] == "validation" else self.pipe.data.test
         return Point(
             ratio,
@@ -147,8 +148,10 @@ class Sweep:
             "baked": self.subject.baked,
         }
 
-    def _score(self, model: nn.Module, images: Iterable[tuple[Feed, Tensor]]) -> Score:
-        return evaluate(model, images, task=self.pipe.task)
+    def _score(
+        self, model: nn.Module, images: Iterable[tuple[Feed, Tensor]], what: str = "test"
+    ) -> Score:
+        return self.pipe.validated(model, what, images)
 
     def _beyond(self) -> Iterator[tuple[Feed, Tensor]]:
         """Validation images that no reward has seen."""

@@ -1,53 +1,96 @@
 """What a person sees while a run is going on, and at its end."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from contextlib import AbstractContextManager
+from typing import Any, TextIO, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from amc.errors import OutputLost
+from amc.progress import Bar as Bar
+from amc.progress import Bars, Lines, Silent, Steps
+from amc.wording import encodable, plain
 
-class Bar:
-    """A progress bar; the note at its end is replaced at every step."""
-
-    def __init__(self, progress: Progress, name: str, total: int | None) -> None:
-        self._progress = progress
-        self._task = progress.add_task(name, total=total, note="", visible=total is not None)
-
-    def step(self, note: str = "", total: int | None = None) -> None:
-        """One unit of work is done; ``total`` says how many there are, where it was not known."""
-        self._progress.update(self._task, advance=1, note=note, total=total, visible=True)
+UNBOUNDED = 120
+"""Columns of a file, which has no edge: room for long layer names."""
 
 
 class Terminal:
-    """Messages, progress bars and tables on standard output; nothing when quiet."""
+    """Messages, progress and tables on standard output; nothing when quiet.
+
+    Whatever text comes in, names of layers and files for instance, is shown as it is: no markup,
+    no emoji codes, no control characters. Where standard output is no terminal, progress is told
+    in lines (`amc.progress.Lines`).
+    """
 
     def __init__(self, quiet: bool) -> None:
-        self.console = Console(quiet=quiet, highlight=False)
-        if not self.console.is_terminal:
-            self.console.width = 120  # a file has no edge: room for long layer names
+        out = _Output(sys.stdout)
+        self.console = _Console(
+            file=cast(TextIO, out), quiet=quiet or sys.stdout is None, highlight=False,
+            markup=False, emoji=False,
+        )  # fmt: skip
+        interactive = out.isatty() and not self.console.is_dumb_terminal
+        if not interactive:
+            self.console.width = UNBOUNDED
+        self._steps: Steps = Bars(self.console) if interactive else Lines(self.say)
+        if self.console.quiet:
+            self._steps = Silent()
 
-    def say(self, text: str) -> None:
-        """One line."""
-        self.console.print(text, markup=False, soft_wrap=True)
+    def say(self, *lines: str) -> None:
+        """Lines; a line break within one is spelled out."""
+        for line in lines:
+            self.console.print(line, soft_wrap=True)
 
     def table(self, table: Table) -> None:
         """A table."""
         self.console.print(table)
 
-    @contextmanager
-    def bar(self, name: str, total: int | None = None) -> Iterator[Bar]:
-        """A progress bar for work of ``total`` units; on a plain stream its last state only.
+    def bar(self, name: str, total: int | None = None) -> AbstractContextManager[Bar]:
+        """Shows the progress of what is done inside, ``total`` units of work if that is known.
 
-        Without a total the bar is shown from the first step on.
+        Within another one it is part of that step, and leaves nothing behind.
         """
-        columns = (
-            TextColumn(f"{name:<10}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=self.console) as progress:
-            yield Bar(progress, name, total)
+        return self._steps.bar(name, total)
+
+
+class _Console(Console):
+    """Shows every string as it is; all strings that are printed go through one method."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(encodable(plain(text), self.encoding), **how)
+
+
+class _Output:
+    """Standard output, or its place if it is closed.
+
+    Raises:
+        OutputLost: when written to, nobody reads it any more, or it cannot be written.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("standard output is closed")
+        return self._stream.fileno()
+
+    def write(self, text: str) -> None:
+        try:
+            if self._stream is not None:
+                self._stream.write(encodable(text, self.encoding))
+        except OSError as error:
+            raise OutputLost(error) from None
+
+    def flush(self) -> None:
+        try:
+            if self._stream is not None:
+                self._stream.flush()
+        except OSError as error:
+            raise OutputLost(error) from None

@@ -20,10 +20,10 @@ import torch
 from agents import save_policy
 from amc import torchrun, weights
 from amc.allocate import uniform
-from amc.commandline import elsewhere, ending, flags, parse
+from amc.commandline import elsewhere, flags, parse
 from amc.config import TrainConfig
 from amc.data import load_data
-from amc.evaluate import evaluate
+from amc.ending import ending
 from amc.journal import Journal
 from amc.pipeline import Pipeline, reward_function
 from amc.plan import save_strategy
@@ -69,9 +69,10 @@ def _run(config: TrainConfig) -> Path:
     folder = claim(config)
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
-    data = load_data(
-        config.data, seed=config.seed, batch_size=config.batch_size, labelled=task.classifies
-    )
+    with terminal.bar("read data"):
+        data = load_data(
+            config.data, seed=config.seed, batch_size=config.batch_size, labelled=task.classifies
+        )
     pipe = Pipeline(config, data, device, terminal, task)
     given, graph = outline(pipe)
     budget, strategy = allocation(config, graph)
@@ -82,8 +83,8 @@ def _run(config: TrainConfig) -> Path:
     subject = ready(pipe, given, graph)
     model = subject.model
     begin(folder, config, terminal.say)
-    terminal.say(subject.overview(pipe))
-    original, fingerprint = evaluate(model, data.test, task=task), weights.digest(model)
+    terminal.say(*subject.overview(pipe))
+    original, fingerprint = pipe.tested(model), weights.digest(model)
 
     # Statistics of every layer that may lose inputs.
     with clock("calibrate"):
@@ -95,7 +96,8 @@ def _run(config: TrainConfig) -> Path:
     tried = 0
     with clock("search"):
         if budget is not None and policy and config.mode == "policy":
-            errors = sensitivity(compressor, budget)
+            with terminal.bar("errors"):
+                errors = sensitivity(compressor, budget)
             finalists = [proposed(policy, budget, errors), *known, *starts(budget, errors)]
         elif budget is not None:
             on = {"weights": fingerprint}
@@ -125,7 +127,7 @@ def _run(config: TrainConfig) -> Path:
     about["version"] = version("amc-pruning")
     save_strategy(folder / "strategy.json", strategy, graph.channels, about)
     save_network(folder, plan, pruned, about)
-    cut = evaluate(pruned, data.test, task=task)
+    cut = pipe.tested(pruned)
 
     # Accuracy comes back.
     recovery = Recovery(pipe, graph, model, journal, folder)
@@ -136,18 +138,20 @@ def _run(config: TrainConfig) -> Path:
         else:
             pruned = recovery.tune(pruned, plan, config.finetune_epochs, config.learning_rate)
     save_network(folder, plan, pruned, about)
-    recovered = evaluate(pruned, data.test, task=task)
+    recovered = pipe.tested(pruned)
     if not task.classifies and recovered.accuracy < cut.accuracy:  # a loss may have any scale
         terminal.say(f"worse    training has lowered {task.name}: try a smaller --learning-rate")
 
     # The account.
+    with terminal.bar("latency"):
+        times = latencies({"original": model, "pruned": pruned}, pipe.samples(1))
     report = Report(
         mode=config.mode,
         target=config.target,
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
         file_bytes=Change(len(weights.to_bytes(model)), len(weights.to_bytes(pruned))),
-        latency_ms=latencies({"original": model, "pruned": pruned}, pipe.samples(1)),
+        latency_ms=times,
         accuracy={
             "original": original.accuracy,
             "pruned": cut.accuracy,
@@ -163,7 +167,7 @@ def _run(config: TrainConfig) -> Path:
     recovery.tidy()
     terminal.table(layer_table(report.layers))
     terminal.table(summary_table(report, task))
-    terminal.say(next_commands(config, folder))
+    terminal.say("", *next_commands(config, folder))
     return folder
 
 
@@ -186,20 +190,20 @@ class Clock:
         return {**self._steps, "total": time.perf_counter() - self._start}
 
 
-def next_commands(config: TrainConfig, folder: Path) -> str:
+def next_commands(config: TrainConfig, folder: Path) -> list[str]:
     """What a person does next."""
     kept = ("task", "checkpoint", "width", "channel_multiple", "min_ratio", "choice")
     same = shlex.join(["--model", config.model, "--data", config.data, *flags(config, *kept)])
-    strategy = folder / "strategy.json"
+    place, strategy = shlex.quote(str(folder)), shlex.quote(str(folder / "strategy.json"))
     commands = {
-        "watch": f"tensorboard --logdir {folder}",
+        "watch": f"tensorboard --logdir {place}",
         "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
         "load": f"amc.load_pruned(original_model, {str(folder)!r})",
     }
     if (folder / "policy.json").exists():
-        commands["reuse"] = f"python -m amc.apply {same} --policy {folder} --preserve-ratio RATIO"
-    lines = [f"\nEverything is in {folder}. Next:"]
-    return "\n".join([*lines, *(f"  {name:<10} {text}" for name, text in commands.items())])
+        commands["reuse"] = f"python -m amc.apply {same} --policy {place} --preserve-ratio RATIO"
+    lines = [f"Everything is in {folder}. Next:"]
+    return [*lines, *(f"  {name:<10} {text}" for name, text in commands.items())]
 
 
 def main() -> None:
