@@ -80,9 +80,10 @@ class Subject:
         graph, baked, data, task = self.graph, self.baked, pipe.data, pipe.task
         frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
         shape = feed.in_words(data.input_shape)
+        what = "images" if data.example is None else "inputs"
         kind = f"{data.num_classes} classes" if task.classifies else f"scored by {task.name}"
         lines = [
-            f"data     {data.name}: {kind}, images {shape}",
+            f"data     {data.name}: {kind}, {what} {shape}",
             f"network  {pipe.config.model}: {graph.macs():,} MACs, "
             f"{graph.total_params:,} parameters",
             f"weights  {self.source}",
