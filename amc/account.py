@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from amc.alignment import budget_for
 from amc.allocate import uniform
 from amc.budget import Budget
 from amc.commandline import flags
@@ -72,6 +73,7 @@ class Account:
         removable_share: part of the MACs that goes when every group keeps one decision.
         smallest_ratio: the least feasible --preserve-ratio; none if nothing can be pruned.
         largest_ratio: part of the MACs that the bounds leave.
+        multiple: what kept channels are multiples of in this account.
         uniform_ratio: part of the MACs that the uniform strategy keeps, where one was asked for.
         infeasible: why there is no such strategy; empty if there is, or none was asked for.
         causes: why groups stay whole -> how many.
@@ -92,6 +94,7 @@ class Account:
     removable_share: float
     smallest_ratio: float | None
     largest_ratio: float
+    multiple: int
     uniform_ratio: float | None
     infeasible: str
     causes: dict[str, int]
@@ -131,6 +134,7 @@ def examine(
         removable_share=1 - one / macs if macs else 0.0,
         smallest_ratio=smallest,
         largest_ratio=most / macs if macs else 1.0,
+        multiple=multiple(config, graph),
         uniform_ratio=kept,
         infeasible=infeasible,
         causes=graph.causes,
@@ -144,8 +148,19 @@ def counts_allowed(config: InspectConfig, graph: ChannelGraph) -> tuple[IntArray
     """The counts that each decision may take, increasing."""
     if not graph.decisions:
         return ()
-    multiple, least = config.channel_multiple, config.min_ratio
-    return Budget(graph, 1.0, multiple=multiple, min_ratio=least).options
+    return Budget(graph, 1.0, multiple=multiple(config, graph), min_ratio=config.min_ratio).options
+
+
+def multiple(config: InspectConfig, graph: ChannelGraph) -> int:
+    """What kept channels are multiples of; of ``auto`` without a target: any number."""
+    if config.channel_multiple != "auto":
+        return config.channel_multiple
+    if config.preserve_ratio is None:
+        return 1
+    try:
+        return budget_for(graph, config.preserve_ratio, min_ratio=config.min_ratio).multiple
+    except InfeasibleBudgetError:
+        return 1
 
 
 def uniform_strategy(
@@ -154,9 +169,9 @@ def uniform_strategy(
     """The uniform strategy for --preserve-ratio, or why there is none."""
     if config.preserve_ratio is None:
         return None, ""
-    multiple, least = config.channel_multiple, config.min_ratio
+    ratio, least = config.preserve_ratio, config.min_ratio
     try:
-        budget = Budget(graph, config.preserve_ratio, multiple=multiple, min_ratio=least)
+        budget = budget_for(graph, ratio, config.channel_multiple, min_ratio=least)
     except InfeasibleBudgetError as error:
         return None, str(error)
     return uniform(budget), ""

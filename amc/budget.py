@@ -9,7 +9,7 @@ ratio that spends the rest of the budget evenly.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -36,6 +36,7 @@ class Budget:
         tolerance: how far below the target a strategy may end, relative to it; 1 for no limit.
         multiple: kept channels are multiples of this, or all.
         min_ratio: no group goes below this part of its channels.
+        note: why this multiple, for people; empty if it was given.
 
     Raises:
         AmcError: an argument is out of range.
@@ -47,6 +48,7 @@ class Budget:
     tolerance: float = 0.02
     multiple: int = 1
     min_ratio: float = 0.1
+    note: str = ""
 
     def __post_init__(self) -> None:
         ratio = self.preserve_ratio
@@ -184,6 +186,11 @@ class Budget:
     @cached_property
     def _even_ratios(self) -> dict[tuple[int, ...], float]:
         return {}
+
+    @cached_property
+    def exact_ratio(self) -> float:
+        """The largest common ratio that stays within the target when no count is rounded up."""
+        return replace(self, multiple=1).even_ratio()
 
     def _even_ratio(self, decided: Sequence[int]) -> float:
         low, high = 0.0, 1.0

@@ -45,7 +45,7 @@ from envs import Outcome, Reward
 
 AT_ONCE: Mapping[str, Callable[[Compressor, Budget], Strategy]] = {
     "greedy": lambda compressor, budget: greedy(budget, sensitivity(compressor, budget)),
-    "uniform": lambda compressor, budget: uniform(budget),
+    "uniform": lambda compressor, budget: uniform(budget, sensitivity(compressor, budget)),
 }
 """Methods that give one strategy: one evaluation, whatever the seed."""
 
@@ -68,8 +68,7 @@ def run(config: CompareConfig) -> Path:
         data = load_data(config.data, labelled=task.classifies)
     pipe = Pipeline(settings, data, device, terminal, task)
     given, graph = outline(pipe)
-    budget, _ = allocation(settings, graph)
-    assert budget is not None
+    budget = allocation(settings, graph)
     subject = ready(pipe, given, graph)
     model = subject.model
     terminal.say(*subject.overview(pipe))

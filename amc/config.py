@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import tyro
 
@@ -16,6 +16,8 @@ from amc.schedule import Kind
 
 LEARNERS = ("ddpg", "td3", "sac")
 """Agents that a policy can be handed to."""
+
+Multiple: TypeAlias = int | Literal["auto"]
 
 Other = TypeVar("Other", bound="Shared")
 
@@ -41,8 +43,9 @@ class Shared:
 
     selector: Literal["lasso", "obs", "l1", "l2", "random"] = "lasso"
     """Which channels of a group stay."""
-    channel_multiple: int = 1
-    """Kept channels are multiples of this (4, 8, 16: what the hardware likes)."""
+    channel_multiple: Multiple = "auto"
+    """Kept channels are multiples of this; 1: any number. auto: 8, which runtimes compute fast, or
+    the largest of 4, 2, 1 under which the target leaves the search enough strategies."""
     min_ratio: float = 0.1
     """No group keeps less than this part of its channels."""
     calibration_batches: int = 60
@@ -223,7 +226,7 @@ class TrainConfig(Shared):
             ("seed", 0),
         ):
             value = getattr(self, name)
-            if value is not None:
+            if value not in (None, "auto"):
                 whole(name, value, least)
         for name in ("learning_rate", "temperature", "distill_weight"):
             within(flag(name), getattr(self, name), 0, float("inf"))

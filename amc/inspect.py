@@ -188,7 +188,7 @@ def summary(account: Account, config: InspectConfig) -> list[str]:
             f"MACs      {account.removable_share:.1%} can go at most, with one channel in every "
             "group",
             f"budget    --preserve-ratio {account.smallest_ratio:g} to 1 with --min-ratio "
-            f"{config.min_ratio:g}, --channel-multiple {config.channel_multiple}",
+            f"{config.min_ratio:g}, --channel-multiple {account.multiple}",
         ]
         if account.largest_ratio < 1:
             lines.append(f"          bounds leave {account.largest_ratio:.1%} of the MACs at most")

@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from amc.choice import Choice
+from amc.config import Multiple
 from amc.files import as_paths
 from amc.limits import WIDEST, flag, whole, within
 
@@ -35,8 +36,9 @@ class InspectConfig:
     choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
     """Which layers may be cut."""
 
-    channel_multiple: int = 1
-    """Kept channels are multiples of this (4, 8, 16: what the hardware likes)."""
+    channel_multiple: Multiple = "auto"
+    """Kept channels are multiples of this; 1: any number. auto: 8, or the largest of 4, 2, 1 under
+    which --preserve-ratio leaves a search enough strategies; without one, 1."""
     min_ratio: float = 0.1
     """No group keeps less than this part of its channels."""
     preserve_ratio: float | None = None
@@ -54,5 +56,5 @@ class InspectConfig:
                 within(flag(name), ratio, 0, 1)
         within("--width", self.width, 0, WIDEST)
         for name in ("batch", "num_classes", "channel_multiple"):
-            if (number := getattr(self, name)) is not None:
+            if (number := getattr(self, name)) not in (None, "auto"):
                 whole(name, number, 1)

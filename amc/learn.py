@@ -76,7 +76,7 @@ def run(config: LearnConfig) -> Path:
         pipe = Pipeline(replace(config.training, model=name), data, device, terminal, task)
         given, graph = outline(pipe)
         settings = [replace(pipe.config, preserve_ratio=ratio) for ratio in config.ratios]
-        budgets = [budget for one in settings if (budget := allocation(one, graph)[0])]
+        budgets = [allocation(one, graph) for one in settings]
         outlines.append((pipe, given, graph, budgets))
 
     # The networks with their weights and statistics.
@@ -123,7 +123,9 @@ def _lessons(
     """All budgets of one network; they share statistics and what is known of strategies."""
     graph, folder, lessons = compressor.graph, config.folder, list[Lesson]()
     fingerprint = weights.digest(compressor.model)
-    worth, errors = pipe.worth(compressor), sensitivity(compressor, budgets[0])
+    worth = pipe.worth(compressor)
+    alike = {budget.multiple: budget for budget in budgets}  # the same counts are allowed
+    errors = {multiple: sensitivity(compressor, one) for multiple, one in alike.items()}
     for budget in budgets:
         name = safe_name(f"{pipe.config.model}-{budget.preserve_ratio:g}")
         journal = Journal(folder / name, graph.sizes, graph.macs(), pipe.task.name)
@@ -143,7 +145,8 @@ def _lessons(
         }
         record = folder / f"{name}.jsonl"
         trials = Trials(worth, reward, Limits(config.each), record, {**settings, **on}, show)
-        lessons.append(Lesson(pipe.config.model, budget, Problem(budget, trials, errors), journal))
+        problem = Problem(budget, trials, errors[budget.multiple])
+        lessons.append(Lesson(pipe.config.model, budget, problem, journal))
     return lessons
 
 

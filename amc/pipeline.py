@@ -28,8 +28,7 @@ from amc.names import check_reward
 from amc.plan import Plan, Strategy
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.quick import Quick
-from amc.search import Found, Policy, Problem, Settings, proxy, search
-from amc.sensitivity import sensitivity
+from amc.search import Errors, Found, Policy, Problem, Settings, proxy, search
 from amc.sequential import Originals, compress
 from amc.solve.passes import passes
 from amc.solve.stats import Batches, Sampling
@@ -131,6 +130,7 @@ class Pipeline:
         self,
         budget: Budget,
         compressor: Compressor,
+        errors: Errors,
         reward: Reward,
         journal: Journal,
         record: Path,
@@ -143,6 +143,7 @@ class Pipeline:
         Args:
             budget: what a strategy may cost.
             compressor: what cuts.
+            errors: of every group at its allowed counts.
             reward: of an outcome.
             journal: is told of every episode.
             record: file that makes it possible to go on after a stop.
@@ -170,7 +171,7 @@ class Pipeline:
             with workers(worth, config.workers) as measure:
                 try:
                     return search(
-                        Problem(budget, trials, sensitivity(compressor, budget)),
+                        Problem(budget, trials, errors),
                         config.agent,
                         seed=config.seed,
                         settings=Settings(warmup_episodes=config.warmup_episodes),

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from amc import feed, ranks
-from amc.allocate import common_ratio, listed, uniform
+from amc.alignment import budget_for, common_ratio_for
+from amc.allocate import listed
 from amc.budget import Budget
 from amc.compress import reconstructed_layers
 from amc.config import TrainConfig
@@ -75,7 +76,7 @@ class Subject:
     source: str
     baked: list[str]
 
-    def overview(self, pipe: Pipeline) -> list[str]:
+    def overview(self, pipe: Pipeline, budget: Budget | None = None) -> list[str]:
         """What a run works on, in a few lines."""
         graph, baked, data, task = self.graph, self.baked, pipe.data, pipe.task
         frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
@@ -90,6 +91,8 @@ class Subject:
             f"groups   {len(graph.decisions)} can be pruned; left whole: "
             f"{'; '.join(frozen) or 'none'}",
         ]
+        if budget and budget.note:
+            lines.append(f"channels in multiples of {budget.multiple}: {budget.note}")
         if baked:
             lines.append(f"baked    {len(baked)} layers that computed their weights in forward")
         return lines
@@ -169,24 +172,32 @@ def _check_classes(model: nn.Module, pipe: Pipeline) -> None:
         )
 
 
-def allocation(config: TrainConfig, graph: ChannelGraph) -> tuple[Budget | None, Strategy]:
-    """The budget to search or walk in, or the strategy where neither is needed.
+def given_strategy(config: TrainConfig, graph: ChannelGraph) -> Strategy | None:
+    """The strategy that the settings name; none where a budget decides.
+
+    Raises:
+        AmcError: its file cannot be used.
+    """
+    if config.mode == "list":
+        assert config.strategy is not None
+        return listed(graph, config.strategy)
+    if config.plan is not None:
+        return load_fitting(config.plan, graph).strategy
+    if config.channel_ratio is not None:
+        return common_ratio_for(graph, config.channel_ratio, config.channel_multiple)
+    return None
+
+
+def allocation(config: TrainConfig, graph: ChannelGraph) -> Budget:
+    """The budget to search or walk in.
 
     Raises:
         InfeasibleBudgetError: the target cannot be reached.
     """
-    if config.mode == "list":
-        assert config.strategy is not None
-        return None, listed(graph, config.strategy)
-    if config.plan is not None:
-        return None, load_fitting(config.plan, graph).strategy
-    if config.channel_ratio is not None:
-        return None, common_ratio(graph, config.channel_ratio, config.channel_multiple)
-    budget = Budget(
+    return budget_for(
         graph,
         config.preserve_ratio,
+        config.channel_multiple,
         tolerance=1.0 if config.reward in UNCONSTRAINED else 0.02,
-        multiple=config.channel_multiple,
         min_ratio=config.min_ratio,
     )
-    return (None, uniform(budget)) if config.mode == "uniform" else (budget, {})

@@ -1,23 +1,19 @@
 """The account of a run: what was measured, as JSON and as tables."""
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from statistics import quantiles
 from typing import Any
 
-import torch
 from rich import box
 from rich.table import Table
-from torch import nn
-from torch.utils.benchmark import Timer
 
-from amc import feed
-from amc.evaluate import evaluating
-from amc.feed import Feed
 from amc.graph.groups import ChannelGraph
+from amc.latency import Latency, Timing
 from amc.plan import Strategy
 from amc.task import CLASSIFICATION, Task
+
+SLOW = 0.5
+"""Time follows the MACs if it falls by at least this part of what they do."""
 
 
 @dataclass(frozen=True)
@@ -46,30 +42,25 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Milliseconds per batch of one sample, eager PyTorch: median and interquartile range."""
-
-    median: float
-    iqr: float
-
-
-@dataclass(frozen=True)
 class Report:
     """Everything that ``report.json`` holds.
 
     Attributes:
         accuracy: test split, 0 to 1: original, pruned (before any fine-tuning), recovered; of
             another task than classification its own score.
+        latency_ms: of one sample, by runtime.
+        channel_multiple: of the counts that a budget allowed; none where a strategy was given.
         episodes: tried by the search; 0 when there was none.
         seconds: calibrate, search, apply, finetune, total.
     """
 
     mode: str
     target: float | None
+    channel_multiple: int | None
     macs: Change
     params: Change
     file_bytes: Change
-    latency_ms: Mapping[str, Latency]
+    latency_ms: tuple[Timing, ...]
     accuracy: Mapping[str, float]
     episodes: int
     seconds: Mapping[str, float]
@@ -86,7 +77,7 @@ class Report:
                 return {k: with_ratios(v) for k, v in value.items()}
             if isinstance(value, tuple):
                 return [with_ratios(v) for v in value]
-            if isinstance(value, LayerChange | Latency):
+            if isinstance(value, LayerChange | Timing | Latency):
                 return with_ratios(vars(value))
             return round(value, 6) if isinstance(value, float) else value
 
@@ -121,31 +112,25 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
     return tuple(changes)
 
 
-def latencies(
-    models: Mapping[str, nn.Module], images: Feed, rounds: int = 9, seconds: float = 0.06
-) -> dict[str, Latency]:
-    """Measured times of a forward pass in eval mode, by name.
+def slower(report: Report) -> list[str]:
+    """A line for each runtime whose time does not follow the MACs, or that was not measured.
 
-    The networks take turns, so that a machine that slows down for a while slows all of them.
+    Eager PyTorch is left out: in small networks it measures the calls of operators.
     """
-    medians: dict[str, list[float]] = {name: [] for name in models}
-    with torch.inference_mode(), contextlib.ExitStack() as stack:
-        for model in models.values():
-            stack.enter_context(evaluating(model))
-        for _ in range(rounds):
-            for name, model in models.items():
-                timer = Timer(
-                    "call(model, images)",
-                    globals={"call": feed.call, "model": model, "images": images},
-                    num_threads=torch.get_num_threads(),
-                )
-                found = timer.blocked_autorange(min_run_time=seconds)
-                medians[name].append(1e3 * found.median)
-    measured = {}
-    for name, times in medians.items():
-        low, middle, high = quantiles(times, n=4)
-        measured[name] = Latency(middle, high - low)
-    return measured
+    lines, macs, multiple = [], report.macs.ratio, report.channel_multiple
+    for timing in report.latency_ms[1:]:
+        if timing.problem:
+            lines.append(f"latency  not measured in {timing.runtime}: {timing.problem}")
+        if timing.ratio is None or 1 - timing.ratio >= SLOW * (1 - macs):
+            continue
+        hint = "layers as small as these cost more by their number than by their MACs"
+        if multiple is not None and multiple < 8:
+            hint = "--channel-multiple 8 keeps counts that runtimes compute fast"
+        lines.append(
+            f"slow     {timing.ratio:.0%} of the time for {macs:.0%} of the MACs in "
+            f"{timing.runtime}; {hint}"
+        )
+    return lines
 
 
 def layer_table(layers: tuple[LayerChange, ...]) -> Table:
@@ -178,13 +163,10 @@ def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
         ("file, bytes", report.file_bytes),
     ):
         table.add_row(name, f"{change.original:,}", f"{change.pruned:,}", f"{change.ratio:.1%}")
-    before, after = report.latency_ms["original"], report.latency_ms["pruned"]
-    table.add_row(
-        "latency, ms (1 image)",
-        f"{before.median:.2f} ± {before.iqr / 2:.2f}",
-        f"{after.median:.2f} ± {after.iqr / 2:.2f}",
-        f"{after.median / before.median:.1%}",
-    )
+    for timing in report.latency_ms:
+        if timing.original and timing.pruned and timing.ratio is not None:
+            times = (f"{t.median:.2f} ± {t.iqr / 2:.2f}" for t in (timing.original, timing.pruned))
+            table.add_row(f"ms, {timing.runtime}", *times, f"{timing.ratio:.1%}")
     original, pruned, recovered = (
         task.shown(report.accuracy[stage]) for stage in ("original", "pruned", "recovered")
     )

@@ -251,7 +251,9 @@ class Memory:
                     for one in self._known[other]
                 ]
         vary = self._vary[number]
-        return budget.actions(vary(known or [vary.tried(uniform(budget), 0.0)], rng))
+        if not known:
+            known = [vary.tried(uniform(budget, self._problems[number].errors), 0.0)]
+        return budget.actions(vary(known, rng))
 
     def _catch_up(self, number: int) -> None:
         history, known = self._problems[number].trials.history, self._known[number]
@@ -262,7 +264,7 @@ class Memory:
 
 def starts(budget: Budget, errors: Errors | None) -> list[dict[str, int]]:
     """Strategies that need no search: the uniform one and, of the errors, the greedy one."""
-    found = [uniform(budget)]
+    found = [uniform(budget, errors)]
     if errors and (other := greedy(budget, errors)) not in found:
         found.append(other)
     return found

@@ -16,11 +16,11 @@ from amc.evaluate import Score, tail
 from amc.feed import Feed
 from amc.front import Point
 from amc.journal import Journal
+from amc.latency import preferred, timings
 from amc.pipeline import Pipeline, decisive
 from amc.plan import read_json, save_strategy
 from amc.prepare import Subject, allocation
 from amc.recovery import Recovery
-from amc.report import latencies
 from amc.reuse import remembered
 from amc.reuse_config import ParetoConfig
 from amc.run_folder import save_network, write_json
@@ -52,10 +52,15 @@ class Sweep:
         """One set of statistics."""
         return self.pipe.calibrate(self.subject.graph, self.subject.model)
 
+    def errors(self, budget: Budget) -> Errors:
+        """Of every group, at the counts that the budget allows."""
+        if budget.multiple not in self._errors:
+            self._errors[budget.multiple] = sensitivity(self.compressor, budget)
+        return self._errors[budget.multiple]
+
     @cached_property
-    def errors(self) -> Errors:
-        """Of every group, at counts that no budget changes."""
-        return sensitivity(self.compressor, self.budget(self.config.ratios[0]))
+    def _errors(self) -> dict[int, Errors]:
+        return {}
 
     @cached_property
     def originals(self) -> Originals:
@@ -86,9 +91,7 @@ class Sweep:
     def budget(self, ratio: float) -> Budget:
         """What a strategy may cost at this target."""
         settings = replace(self.pipe.config, preserve_ratio=ratio)
-        budget, _ = allocation(settings, self.subject.graph)
-        assert budget is not None
-        return budget
+        return allocation(settings, self.subject.graph)
 
     def place(self, ratio: float) -> Path:
         """The folder of a point."""
@@ -107,9 +110,10 @@ class Sweep:
     def _cut(self, ratio: float, about: dict[str, Any]) -> Point:
         """Walks the policy, cuts the best of what it knows, measures."""
         graph, budget, place = self.subject.graph, self.budget(ratio), self.place(ratio)
-        walked = proposed(self.policy, budget, self.errors)
+        errors = self.errors(budget)
+        walked = proposed(self.policy, budget, errors)
         known = remembered(self.policy, budget)
-        candidates = [walked, *known, *starts(budget, self.errors)]
+        candidates = [walked, *known, *starts(budget, errors)]
         strategy, plan, small = self.pipe.cut_best(
             self.compressor, candidates, self.reward, self.originals
         )
@@ -122,15 +126,14 @@ class Sweep:
             journal.close()
         save_strategy(place / "strategy.json", strategy, graph.channels, about)
         save_network(place, plan, small, about)
-        networks = {"original": self.subject.model, "pruned": small}
         with self.pipe.terminal.bar("latency"):
-            times = latencies(networks, self.pipe.samples(1))
+            times = timings(self.subject.model, small, self.pipe.samples(1))
         split = self._beyond() if self.unseen[0] == "validation" else self.pipe.data.test
         return Point(
             ratio,
             graph.macs(plan),
             graph.params(plan),
-            times["pruned"].median / times["original"].median,
+            preferred(times),
             self._score(small, split).accuracy,
             self._score(small, self.pipe.data.test).accuracy,
         )

@@ -25,11 +25,12 @@ from amc.config import TrainConfig
 from amc.data import load_data
 from amc.ending import ending
 from amc.journal import Journal
+from amc.latency import timings
 from amc.pipeline import Pipeline, reward_function
-from amc.plan import save_strategy
-from amc.prepare import allocation, choose_device, outline, ready
+from amc.plan import Strategy, save_strategy
+from amc.prepare import allocation, choose_device, given_strategy, outline, ready
 from amc.recovery import Recovery
-from amc.report import Change, Report, latencies, layer_changes, layer_table, summary_table
+from amc.report import Change, Report, layer_changes, layer_table, slower, summary_table
 from amc.reuse import best_of, described, load_fitting, load_learned, remembered
 from amc.run_folder import (
     begin,
@@ -75,7 +76,8 @@ def _run(config: TrainConfig) -> Path:
         )
     pipe = Pipeline(config, data, device, terminal, task)
     given, graph = outline(pipe)
-    budget, strategy = allocation(config, graph)
+    fixed = given_strategy(config, graph)
+    budget = allocation(config, graph) if fixed is None else None
     policy = load_learned(config.policy) if config.policy else None
     known = remembered(policy, budget) if policy and budget else []
 
@@ -83,7 +85,7 @@ def _run(config: TrainConfig) -> Path:
     subject = ready(pipe, given, graph)
     model = subject.model
     begin(folder, config, terminal.say)
-    terminal.say(*subject.overview(pipe))
+    terminal.say(*subject.overview(pipe, budget))
     original, fingerprint = pipe.tested(model), weights.digest(model)
 
     # Statistics of every layer that may lose inputs.
@@ -92,19 +94,22 @@ def _run(config: TrainConfig) -> Path:
 
     # The strategy, how much each group keeps: searched for, unless it was given.
     journal = Journal(folder, graph.sizes, graph.macs(), task.name)
-    finalists = [strategy]
+    finalists = [] if fixed is None else [fixed]
     tried = 0
     with clock("search"):
-        if budget is not None and policy and config.mode == "policy":
+        if budget:
             with terminal.bar("errors"):
                 errors = sensitivity(compressor, budget)
+        if budget and config.mode == "uniform":
+            finalists = [uniform(budget, errors)]
+        elif budget and policy and config.mode == "policy":
             finalists = [proposed(policy, budget, errors), *known, *starts(budget, errors)]
-        elif budget is not None:
+        elif budget:
             on = {"weights": fingerprint}
             found = pipe.search(
-                budget, compressor, reward, journal, record(folder), on, policy, known
+                budget, compressor, errors, reward, journal, record(folder), on, policy, known
             )
-            finalists = found.finalists(config.finalists, uniform(budget))
+            finalists = found.finalists(config.finalists, uniform(budget, errors))
             tried = len(found.history)
             if found.agent:
                 learned = described(
@@ -116,9 +121,11 @@ def _run(config: TrainConfig) -> Path:
                 save_policy(folder / "policy", found.agent, learned)
 
     # The plan, which channels; the cut network, reconstructed layer by layer.
+    strategy: Strategy
     with clock("apply"):
         if config.plan:
             plan = load_fitting(config.plan, graph)
+            strategy = plan.strategy
             pruned = pipe.cut(compressor, plan, pipe.originals(compressor))
         else:
             strategy, plan, pruned = pipe.cut_best(compressor, finalists, reward)
@@ -144,10 +151,11 @@ def _run(config: TrainConfig) -> Path:
 
     # The account.
     with terminal.bar("latency"):
-        times = latencies({"original": model, "pruned": pruned}, pipe.samples(1))
+        times = timings(model, pruned, pipe.samples(1))
     report = Report(
         mode=config.mode,
         target=config.target,
+        channel_multiple=budget.multiple if budget else None,
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
         file_bytes=Change(len(weights.to_bytes(model)), len(weights.to_bytes(pruned))),
@@ -167,7 +175,7 @@ def _run(config: TrainConfig) -> Path:
     recovery.tidy()
     terminal.table(layer_table(report.layers))
     terminal.table(summary_table(report, task))
-    terminal.say("", *next_commands(config, folder))
+    terminal.say(*slower(report), "", *next_commands(config, folder))
     return folder
 
 

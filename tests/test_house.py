@@ -26,7 +26,8 @@ FLOORS = [
     {"amc.data", "amc.models"},
     {"amc.plan", "amc.graph"},
     {"amc.solve"},
-    {"amc.metric", "amc.budget", "amc.options", "amc.reach", "amc.allocate"} | {"amc.schedule"},
+    {"amc.alignment", "amc.metric", "amc.budget", "amc.options", "amc.reach", "amc.allocate"}
+    | {"amc.schedule"},
     {"amc.compress", "amc.recover", "amc.pretrain", "amc.sensitivity", "amc.lockstep"}
     | {"amc.aside", "amc.in_step", "amc.sequential"},
     {"envs"},
@@ -43,6 +44,7 @@ FLOORS = [
         "amc.lanes",
         "amc.account",
         "amc.report",
+        "amc.latency",
         "amc.standings",
         "amc.front",
         "amc.ending",

@@ -102,7 +102,7 @@ def test_every_proposal_is_allowed_and_uses_up_the_budget(
         assert macs <= limit.target
         assert macs >= 0.98 * limit.target or not can_be_widened(limit, counts)
         assert macs >= 0.98 * limit.target or multiple > 1
-    assert history[0][0] == uniform(limit)
+    assert history[0][0] == uniform(limit, vary.errors)
 
 
 def test_before_the_population_is_complete_all_ratios_of_the_best_are_changed() -> None:

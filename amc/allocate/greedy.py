@@ -39,4 +39,5 @@ def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
         places = map(np.searchsorted, options, wanted)
         return float(sum(e[p] for e, p in zip(values, places, strict=True)))
 
-    return min(budget.strategy(budget.complete(counts.tolist())), uniform(budget), key=total)
+    found = budget.strategy(budget.complete(counts.tolist()))
+    return min(found, uniform(budget, errors), key=total)

@@ -76,7 +76,7 @@ class Variations:
         The uniform one if nothing was tried yet.
         """
         if not known:
-            return uniform(self.budget)
+            return uniform(self.budget, self.errors)
         distinct: dict[bytes, Tried] = {}
         for one in sorted(known, key=lambda one: one.apart - one.reward):
             distinct.setdefault(self._key(one.ratios * self._sizes), one)
@@ -161,7 +161,7 @@ class Variations:
     @cached_property
     def _usual(self) -> FloatArray:
         """Errors of the uniform strategy, [T]."""
-        counts = self.budget.graph.counts(uniform(self.budget))
+        counts = self.budget.graph.counts(uniform(self.budget, self.errors))
         usual: FloatArray = self._table[np.arange(len(counts)), counts]
         return usual
 
