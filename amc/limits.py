@@ -67,7 +67,7 @@ def real(flag: str, value: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.inf if int(math.floor(value)) > 0 else -math.inf
+        return math.inf if abs(value) == value else -math.inf
 
 
 def shown(value: object) -> str:
