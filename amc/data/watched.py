@@ -1,0 +1,253 @@
+"""Loaders of the user's own: every batch is looked at before anything is done with it.
+
+What is wrong with a batch is said of it, in one line, instead of by whatever breaks on it later.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
+
+from amc.blame import blamed
+from amc.errors import AmcError
+
+
+END = object()
+
+
+class Watched:
+    """A loader whose batches are all like its first; other attributes are the loader's own.
+
+    Args:
+        loader: the user's, which may be any object that can be gone through again and again.
+        where: it comes from, for error lines: ``data.py:loaders: train``.
+        first: its first batch, (inputs, labels) or (inputs, targets).
+        labelled: targets are labels of classes.
+        classes: how many there are; None if the labels tell.
+        even: batches are joined, so that their inputs must have one size; otherwise inputs of
+            other heights and widths are for the network to take or leave.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        where: str,
+        first: tuple[Any, Tensor],
+        labelled: bool,
+        classes: int | None = None,
+        even: bool = False,
+    ) -> None:
+        self.highest: int | None = None  # of all labels, once they have been read
+        self._loader, self._where, self._even = loader, where, even
+        self._labelled, self._classes = labelled, classes
+        leaves, self._structure = tree_flatten(first[0])
+        self._forms = [(leaf.dtype, leaf.shape[1:]) for leaf in leaves]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_loader" not in vars(self):  # while it is being copied
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return length(self._loader, self._where)
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        promised, number = len(self), 0
+        with blamed(f"{self._where} cannot be read:"):
+            batches = iter(self._loader)
+        while True:
+            with blamed(f"{self._where}, batch {number} cannot be read:"):
+                batch = next(batches, END)
+            if batch is END:
+                break
+            number += 1
+            if number > promised:
+                raise AmcError(f"{self._where} gives more batches than its length, {promised}")
+            yield self._looked_at(batch, f"{self._where}, batch {number - 1}")
+        if number < promised:
+            raise AmcError(
+                f"{self._where} ends after {number} of {promised} batches; its length must be "
+                "true, and every pass over it must begin anew"
+            )
+
+    @property
+    def vouched(self) -> bool:
+        """Whether nothing has to be read: all that there is to say is known."""
+        if self.highest is None:
+            self.highest = self._known()
+        return self.highest is not None or getattr(self._loader, "checked", False) is True
+
+    def read_through(self, on_batch: Callable[[], None] = lambda: None) -> None:
+        """Goes through all batches once, and leaves every random generator as it was.
+
+        Raises:
+            AmcError: something is wrong with one, or there is no second pass.
+        """
+        highest = -1
+        with as_they_were(self._loader):
+            for _, labels in self:
+                highest = max(highest, int(labels.max()) if self._labelled else -1)
+                on_batch()
+            with blamed(f"{self._where} cannot be read a second time:"):
+                again = next(iter(self._loader), END)
+        if again is END:
+            raise AmcError(f"{self._where} can be read only once; every pass must begin anew")
+        self.highest = highest
+
+    def _known(self) -> int | None:
+        """The highest label, -1 without labels, if the data set tells without reading images."""
+        tensors, labels = _in_memory(self._loader), _targets(self._loader)
+        if tensors is not None:
+            inputs, labels = tensors
+            if not all(_finite(x) for x in inputs):
+                return None  # reading finds the batch
+            if not self._labelled:
+                return -1
+        if not self._labelled or labels is None or not len(labels):
+            return None
+        highest, most = int(labels.max()), self._classes
+        fine = int(labels.min()) >= 0 and (most is None or highest < most)
+        return highest if fine else None
+
+    def _looked_at(self, batch: Any, where: str) -> tuple[Any, Tensor]:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise AmcError(f"{where} is {form(batch)}, the first one was (inputs, targets)")
+        inputs, targets = batch
+        leaves, structure = tree_flatten(inputs)
+        if structure != self._structure or not all(isinstance(x, Tensor) for x in leaves):
+            raise AmcError(f"{where} has inputs {form(inputs)}, of another make than the first")
+        for leaf, (dtype, shape) in zip(leaves, self._forms, strict=True):
+            if leaf.dtype != dtype or not self._like(leaf.shape[1:], shape):
+                raise AmcError(
+                    f"{where} has images {form(leaf)}, the first one [B, {_sizes(shape)}] "
+                    f"{_plain(dtype)}"
+                )
+            if not _finite(leaf, infinite=len(leaves) > 1):
+                raise AmcError(f"{where}: images hold NaN or infinity")
+        if not isinstance(targets, Tensor) or any(
+            x.shape[:1] != targets.shape[:1] or not len(targets) for x in leaves
+        ):
+            raise AmcError(f"{where} has inputs {form(inputs)} and targets {form(targets)}")
+        if self._labelled:
+            self._check_labels(targets, where)
+        return inputs, targets
+
+    def _like(self, shape: torch.Size, first: torch.Size) -> bool:
+        if self._even or len(shape) < 2:
+            return shape == first
+        return len(shape) == len(first) and shape[0] == first[0]
+
+    def _check_labels(self, labels: Tensor, where: str) -> None:
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            raise AmcError(f"{where} has labels {form(labels)}, expected [B] int64")
+        low, high = int(labels.min()), int(labels.max())
+        most = self._classes
+        if low < 0 or (most is not None and high >= most):
+            wrong, end = (low if low < 0 else high), "" if most is None else f" to {most - 1}"
+            raise AmcError(f"{where} has the label {wrong}, expected 0{end or ' or more'}")
+
+
+def length(loader: Any, where: str) -> int:
+    """The number of batches that a loader promises.
+
+    Raises:
+        AmcError: it cannot tell, or there are none.
+    """
+    with blamed(f"{where} has no length:"):
+        promised = len(loader)
+    if promised < 1:
+        raise AmcError(f"{where} is empty")
+    return promised
+
+
+def form(value: object) -> str:
+    """What a value is, in a few words, for an error line."""
+    if not isinstance(value, Tensor):
+        inside = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+        kinds = f" of {', '.join(form(x) for x in inside[:4])}" if inside else ""
+        return f"{type(value).__name__}{kinds}"
+    least = f" from {value.min().item():g}" if value.ndim == 1 and _orderly(value) else ""
+    return f"{list(value.shape)} {_plain(value.dtype)}{least}"
+
+
+@contextmanager
+def as_they_were(loader: Any) -> Iterator[None]:
+    """Random generators, the loader's own included, go on afterwards as if nothing had been read.
+
+    So what is drawn later does not depend on whether the data were looked at.
+    """
+    own = [getattr(loader, "generator", None)]
+    own.append(getattr(getattr(loader, "sampler", None), "generator", None))
+    states = [(g, g.get_state()) for g in own if isinstance(g, torch.Generator)]
+    python, numpy, torchs = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torchs)
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _finite(tensor: Tensor, infinite: bool = False) -> bool:
+    """Whether there is no NaN in it, nor infinity unless that is allowed (masks hold it)."""
+    if not tensor.is_floating_point():
+        return True
+    if infinite:
+        return not bool(tensor.isnan().any())
+    # the sum takes a fifth of the time; it may overflow where all is well
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+def _in_memory(loader: Any) -> tuple[list[Tensor], Tensor] | None:
+    """The inputs and targets of a plain loader over tensors."""
+    dataset, rows = _dataset(loader)
+    if type(dataset) is not TensorDataset or len(dataset.tensors) != 2:
+        return None
+    inputs, targets = dataset.tensors if rows is None else [x[rows] for x in dataset.tensors]
+    return [inputs], targets
+
+
+def _targets(loader: Any) -> Tensor | None:
+    """The labels of a loader over a data set such as torchvision's, which has them apart."""
+    dataset, rows = _dataset(loader)
+    if dataset is None or getattr(dataset, "target_transform", None) is not None:
+        return None
+    try:
+        labels = torch.as_tensor(getattr(dataset, "targets", None))
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        return None
+    return labels if rows is None else labels[rows]
+
+
+def _dataset(loader: Any) -> tuple[Dataset[Any] | None, Any]:
+    """The data set whose samples a loader gives as they are, and which of them; None: all."""
+    if type(loader) is not DataLoader or loader.collate_fn is not default_collate:
+        return None, None
+    dataset, rows = loader.dataset, None
+    if type(dataset) is Subset:
+        dataset, rows = dataset.dataset, torch.as_tensor(dataset.indices)
+    return dataset, rows
+
+
+def _orderly(value: Tensor) -> bool:
+    return value.numel() > 0 and not value.is_complex()
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _sizes(shape: torch.Size) -> str:
+    return ", ".join(map(str, shape))
