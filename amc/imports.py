@@ -46,13 +46,10 @@ def load_object(spec: str) -> Any:
             f"{spec}: not the name of a function, "
             "expected package.module:function or path/to/file.py:function"
         )
-    try:
-        module = _run_file(source) if source.endswith(".py") else importlib.import_module(source)
-    except AmcError:
-        raise
-    except (Exception, SystemExit) as error:  # a script without a main guard may well exit
-        raise AmcError(f"{spec}: importing {source} failed with {one_line(error)}") from error
+    from amc.blame import blamed  # with torch, which this module itself is to do without
 
+    with blamed(f"{spec}: importing {source} failed with"):
+        module = _run_file(source) if source.endswith(".py") else importlib.import_module(source)
     found = getattr(module, name, None)
     if found is None:
         near = get_close_matches(name, [key for key in vars(module) if key[0] != "_"], n=1)

@@ -46,6 +46,8 @@ def check(config: Any) -> None:
             _check_function(config.data)
     if getattr(config, "task", "classification") != "classification":
         _check_function(config.task)
+    if (finetune := getattr(config, "finetune", None)) is not None:
+        _check_function(finetune)
     if (reward := getattr(config, "reward", None)) is not None:
         check_reward(reward)
     _check_files(config)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amc import feed, ranks
+from amc.blame import blamed
 from amc.budget import Budget
 from amc.compress import Compressor, calibrate, reconstructed_layers
 from amc.config import TrainConfig
@@ -21,7 +22,7 @@ from amc.errors import AmcError
 from amc.evaluate import Score, evaluate, head, softened, tail
 from amc.feed import Feed
 from amc.graph import ChannelGraph
-from amc.imports import load_function, one_line
+from amc.imports import load_function
 from amc.journal import Journal
 from amc.metric import SELECTORS
 from amc.names import check_reward
@@ -308,9 +309,10 @@ def reward_function(name: str, task: Task = CLASSIFICATION) -> Reward:
     function = load_function(name)
 
     def reward(outcome: Outcome) -> float:
-        try:
-            return float(function(outcome))
-        except Exception as error:  # the user's code may fail in any way
-            raise AmcError(f"--reward {name}: {one_line(error)}") from error
+        with blamed(f"--reward {name}:"):
+            value = float(function(outcome))
+        if not math.isfinite(value):
+            raise AmcError(f"--reward {name}: must return a finite number, got {value}")
+        return value
 
     return reward

@@ -15,6 +15,7 @@ from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluating, predictions
 from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
+from amc.imports import load_function
 from amc.models import build, is_bundled, load_checkpoint
 from amc.pipeline import Pipeline
 from amc.plan import Strategy
@@ -51,6 +52,8 @@ def outline(pipe: Pipeline) -> tuple[nn.Module, ChannelGraph]:
         AmcError: there is no such network, or its statistics do not fit the memory.
     """
     config, data = pipe.config, pipe.data
+    if config.finetune is not None:
+        load_function(config.finetune)  # not there: better known now than after the search
     classes, channels = data.num_classes, data.in_channels
     with pipe.terminal.bar("trace"):
         given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from amc import ranks, weights
+from amc.blame import blamed
 from amc.errors import AmcError
 from amc.evaluate import Score, evaluate
 from amc.graph import ChannelGraph
-from amc.imports import load_function, one_line
+from amc.imports import load_function
 from amc.journal import Journal
 from amc.pipeline import Pipeline
 from amc.plan import Plan
@@ -194,17 +195,16 @@ class Recovery:
         name = self.pipe.config.finetune
         assert name is not None
         forms = {key: tensor.shape for key, tensor in model.state_dict().items()}
-        try:
+        with blamed(f"--finetune {name}:"):
             tuned = load_function(name)(model, self.original, self.pipe.data, epochs)
-        except AmcError:
-            raise
-        except Exception as error:  # the user's code may fail in any way
-            raise AmcError(f"--finetune {name}: {one_line(error)}") from error
         if not isinstance(tuned, nn.Module):
             raise AmcError(
                 f"--finetune {name}: must return the network, got {type(tuned).__name__}"
             )
         if {key: tensor.shape for key, tensor in tuned.state_dict().items()} != forms:
             raise AmcError(f"--finetune {name}: the network that it returns has other tensors")
+        for key, tensor in tuned.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise AmcError(f"--finetune {name}: {key} holds NaN or infinity")
         ranks.as_first(tuned)
         return tuned.eval()

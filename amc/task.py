@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from amc.blame import blamed
 from amc.errors import AmcError
-from amc.imports import load_object, one_line
+from amc.imports import load_object
 
 Results: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 """(outputs, targets) of one batch after the other; can be gone through once."""
@@ -116,12 +117,8 @@ class Task:
         return value.reshape(())
 
     def _called(self, part: str, *given: Any) -> Any:
-        try:
+        with blamed(f"{self.source}: {part}:"):
             return getattr(self, part)(*given)
-        except AmcError:
-            raise
-        except Exception as error:  # the user's code may fail in any way
-            raise AmcError(f"{self.source}: {part}: {one_line(error)}") from error
 
 
 def accuracy(results: Results) -> float:
@@ -184,10 +181,8 @@ def load_task(spec: str) -> Task:
     source = f"--task {spec}"
     found = load_object(spec)
     if callable(found) and (isinstance(found, type) or not hasattr(found, "loss")):
-        try:
+        with blamed(f"{source}:"):
             found = found()
-        except Exception as error:  # the user's code may fail in any way
-            raise AmcError(f"{source}: {one_line(error)}") from error
     given: dict[str, Any] = {p: getattr(found, p, None) for p in ("name", "loss", "score")}
     given["distance"] = getattr(found, "distance", relative_error)
     for part, value in given.items():

@@ -3,11 +3,11 @@
 import hashlib
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from amc.errors import AmcError
+from amc.imports import one_line
 
 
 def to_bytes(model: nn.Module) -> bytes:
@@ -30,5 +30,5 @@ def read(path: Path) -> dict[str, Tensor]:
         raise AmcError(f"{path}: no such file")
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise AmcError(f"{path}: corrupt or unreadable: {error}") from None
+    except Exception as error:  # of safetensors, and of types that this torch does not know
+        raise AmcError(f"{path}: corrupt or unreadable: {one_line(error)}") from None

@@ -11,7 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"amc.choice", "amc.errors", "amc.files", "amc.imports", "amc.limits", "amc.names"}
+    {
+        "amc.blame",
+        "amc.choice",
+        "amc.errors",
+        "amc.files",
+        "amc.imports",
+        "amc.limits",
+        "amc.names",
+    }
     | {
         "amc.weights",
         "amc.evaluate",

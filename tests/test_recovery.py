@@ -177,13 +177,16 @@ def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: 
         ("wrong", "other tensors"),
         ("nothing", "must return the network, got NoneType"),
         ("fails", "lost"),
+        ("exits", "SystemExit: 3"),
+        ("ruined", "holds NaN"),
         ("absent", "absent"),
     ):
         config = TrainConfig(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name)
         with pytest.raises(AmcError, match=message) as refused:
             run(config)
         assert "\n" not in str(refused.value) and name in str(refused.value)
-        assert (tmp_path / name / "pruned.safetensors").exists()  # what was cut is kept
+        kept = (tmp_path / name / "pruned.safetensors").exists()
+        assert kept == (name != "absent")  # what was cut is kept; the last is known before
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 from amc.blame import blamed
 from amc.errors import AmcError
 
-
 END = object()
 
 
@@ -237,7 +236,8 @@ def _dataset(loader: Any) -> tuple[Dataset[Any] | None, Any]:
         return None, None
     dataset, rows = loader.dataset, None
     if type(dataset) is Subset:
-        dataset, rows = dataset.dataset, torch.as_tensor(dataset.indices)
+        subset: Any = dataset
+        dataset, rows = subset.dataset, torch.as_tensor(subset.indices)
     return dataset, rows
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from amc.errors import AmcError
+from amc.errors import AmcError, UnsupportedModelError
 from amc.graph import attributes
+from amc.imports import one_line
 from amc.plan import Cut, Plan
 
 
@@ -70,7 +71,23 @@ def duplicate(model: nn.Module, parts: Mapping[int, Tensor] | None = None) -> nn
     kept = (x for module in model.modules() for x in tree_leaves(vars(module)))
     strays = {id(x): x for x in kept if isinstance(x, Tensor) and not x.is_leaf}
     memo = {key: x.detach().clone() for key, x in strays.items()}
-    return copy.deepcopy(model, {**memo, **(parts or {})})
+    try:
+        return copy.deepcopy(model, {**memo, **(parts or {})})
+    except Exception as error:  # the user's attributes may fail in any way
+        raise UnsupportedModelError(
+            f"the network cannot be copied: {_uncopied(model)}{one_line(error)}"
+        ) from error
+
+
+def _uncopied(model: nn.Module) -> str:
+    """The attribute that cannot be copied, if one alone is to blame."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            try:
+                copy.deepcopy({} if key == "_modules" else value)
+            except Exception:  # as above
+                return f"{name}.{key}: ".removeprefix(".")
+    return ""
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
