@@ -27,12 +27,11 @@ from amc.budget import Budget
 from amc.commandline import as_json, command, flags
 from amc.compare_config import CompareConfig
 from amc.compress import Compressor
-from amc.data import load_data
 from amc.errors import AmcError
 from amc.files import safe_name
 from amc.pipeline import Pipeline, decisive, reward_function
 from amc.plan import Strategy, read_json
-from amc.prepare import allocation, choose_device, outline, ready
+from amc.prepare import allocation, choose_device, opened, outline, ready
 from amc.run_folder import claim, write_json
 from amc.search import METHODS, Errors, Problem, Settings, search
 from amc.sensitivity import sensitivity
@@ -64,8 +63,7 @@ def run(config: CompareConfig) -> Path:
     folder = claim(settings)
 
     # The network, what can be removed from it and what it may cost, as in `amc.train`.
-    with terminal.bar("read data"):
-        data = load_data(config.data, labelled=task.classifies)
+    data = opened(config, task, terminal)
     pipe = Pipeline(settings, data, device, terminal, task)
     given, graph = outline(pipe)
     budget = allocation(settings, graph)

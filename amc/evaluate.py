@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc import feed, ranks
+from amc.blame import blamed
 from amc.errors import AmcError
 from amc.feed import Feed
 from amc.task import CLASSIFICATION, Results, Task
@@ -72,7 +73,8 @@ def predictions(model: nn.Module, images: Feed) -> Tensor:
     Taken from an output's ``logits`` (Hugging Face), from ``out`` or ``logits`` of a dictionary
     (torchvision's segmentation), or as the first of several outputs (auxiliary heads).
     """
-    found = feed.call(model, images)
+    with blamed(f"the network fails on inputs {feed.in_words(feed.forms(images))}:"):
+        found = feed.call(model, images)
     if isinstance(found, Mapping):  # Hugging Face's outputs are dictionaries as well
         found = next((found[key] for key in ("logits", "out") if key in found), found)
     elif isinstance(found, list | tuple) and found:

@@ -27,11 +27,10 @@ from amc import weights
 from amc.budget import Budget
 from amc.commandline import as_json, command, flags
 from amc.compress import Compressor
-from amc.data import load_data
 from amc.files import safe_name
 from amc.journal import Journal
 from amc.pipeline import Pipeline, decisive, reward_function
-from amc.prepare import allocation, choose_device, outline, ready
+from amc.prepare import allocation, choose_device, opened, outline, ready
 from amc.reuse import best_of, described
 from amc.reuse_config import LearnConfig
 from amc.run_folder import claim, write_json
@@ -69,8 +68,7 @@ def run(config: LearnConfig) -> Path:
     folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
-    with terminal.bar("read data"):
-        data = load_data(config.data, seed=config.seed, labelled=task.classifies)
+    data = opened(config, task, terminal, seed=config.seed)
     outlines = []
     for name in config.models:
         pipe = Pipeline(replace(config.training, model=name), data, device, terminal, task)

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from amc.commandline import as_json, command
-from amc.data import load_data
 from amc.front import Point, draw_front, front_table, smallest
 from amc.learn import run as learn
 from amc.pipeline import Pipeline, reward_function
-from amc.prepare import allocation, choose_device, outline, ready
+from amc.prepare import allocation, choose_device, opened, outline, ready
 from amc.reuse import load_learned
 from amc.reuse_config import LearnConfig, ParetoConfig
 from amc.run_folder import claim, write_json
@@ -43,8 +42,7 @@ def run(config: ParetoConfig) -> Path:
     folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
-    with terminal.bar("read data"):
-        data = load_data(config.data, seed=config.seed, labelled=task.classifies)
+    data = opened(config, task, terminal, seed=config.seed)
     pipe = Pipeline(config.training, data, device, terminal, task)
     given, graph = outline(pipe)
     for ratio in config.ratios:

@@ -1,5 +1,6 @@
 """What a run starts from: the device, the network with its weights, the budget."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +11,10 @@ from amc.alignment import budget_for, common_ratio_for
 from amc.allocate import listed
 from amc.budget import Budget
 from amc.compress import reconstructed_layers
-from amc.config import TrainConfig
-from amc.data import load_data
+from amc.config import Shared, TrainConfig
+from amc.data import Data, load_data, settled, unread
 from amc.errors import AmcError
-from amc.evaluate import evaluating, predictions
+from amc.evaluate import evaluate, evaluating, predictions
 from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
 from amc.imports import load_function
 from amc.models import build, is_bundled, load_checkpoint
@@ -22,6 +23,7 @@ from amc.plan import Strategy
 from amc.pretrain import pretrained
 from amc.reuse import load_fitting
 from amc.solve.passes import passes
+from amc.task import Task
 from amc.terminal import Terminal
 from envs.rewards import UNCONSTRAINED
 
@@ -43,6 +45,22 @@ def choose_device(name: str) -> torch.device:
         first = str(error).splitlines()[0]
         raise AmcError(f"--device {name!r} cannot be used here: {first}") from None
     return device
+
+
+def opened(config: Shared, task: Task, terminal: Terminal, **batching: int) -> Data:
+    """The data of a run; those of the user's own are gone through once, before anything long.
+
+    Raises:
+        AmcError: something is wrong with a batch, or with what gives them.
+    """
+    with terminal.bar("read data"):
+        data = load_data(config.data, labelled=task.classifies, **batching)
+    streams = unread(data)
+    if streams:
+        with terminal.bar("check data", sum(one.left for one in streams)) as bar:
+            for stream in streams:
+                stream.read_through(bar.step)
+    return settled(data)
 
 
 def outline(pipe: Pipeline) -> tuple[nn.Module, ChannelGraph]:
@@ -107,6 +125,8 @@ def ready(pipe: Pipeline, given: nn.Module, graph: ChannelGraph) -> Subject:
     ranks.as_first(given.to(pipe.device))
     model = bake(given.to(pipe.device).eval(), pipe.example, pipe.named)
     check_outputs(model, pipe)
+    if not (pipe.config.checkpoint or is_bundled(pipe.config.model)):
+        _warn_of_chance(model, pipe)
     return Subject(model, graph, source, baked_layers(given, model))
 
 
@@ -168,10 +188,29 @@ def _check_classes(model: nn.Module, pipe: Pipeline) -> None:
             f"the network must return logits [batch, classes], got shape {tuple(scores.shape)}; "
             "what does not classify needs a --task"
         )
-    if scores.shape[1] < data.num_classes:
-        raise AmcError(
-            f"the network has {scores.shape[1]} outputs, but {data.name} has "
-            f"{data.num_classes} classes"
+    outputs, classes = scores.shape[1], data.num_classes
+    if outputs < classes:
+        raise AmcError(f"the network has {outputs} outputs, but {data.name} has {classes} classes")
+    if outputs > classes > 0:
+        pipe.terminal.say(
+            f"warning  the network has {outputs} outputs, but {data.name} has only {classes} "
+            "classes: is it the right network for these data?"
+        )
+
+
+def _warn_of_chance(model: nn.Module, pipe: Pipeline) -> None:
+    """Says so if a network knows no more than which class is the most frequent."""
+    if not pipe.task.classifies:
+        return
+    labels = torch.cat([labels for _, labels in pipe.validation])
+    often = float(labels.bincount().max()) / len(labels)
+    chance = often + 2 * math.sqrt(often * (1 - often) / len(labels))  # two standard errors
+    accuracy = evaluate(model, pipe.validation).accuracy
+    if accuracy <= chance < 1:
+        pipe.terminal.say(
+            f"warning  the network is right on {accuracy:.1%} of the validation images, as by "
+            "chance: if it is untrained, give its weights with --checkpoint, or let its function "
+            "load them"
         )
 
 

@@ -22,13 +22,13 @@ from amc import torchrun, weights
 from amc.allocate import uniform
 from amc.commandline import elsewhere, flags, parse
 from amc.config import TrainConfig
-from amc.data import load_data
 from amc.ending import ending
+from amc.evaluate import evaluate
 from amc.journal import Journal
 from amc.latency import timings
 from amc.pipeline import Pipeline, reward_function
 from amc.plan import Strategy, save_strategy
-from amc.prepare import allocation, choose_device, given_strategy, outline, ready
+from amc.prepare import allocation, choose_device, given_strategy, opened, outline, ready
 from amc.recovery import Recovery
 from amc.report import Change, Report, layer_changes, layer_table, slower, summary_table
 from amc.reuse import best_of, described, load_fitting, load_learned, remembered
@@ -70,10 +70,7 @@ def _run(config: TrainConfig) -> Path:
     folder = claim(config)
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
-    with terminal.bar("read data"):
-        data = load_data(
-            config.data, seed=config.seed, batch_size=config.batch_size, labelled=task.classifies
-        )
+    data = opened(config, task, terminal, seed=config.seed, batch_size=config.batch_size)
     pipe = Pipeline(config, data, device, terminal, task)
     given, graph = outline(pipe)
     fixed = given_strategy(config, graph)

@@ -165,6 +165,12 @@ def nothing(model, original, data, epochs):
     pass
 def fails(model, original, data, epochs):
     raise KeyError("lost")
+def exits(model, original, data, epochs):
+    raise SystemExit(3)
+def ruined(model, original, data, epochs):
+    with torch.no_grad():
+        model.fc.bias.fill_(float("nan"))
+    return model
 """
 
 

@@ -2,5 +2,15 @@
 
 from amc.data.load import load_data
 from amc.data.loader import Data, Loader, TensorLoader, slices, start_epoch
+from amc.data.watched import settled, unread
 
-__all__ = ["Data", "Loader", "TensorLoader", "load_data", "slices", "start_epoch"]
+__all__ = [
+    "Data",
+    "Loader",
+    "TensorLoader",
+    "load_data",
+    "settled",
+    "slices",
+    "start_epoch",
+    "unread",
+]

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from amc import feed
+from amc.blame import blamed
 from amc.data.loader import Data, Loader
+from amc.data.watched import Watched, holds_numbers, length
 from amc.errors import AmcError
 from amc.feed import Feed
-from amc.imports import load_function, one_line
+from amc.imports import load_function
 
 STREAMS = ("train", "val", "test", "calibration")
 TYPES = (torch.float32, torch.int64, torch.int32, torch.bool)
@@ -24,8 +26,8 @@ def load_custom(spec: str, labelled: bool = True) -> Data:
 
     It may return a `Data`, or a tuple (train, val, test[, calibration]) of loaders, such as
     `torch.utils.data.DataLoader`s. Of a tuple, calibration is train if there are only three; the
-    number of classes is the highest label of val, test and the first batch of train, plus one
-    (all of train may take an hour to read: a function that knows better returns a `Data`).
+    number of classes is the highest label of val, test and the first batch of train, plus one;
+    `checked` also looks at all of train, which may take long.
 
     Args:
         spec: The function.
@@ -37,16 +39,16 @@ def load_custom(spec: str, labelled: bool = True) -> Data:
             and labels [B] int64 (or targets, as above). Inputs are images [B, C, H, W] float32, or
             what else networks are fed with, see `Feed`: of `TYPES`, the batch first.
     """
-    try:
+    with blamed(f"{spec}: calling it failed with"):
         made = load_function(spec)()
-    except AmcError:
-        raise
-    except Exception as error:
-        raise AmcError(f"{spec}: calling it failed with {one_line(error)}") from error
     if isinstance(made, Data):
-        for name in STREAMS:
-            inputs, _ = _first_batch(spec, name, getattr(made, name), labelled)
-        return made if _plain(inputs) else replace(made, example=_few(inputs))
+        loaders = {name: getattr(made, name) for name in STREAMS}
+        batches = {name: _first_batch(spec, name, one, labelled) for name, one in loaders.items()}
+        _check_facts(spec, made, batches["train"][0])
+        watched = _watched(spec, loaders, batches, labelled, made.num_classes or None)
+        example = None if _plain(batches["train"][0]) else _few(batches["train"][0])
+        streams: dict[str, Any] = dict(watched)
+        return replace(made, **streams, example=example)
     if not isinstance(made, (tuple, list)) or len(made) not in (3, 4):
         size = f" of {len(made)}" if isinstance(made, (tuple, list)) else ""
         raise AmcError(
@@ -64,19 +66,49 @@ def _from_loaders(spec: str, loaders: dict[str, Any], labelled: bool) -> Data:
         if _forms(inputs) != _forms(batches["train"][0]):
             ours, theirs = (_shown(shapes[one]) for one in (name, "train"))
             raise AmcError(f"{spec}: {name} has images {ours}, but train {theirs}")
+    loaders.setdefault("calibration", loaders["train"])
+    batches.setdefault("calibration", batches["train"])
+    watched = _watched(spec, loaders, batches, labelled)
     highest = int(batches["train"][1].max()) if labelled else -1
     for name in ("val", "test") if labelled else ():
-        highest = max(highest, *(int(labels.max()) for _, labels in loaders[name]))
+        highest = max(highest, watched[name].counted())
     return Data(
         name=spec,
-        train=loaders["train"],
-        calibration=loaders.get("calibration", loaders["train"]),
-        val=loaders["val"],
-        test=loaders["test"],
+        train=watched["train"],
+        calibration=watched["calibration"],
+        val=watched["val"],
+        test=watched["test"],
         num_classes=highest + 1,
         input_shape=shapes["train"],
         example=None if _plain(batches["train"][0]) else _few(batches["train"][0]),
     )
+
+
+def _watched(
+    spec: str,
+    loaders: dict[str, Any],
+    batches: dict[str, tuple[Feed, Tensor]],
+    labelled: bool,
+    classes: int | None = None,
+) -> dict[str, Watched]:
+    """The streams, looked at from now on; a loader of two streams is one as before."""
+    joined = {id(loaders["val"]), id(loaders["calibration"])}
+    made: dict[int, Watched] = {}
+    for name, loader in loaders.items():
+        even, where = id(loader) in joined, f"{spec}: {name}"
+        one = Watched(loader, where, batches[name], labelled, classes if labelled else None, even)
+        made.setdefault(id(loader), one)
+    return {name: made[id(loader)] for name, loader in loaders.items()}
+
+
+def _check_facts(spec: str, data: Data, inputs: Feed) -> None:
+    """Refuses what a `Data` says of itself and is not so."""
+    if not isinstance(data.num_classes, int) or data.num_classes < 0:
+        raise AmcError(f"{spec}: num_classes is {data.num_classes!r}, expected 0 or more")
+    shape, found = data.input_shape, feed.leaves(inputs)[0].shape[1:]
+    if _plain(inputs) and (not isinstance(shape, tuple) or shape[:1] != found[:1]):
+        given = list(shape) if isinstance(shape, tuple) else shape
+        raise AmcError(f"{spec}: input_shape is {given}, but train has images {list(found)}")
 
 
 def _plain(inputs: Feed) -> bool:
@@ -105,12 +137,14 @@ def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[
     if not isinstance(loader, Loader):
         raise AmcError(
             f"{spec}: {name} is a {type(loader).__name__}, "
-            "expected a loader with __iter__ and __len__, such as a DataLoader"
+            "expected a loader with __iter__ and __len__, such as a DataLoader, that can be read "
+            "again and again"
         )
-    try:
-        batch = next(iter(loader), None)
-    except Exception as error:
-        raise AmcError(f"{spec}: reading {name} failed with {one_line(error)}") from error
+    with blamed(f"{spec}: reading {name} failed with"):
+        passing: Any = iter(loader)
+        batch = next(passing, None)
+    if passing is loader:
+        raise AmcError(f"{spec}: {name} can be read only once; every pass must begin anew")
     expected = (
         "expected (images [B, C, H, W] float32, labels [B] int64), instead of images also tensors "
         "[B, ...] float32, int64 or bool, several of them in a tuple or dict; others need a --task"
@@ -125,13 +159,14 @@ def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[
         raise AmcError(f"{spec}: {name} yields {given}, {expected}")
     inputs, labels = batch
     if not (
-        isinstance(labels, Tensor)
+        holds_numbers(labels)
         and labels.ndim
         and len(labels)
         and _fits(inputs, labels)
         and (not labelled or _classifies(inputs, labels))
     ):
         raise AmcError(f"{spec}: {name} yields ({_form(inputs)}, {_form(labels)}), {expected}")
+    length(loader, f"{spec}: {name}")
     return inputs, labels
 
 
@@ -143,7 +178,7 @@ def _fits(inputs: Any, labels: Tensor) -> bool:
         bool(tensors)
         and named
         and all(
-            isinstance(one, Tensor) and one.dtype in TYPES and one.shape[:1] == labels.shape[:1]
+            holds_numbers(one) and one.dtype in TYPES and one.shape[:1] == labels.shape[:1]
             for one in tensors
         )
     )

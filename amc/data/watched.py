@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from amc.blame import blamed
+from amc.data.loader import Data
 from amc.errors import AmcError
 
 END = object()
@@ -45,6 +47,7 @@ class Watched:
         even: bool = False,
     ) -> None:
         self.highest: int | None = None  # of all labels, once they have been read
+        self._again = False  # whether it is known that there is a pass after the first
         self._loader, self._where, self._even = loader, where, even
         self._labelled, self._classes = labelled, classes
         leaves, self._structure = tree_flatten(first[0])
@@ -63,43 +66,66 @@ class Watched:
         with blamed(f"{self._where} cannot be read:"):
             batches = iter(self._loader)
         while True:
-            with blamed(f"{self._where}, batch {number} cannot be read:"):
+            here = f"{self._where}, batch {number + 1} of {promised}"
+            with blamed(f"{here}, cannot be read:"):
                 batch = next(batches, END)
             if batch is END:
                 break
             number += 1
             if number > promised:
                 raise AmcError(f"{self._where} gives more batches than its length, {promised}")
-            yield self._looked_at(batch, f"{self._where}, batch {number - 1}")
+            yield self._looked_at(batch, here)
         if number < promised:
             raise AmcError(
                 f"{self._where} ends after {number} of {promised} batches; its length must be "
                 "true, and every pass over it must begin anew"
             )
 
+    def counted(self, on_batch: Callable[[], None] = lambda: None) -> int:
+        """The highest label, after a pass over all batches; -1 without labels."""
+        highest = -1
+        for _, labels in self:
+            highest = max(highest, int(labels.max()) if self._labelled else -1)
+            on_batch()
+        self.highest = highest
+        return highest
+
+    @property
+    def counts(self) -> bool:
+        """Whether its labels tell how many classes there are."""
+        return self._labelled and self._classes is None
+
+    def limit(self, classes: int) -> None:
+        """From now on labels are below this, unless another limit was given."""
+        self._classes = self._classes or (classes if self._labelled else None)
+
     @property
     def vouched(self) -> bool:
-        """Whether nothing has to be read: all that there is to say is known."""
+        """Whether nothing has to be read: the labels are known, or its owner says ``checked``."""
         if self.highest is None:
             self.highest = self._known()
-        return self.highest is not None or getattr(self._loader, "checked", False) is True
+            self._again = self.highest is not None
+        return self._again or getattr(self._loader, "checked", False) is True
+
+    @property
+    def left(self) -> int:
+        """How many batches `read_through` reads."""
+        return len(self) if self.highest is None else 0
 
     def read_through(self, on_batch: Callable[[], None] = lambda: None) -> None:
-        """Goes through all batches once, and leaves every random generator as it was.
+        """Goes through all batches, unless it was done; random generators stay as they are.
 
         Raises:
             AmcError: something is wrong with one, or there is no second pass.
         """
-        highest = -1
         with as_they_were(self._loader):
-            for _, labels in self:
-                highest = max(highest, int(labels.max()) if self._labelled else -1)
-                on_batch()
+            if self.highest is None:
+                self.counted(on_batch)
             with blamed(f"{self._where} cannot be read a second time:"):
                 again = next(iter(self._loader), END)
         if again is END:
             raise AmcError(f"{self._where} can be read only once; every pass must begin anew")
-        self.highest = highest
+        self._again = True
 
     def _known(self) -> int | None:
         """The highest label, -1 without labels, if the data set tells without reading images."""
@@ -121,7 +147,7 @@ class Watched:
             raise AmcError(f"{where} is {form(batch)}, the first one was (inputs, targets)")
         inputs, targets = batch
         leaves, structure = tree_flatten(inputs)
-        if structure != self._structure or not all(isinstance(x, Tensor) for x in leaves):
+        if structure != self._structure or not all(map(holds_numbers, leaves)):
             raise AmcError(f"{where} has inputs {form(inputs)}, of another make than the first")
         for leaf, (dtype, shape) in zip(leaves, self._forms, strict=True):
             if leaf.dtype != dtype or not self._like(leaf.shape[1:], shape):
@@ -131,7 +157,7 @@ class Watched:
                 )
             if not _finite(leaf, infinite=len(leaves) > 1):
                 raise AmcError(f"{where}: images hold NaN or infinity")
-        if not isinstance(targets, Tensor) or any(
+        if not holds_numbers(targets) or any(
             x.shape[:1] != targets.shape[:1] or not len(targets) for x in leaves
         ):
             raise AmcError(f"{where} has inputs {form(inputs)} and targets {form(targets)}")
@@ -152,6 +178,28 @@ class Watched:
         if low < 0 or (most is not None and high >= most):
             wrong, end = (low if low < 0 else high), "" if most is None else f" to {most - 1}"
             raise AmcError(f"{where} has the label {wrong}, expected 0{end or ' or more'}")
+
+
+def unread(data: Data) -> list[Watched]:
+    """The streams that have to be read before it is known that nothing is wrong with them."""
+    streams = {id(one): one for one in _watched(data)}
+    return [one for one in streams.values() if not one.vouched]
+
+
+def settled(data: Data) -> Data:
+    """The same with as many classes as there are labels, where nothing else has said so."""
+    streams = _watched(data)
+    highest = max((one.highest for one in streams if one.highest is not None), default=-1)
+    counted = any(one.counts for one in streams)
+    classes = max(data.num_classes, highest + 1) if counted else data.num_classes
+    for one in streams:
+        one.limit(classes)
+    return replace(data, num_classes=classes)
+
+
+def _watched(data: Data) -> list[Watched]:
+    streams = (data.train, data.val, data.test, data.calibration)
+    return [one for one in streams if isinstance(one, Watched)]
 
 
 def length(loader: Any, where: str) -> int:
@@ -175,6 +223,16 @@ def form(value: object) -> str:
         return f"{type(value).__name__}{kinds}"
     least = f" from {value.min().item():g}" if value.ndim == 1 and _orderly(value) else ""
     return f"{list(value.shape)} {_plain(value.dtype)}{least}"
+
+
+def holds_numbers(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor with ordinary values, one beside the other."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_meta
+        and not value.is_quantized
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from amc.data import Loader, start_epoch
 from amc.evaluate import Score, evaluate, evaluating, predictions
 from amc.feed import Feed
 from amc.recover.finetune import Recipe, held, optimiser
+from amc.recover.slices import backward
 from amc.task import CLASSIFICATION, Task
 
 Labelled = tuple[Feed, Tensor]
@@ -100,7 +101,7 @@ class Quick:
                 weight = self.weight * self.task.sharpness(self.temperature)
                 loss = loss + weight * self.task.apart(soft, self.wished[step]) / len(found)
             sgd.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            backward(loss)
             if self.clip:
                 held(model.parameters(), self.clip)
             sgd.step()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amc import ranks
+from amc.errors import AmcError
 from amc.feed import Feed
 
 
@@ -33,14 +34,28 @@ def gradient(
     """
     if ranks.count() == 1:
         value = loss(images, labels)
-        torch.autograd.backward(value)
+        backward(value)
         return value.detach()
     reached = torch.zeros(1, device=labels.device)
     if len(labels):  # fewer images than ranks leave some without
         value = loss(images, labels) * (len(labels) / whole)
-        torch.autograd.backward(value)
+        backward(value)
         reached += value.detach()
     return _over_ranks(parameters, reached)
+
+
+def backward(value: Tensor) -> None:
+    """Sets the gradients of what a loss depends on.
+
+    Raises:
+        AmcError: it depends on nothing that can be trained.
+    """
+    if not value.requires_grad:
+        raise AmcError(
+            "training: the loss has no gradient: the network turns gradients off in forward, or "
+            "none of its parameters is trained (requires_grad)"
+        )
+    torch.autograd.backward(value)
 
 
 def _over_ranks(parameters: Sequence[nn.Parameter], reached: Tensor) -> Tensor:
