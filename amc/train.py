@@ -23,7 +23,6 @@ from amc.allocate import uniform
 from amc.commandline import elsewhere, flags, parse
 from amc.config import TrainConfig
 from amc.ending import ending
-from amc.evaluate import evaluate
 from amc.journal import Journal
 from amc.latency import timings
 from amc.pipeline import Pipeline, reward_function
