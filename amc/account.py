@@ -1,7 +1,6 @@
 """What is known of a network before anything runs, as numbers: layers, groups, what can go."""
 
 import math
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +9,10 @@ import numpy as np
 from amc.alignment import budget_for
 from amc.allocate import uniform
 from amc.budget import Budget
-from amc.commandline import flags
 from amc.errors import InfeasibleBudgetError
 from amc.graph import ChannelGraph, ChannelGroup, Layer
 from amc.graph.labels import IntArray
 from amc.inspect_config import InspectConfig
-from amc.models import is_bundled
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Account:
         causes: why groups stay whole -> how many.
         baked: layers that computed their weights in forward and were made plain.
         seconds: of the trace.
-        command: what to run next; empty if nothing can be pruned.
+        command: what to run next; empty if there is nothing, see `amc.suggest`.
     """
 
     model: str
@@ -140,7 +137,7 @@ def examine(
         causes=graph.causes,
         baked=baked,
         seconds=seconds,
-        command=next_command(config, smallest),
+        command="",
     )
 
 
@@ -238,17 +235,3 @@ def group_facts(
 
 def _places(group: ChannelGroup) -> set[tuple[str, int]]:
     return {(member.tensor, member.dim) for member in group.members}
-
-
-def next_command(config: InspectConfig, smallest: float | None) -> str:
-    """The pruning run with the same network and the same restrictions; empty if there is none."""
-    if smallest is None:
-        return ""
-    ratio = max(config.preserve_ratio or 0.5, smallest)
-    words = ["python", "-m", "amc.train", "--preserve-ratio", f"{ratio:g}"]
-    words += ["--model", config.model]
-    digits = is_bundled(config.model) and not (config.input_shape or config.num_classes)
-    if config.data is not None or not digits:
-        words += ["--data", config.data or "DATA"]
-    same = ("task", "width", "channel_multiple", "min_ratio", "choice")
-    return shlex.join([*words, *flags(config, *same)])

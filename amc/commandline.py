@@ -40,8 +40,14 @@ def flags(config: Any, *names: str) -> list[str]:
         elif isinstance(value, Mapping):
             words += [flag, *(str(word) for pair in value.items() for word in pair)]
         else:
-            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [flag, decimal(value) if isinstance(value, float) else str(value)]
     return words
+
+
+def decimal(number: float) -> str:
+    """A number as a person writes it, and exactly the same when it is read."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def as_json(config: Any) -> dict[str, Any]:

@@ -32,7 +32,12 @@ class Shared:
     width: float = 1.0
     """Factor on every number of channels of a bundled network."""
     data: str = "digits"
-    """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function."""
+    """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function.
+    imagefolder:/path?size=224&crop=1&workers=0: RGB, the central square (crop: that part of the
+    shorter side) resized to size x size, minus the mean (0.485, 0.456, 0.406), divided by (0.229,
+    0.224, 0.225); training takes random crops and flips. module:function returns loaders (train,
+    val, test[, calibration]) of (images [B, C, H, W] float32, labels [B] int64) as the network
+    wants them, that can be gone through again and again."""
     task: str = "classification"
     """What the network is for: classification, or module:object with name, loss, score."""
     checkpoint: Path | None = None

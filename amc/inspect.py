@@ -6,15 +6,16 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     at_once("amc.inspect", InspectConfig)
 
+import math
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from rich import box
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from amc import feed
@@ -22,6 +23,7 @@ from amc.account import Account, examine
 from amc.commandline import command
 from amc.data import load_data
 from amc.errors import AmcError
+from amc.evaluate import evaluating, predictions
 from amc.feed import Feed
 from amc.graph import bake, baked_layers, choose, trace
 from amc.inspect_config import InspectConfig
@@ -29,8 +31,12 @@ from amc.models import build, is_bundled
 from amc.picture import draw, picture_format
 from amc.report import short
 from amc.run_folder import write_json
+from amc.suggest import suggested
 from amc.task import load_task
 from amc.terminal import Terminal
+
+LARGEST = 10**9
+"""Numbers in a batch that a network is traced with; a machine of little memory says so earlier."""
 
 
 def run(config: InspectConfig) -> Account:
@@ -54,7 +60,9 @@ def run(config: InspectConfig) -> Account:
     account = examine(config, graph, shape, classes, tuple(baked_layers(given, model)), seconds)
     terminal.table(layer_table(account))
     terminal.table(group_table(account))
-    terminal.say(*summary(account, config))
+    following = suggested(config, graph, account, outputs(model, example))
+    account = replace(account, command=following.command)
+    terminal.say(*summary(account, config), *following.lines())
     if config.json is not None:
         write_json(config.json, asdict(account))
     if config.plot is not None:
@@ -83,12 +91,25 @@ def images(config: InspectConfig) -> tuple[Any, int, Feed]:
     return shape, classes, blank(config.batch, shape)
 
 
+def outputs(model: nn.Module, example: Feed) -> tuple[int, ...] | str:
+    """Shape of what the network puts out, or why it is of no use to `amc.train`."""
+    try:
+        with torch.inference_mode(), evaluating(model):
+            return tuple(predictions(model, example).shape)
+    except AmcError as error:
+        return str(error)
+
+
 def blank(batch: int, shape: tuple[int, ...]) -> Tensor:
     """An empty batch."""
+    sizes = "x".join(map(str, shape))
+    if batch * math.prod(shape) > LARGEST:
+        raise AmcError(
+            f"--batch {batch} of {sizes} does not fit into memory: at most {LARGEST:,} numbers"
+        )
     try:
         return torch.zeros(batch, *shape)
     except RuntimeError:  # torch has no type of its own for this
-        sizes = "x".join(map(str, shape))
         raise AmcError(f"--batch {batch} of {sizes} does not fit into memory") from None
 
 
@@ -203,8 +224,6 @@ def summary(account: Account, config: InspectConfig) -> list[str]:
         lines.append(
             f"baked     {_several(account.baked)}: weights computed in forward, now plain"
         )
-    if account.command:
-        lines += ["", f"Next: {account.command}"]
     return lines
 
 

@@ -51,6 +51,7 @@ FLOORS = [
         "amc.picture",
         "amc.lanes",
         "amc.account",
+        "amc.suggest",
         "amc.report",
         "amc.latency",
         "amc.standings",
