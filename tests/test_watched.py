@@ -16,8 +16,10 @@ from amc.config import TrainConfig
 from amc.data import Data, load_data, settled, unread
 from amc.data.watched import Watched
 from amc.errors import AmcError
+from amc.imports import load_object
 from amc.inspect_config import InspectConfig
-from amc.prepare import opened
+from amc.pipeline import Pipeline
+from amc.prepare import opened, outline, ready
 from amc.task import CLASSIFICATION
 from amc.terminal import Terminal
 from amc.train import run
@@ -398,16 +400,27 @@ def short(own: Path, **more: Any) -> TrainConfig:
     return TrainConfig(**{**given, **few, **more})
 
 
+def prepared(config: TrainConfig) -> None:
+    terminal = Terminal(quiet=False)
+    data = opened(config, CLASSIFICATION, terminal)
+    pipe = Pipeline(config, data, torch.device("cpu"), terminal)
+    ready(pipe, *outline(pipe))
+
+
 def test_an_untrained_network_and_one_of_too_many_outputs_are_warned_of(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(short(own))
+    prepared(short(own))
     said = " ".join(capsys.readouterr().out.split())
     assert "warning the network is right on 50.0% of the validation images, as by chance" in said
     assert " outputs, but" not in said
-    run(short(own, model=f"{own}:ten"))
+    prepared(short(own, model=f"{own}:ten"))
     said = " ".join(capsys.readouterr().out.split())
     assert "warning the network has 10 outputs, but" in said and "has only 2 classes" in said
+    state = own.parent / "net.pt"
+    torch.save(load_object(f"{own}:net")().state_dict(), state)
+    prepared(short(own, checkpoint=state))  # its owner has said that these are its weights
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_a_network_that_cannot_take_a_batch_is_named(own: Path) -> None:
