@@ -39,11 +39,13 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
         exploration: turns the actor's proposal into the action to try; counts the episodes.
         replay_buffer: must be an `EpisodeReplay`.
         actor_lr: Adam step size of the actor; SB3's `learning_rate` drives all other optimisers.
+        trainings: how often it has learned from episodes; none during the warm-up.
     """
 
     exploration: Exploration
     actor_lr: float
     imitated: int
+    trainings: int = 0
     _at_start: Any = None
 
     def prepare(self, exploration: Exploration, actor_lr: float, imitated: int, seed: int) -> None:
@@ -89,6 +91,7 @@ class EpisodicAlgorithm(OffPolicyAlgorithm):
                     steps = self._decisions * len(infos)
                     self.train(steps, self.batch_size)
                     self._imitate(steps)
+                self.trainings += 1
             finished += len(infos)
             for offset, (reward, info) in enumerate(zip(rewards, infos, strict=True)):
                 if on_episode is not None and on_episode(first + offset, reward, info) is False:

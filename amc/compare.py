@@ -187,14 +187,18 @@ class Contest:
         trials = Trials(evaluated, self.reward, limits, record, about, show)
         if method in AT_ONCE:
             trials(AT_ONCE[method](self.compressor, self.budget))
+            agent = None
         else:
             numbers = Settings(warmup_episodes=self.config.warmup_episodes)
             problem = Problem(self.budget, trials, self.errors)
-            search(problem, method, seed=seed, settings=numbers)
+            agent = search(problem, method, seed=seed, settings=numbers).agent
         seconds, best = time.perf_counter() - start - outside, trials.best
         rewards = tuple(episode.reward for episode in trials.history)
         accuracy, macs = best.outcome.score.accuracy, best.outcome.macs
-        return Attempt(method, seed, rewards, best.strategy, macs, accuracy, seconds)
+        trainings = agent.trainings if agent else None
+        return Attempt(
+            method, seed, rewards, best.strategy, macs, accuracy, seconds, trainings=trainings
+        )
 
     def applied(self, attempt: Attempt, step: Callable[[], None]) -> Attempt:
         """The attempt with the accuracy of its strategy cut for real."""

@@ -1,19 +1,17 @@
 """Accuracy against size: which networks no other one beats, as a table and a picture."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.style
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from amc.files import write_atomically
-from amc.picture import NO_DATE, RULE, STYLE, picture_format
+from amc.figure import RULE, write_figure
 from amc.report import short
 from amc.task import CLASSIFICATION, Task
+from amc.wording import plain
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,11 @@ def draw_front(
     task: Task = CLASSIFICATION,
 ) -> None:
     """Writes the score against MACs, parameters and latency, atomically."""
-    kind, buffer = picture_format(path), io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
+
+    def make() -> Figure:
         figure = Figure(figsize=(10, 3.6), layout="constrained")
         every = figure.subplots(1, 3, sharey=True)
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
         for axes, name, sizes, whole in (
             (every[0], "MACs", [p.macs for p in points], original.macs),
             (every[1], "parameters", [p.params for p in points], original.params),
@@ -102,6 +100,7 @@ def draw_front(
             axes.grid(color=RULE)
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
-        every[0].set_ylabel(f"{task.name}, %" if task.percent else task.name)
-        figure.savefig(buffer, format=kind, metadata=NO_DATE[kind])
-    write_atomically(path, buffer.getvalue())
+        every[0].set_ylabel(plain(f"{task.name}, %" if task.percent else task.name))
+        return figure
+
+    write_figure(path, make)

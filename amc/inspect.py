@@ -25,10 +25,11 @@ from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluating, predictions
 from amc.feed import Feed
+from amc.figure import picture_format
 from amc.graph import bake, baked_layers, choose, trace
 from amc.inspect_config import InspectConfig
 from amc.models import build, is_bundled
-from amc.picture import draw, picture_format
+from amc.picture import draw
 from amc.report import short
 from amc.run_folder import write_json
 from amc.suggest import suggested

@@ -11,6 +11,7 @@ from amc.config import TrainConfig
 from amc.recover.finetune import Step
 from amc.report import Report
 from amc.trials import Episode
+from amc.wording import plain
 
 
 class Journal:
@@ -27,7 +28,7 @@ class Journal:
         self, folder: Path, sizes: Mapping[str, int], original_macs: int, score: str = "accuracy"
     ) -> None:
         self._writer = SummaryWriter(str(folder))
-        self._sizes, self._original, self._score = sizes, original_macs, score
+        self._sizes, self._original, self._score = sizes, original_macs, plain(score)
         self._episodes = self._step = 0
 
     def episode(self, episode: Episode) -> None:
@@ -38,7 +39,7 @@ class Journal:
             f"search/{self._score}": episode.outcome.score.accuracy,
             "search/loss": episode.outcome.score.loss,
             "search/macs_ratio": episode.outcome.macs / self._original,
-            **{f"ratio/{n}": k / self._sizes[n] for n, k in episode.strategy.items()},
+            **{f"ratio/{plain(n)}": k / self._sizes[n] for n, k in episode.strategy.items()},
         }
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, self._episodes)
@@ -64,6 +65,7 @@ class Journal:
         """The settings and what came of them, and the end of the file."""
         simple = (bool, int, float, str)
         settings = {k: v if isinstance(v, simple) else str(v) for k, v in asdict(config).items()}
+        settings = {k: plain(v) if isinstance(v, str) else v for k, v in settings.items()}
         results = {
             f"hparam/{self._score}": report.accuracy["recovered"],
             f"hparam/{self._score}_before_finetuning": report.accuracy["pruned"],

@@ -3,39 +3,24 @@
 A layer's row has a dot in the lane (`amc.lanes`) of every group that it writes or reads.
 """
 
-import io
 import textwrap
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from amc.errors import AmcError
-from amc.files import write_atomically
+from amc.figure import RULE, write_figure
 from amc.graph.groups import ChannelGraph, ChannelGroup, Layer
 from amc.lanes import Lane, colours, lanes
+from amc.wording import plain
 
-NO_DATE: dict[str, dict[str, Any]] = {
-    "svg": {"Date": None},
-    "png": {},
-    "pdf": {"CreationDate": None},
-}
-"""What every format needs so that the same graph gives the same bytes."""
-
-STYLE = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "amc",
-    "pdf.fonttype": 42,
-    "text.hinting": "none",  # pixels must not make letters wider than computed
-}
 FONTS = ["DejaVu Sans Mono", "monospace"]
-INK, FAINT, FROZEN, RULE, BAR = "#222222", "#777777", "#9A9A9A", "#EBEBEB", "#8FA3B8"
+INK, FAINT, FROZEN, BAR = "#222222", "#777777", "#9A9A9A", "#8FA3B8"
 
 # Inches, but for the sizes of letters. All letters are equally wide: columns can be computed.
 POINTS, TITLE = 7.0, 9.0
@@ -67,24 +52,7 @@ def draw(graph: ChannelGraph, path: Path, title: str = "") -> None:
     Raises:
         AmcError: another ending, or a path that cannot be written.
     """
-    kind, buffer = picture_format(path), io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
-        figure = _Sheet(graph, title).figure()
-        figure.savefig(buffer, format=kind, dpi=150, metadata=NO_DATE[kind])
-    write_atomically(path, buffer.getvalue())
-
-
-def picture_format(path: Path) -> str:
-    """The format that a path's ending stands for.
-
-    Raises:
-        AmcError: it is none that can be written.
-    """
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in NO_DATE:
-        allowed = ", ".join(f".{name}" for name in NO_DATE)
-        raise AmcError(f"{path}: a picture's name must end in one of {allowed}")
-    return kind
+    write_figure(path, lambda: _Sheet(graph, plain(title)).figure(), dpi=150)
 
 
 class _Sheet:
@@ -121,7 +89,7 @@ class _Sheet:
     def _stops(self) -> dict[str, float]:
         """Left ends of the columns; of the right-aligned one, its right end."""
         layers = self._graph.layers
-        kind = MARGIN + LETTER * max([len(x.name) for x in layers] + [14]) + GAP
+        kind = MARGIN + LETTER * max([len(plain(x.name)) for x in layers] + [14]) + GAP
         into = kind + LETTER * max([len(x.kind) for x in layers] + [4]) + GAP
         into += LETTER * max([len(_channels(x)) for x in layers] + [8])
         bar, share = into + GAP, into + GAP + FULL_BAR + 7 * LETTER
@@ -271,8 +239,8 @@ class _Sheet:
     ) -> None:  # fmt: skip
         self._artists.append(
             Text(
-                x, y, text, color=colour, fontsize=size, fontweight=weight, ha=align,
-                va="center_baseline", family=FONTS, parse_math=False, gid=name,
+                x, y, plain(text), color=colour, fontsize=size, fontweight=weight, ha=align,
+                va="center_baseline", family=FONTS, parse_math=False, gid=name and plain(name),
             )
         )  # fmt: skip
 
@@ -282,20 +250,38 @@ class _Sheet:
     ) -> None:  # fmt: skip
         style: Any = (0, (2.2, 1.6)) if dashed else "-"
         self._artists.append(
-            Line2D(x, y, color=colour, lw=width, ls=style, solid_capstyle="butt", gid=name)
+            Line2D(
+                x,
+                y,
+                color=colour,
+                lw=width,
+                ls=style,
+                solid_capstyle="butt",
+                gid=name and plain(name),
+            )
         )
 
     def _dot(
         self, x: float, y: float, size: float, fill: str, edge: str, name: str | None = None
     ) -> None:
         self._artists.append(
-            Line2D([x], [y], ls="", marker="o", ms=size, mfc=fill, mec=edge, mew=1.2, gid=name)
+            Line2D(
+                [x],
+                [y],
+                ls="",
+                marker="o",
+                ms=size,
+                mfc=fill,
+                mec=edge,
+                mew=1.2,
+                gid=name and plain(name),
+            )
         )
 
     def _box(self, x: float, y: float, width: float, name: str) -> None:
         height = 0.5 * ROW
         self._artists.append(
-            Rectangle((x, y - height / 2), width, height, fc=BAR, ec="none", gid=name)
+            Rectangle((x, y - height / 2), width, height, fc=BAR, ec="none", gid=plain(name))
         )
 
 

@@ -1,24 +1,22 @@
 """The standings of a comparison: a table, a line of plain words per rival, a picture."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from amc.files import write_atomically
+from amc.figure import RULE, write_figure
 from amc.graph.labels import FloatArray
-from amc.picture import NO_DATE, RULE, STYLE, picture_format
 from amc.plan import Strategy
 from amc.task import CLASSIFICATION, Task
+from amc.wording import plain
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Attempt:
         accuracy: its validation accuracy as the search saw it, 0 to 1, or another task's score.
         seconds: that the method took besides the evaluations.
         cut: its accuracy once it is cut for real, by split, 0 to 1; empty if it was not.
+        trainings: how often its agent has learned; None where there is no agent.
     """
 
     method: str
@@ -44,6 +43,7 @@ class Attempt:
     accuracy: float
     seconds: float
     cut: Mapping[str, float] = field(default_factory=dict)
+    trainings: int | None = None
 
     @property
     def best(self) -> float:
@@ -106,11 +106,17 @@ def percent(values: Sequence[float]) -> str:
 
 
 def verdicts(standings: Standings, task: Task = CLASSIFICATION) -> list[str]:
-    """How the first method does against each of the others, seed by seed."""
+    """How the first method does against each of the others, seed by seed.
+
+    Of agents that have not learned there is nothing to say.
+    """
     (first, own), *others = standings.items()
     lines = []
     for rival, attempts in others:
         pairs = pair(own, attempts)
+        if says := unlearned({first: own, rival: attempts}):
+            lines.append(f"no verdict on {first} and {rival}: {says}")
+            continue
         gains = [a.best - b.best for a, b in pairs]
         gain, better = mean(gains), sum(g > 0 for g in gains)
         clear = all(g * gain > 0 for g in gains)
@@ -132,6 +138,18 @@ def verdicts(standings: Standings, task: Task = CLASSIFICATION) -> list[str]:
     return lines
 
 
+def unlearned(standings: Standings) -> str:
+    """Which agents have not learned; empty if all have."""
+    found = {m: a for m, some in standings.items() for a in some if a.trainings == 0}
+    if not found:
+        return ""
+    tried = max(len(attempt.rewards) for attempt in found.values())
+    return (
+        f"{' and '.join(found)} {'has' if len(found) == 1 else 'have'} not learned, all of the "
+        f"{tried} evaluations were warm-up"
+    )
+
+
 def pair(own: Sequence[Attempt], others: Sequence[Attempt]) -> list[tuple[Attempt, Attempt]]:
     """The same seeds against each other; a method without chance against every seed."""
     count = max(len(own), len(others))
@@ -144,10 +162,11 @@ def draw_standings(standings: Standings, path: Path, title: str) -> None:
     A line per method is the mean over its seeds, the band their range; what takes one evaluation
     is a dashed line. The same standings give the same bytes.
     """
-    kind, buffer = picture_format(path), io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):  # whatever the user's matplotlibrc says
+
+    def make() -> Figure:
         figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-        axes = figure.add_subplot(xlabel="evaluations", ylabel="best reward so far", title=title)
+        axes = figure.add_subplot(xlabel="evaluations", ylabel="best reward so far")
+        axes.set_title(plain(title))
         for number, (method, attempts) in enumerate(standings.items()):
             so_far: FloatArray = np.maximum.accumulate([a.rewards for a in attempts], axis=1)
             colour, episodes = f"C{number}", np.arange(1, so_far.shape[1] + 1)
@@ -168,5 +187,6 @@ def draw_standings(standings: Standings, path: Path, title: str) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", frameon=False)
-        figure.savefig(buffer, format=kind, metadata=NO_DATE[kind])
-    write_atomically(path, buffer.getvalue())
+        return figure
+
+    write_figure(path, make)

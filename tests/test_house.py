@@ -49,6 +49,7 @@ FLOORS = [
         "amc.compare_config",
         "amc.commandline",
         "amc.picture",
+        "amc.figure",
         "amc.lanes",
         "amc.account",
         "amc.suggest",

@@ -9,23 +9,36 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich import box
 from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
 from amc.commandline import known_flags, parse
 from amc.compare_config import CompareConfig
 from amc.config import TrainConfig
 from amc.ending import CLOSED, ending
 from amc.errors import AmcError, OutputLost
+from amc.evaluate import Score
+from amc.front import Point, draw_front
+from amc.graph import trace
 from amc.imports import load_function, one_line, users_line
+from amc.inspect import run as inspect
 from amc.inspect_config import InspectConfig
+from amc.journal import Journal
+from amc.picture import draw
 from amc.progress import EVERY, SOON, Bars, Lines
+from amc.standings import Attempt, draw_standings
 from amc.terminal import Terminal
+from amc.trials import Episode
 from amc.wording import duration, encodable, one_line_of, plain, suggestion
+from envs import Outcome
 
 HOSTILE = [
     "[red]layer[/red]", "[/]", "[link=http://x]y[/link]", ":smile:", "\x1b[31mred\x1b[0m",
@@ -418,8 +431,6 @@ def test_errors_of_the_users_code_name_its_line(
         load_function("nets.py:build")()
     except RuntimeError as error:
         assert one_line(error) == "RuntimeError: two lines (nets.py:10)"
-    import torch
-
     try:
         load_function("nets.py:Net")()(torch.zeros(1, 3, 8, 8))
     except RuntimeError as error:
@@ -444,3 +455,68 @@ def test_a_fault_of_ours_is_told_in_full() -> None:
     fault, command = KeyError("ours"), ending("x")  # its traceback has no line of a user's
     command.__enter__()
     assert not command.__exit__(KeyError, fault, None)
+
+
+# Pictures and TensorBoard.
+
+
+class Odd(nn.Module):
+    """Layers whose names mean something to markup, terminals, TeX and XML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, name in enumerate(ODD):
+            self.add_module(name, nn.Conv2d(4 if number else 3, 4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self._modules.values():
+            assert layer is not None
+            x = layer(x).relu()
+        return x.mean((2, 3))
+
+
+ODD = [name for name in HOSTILE if "." not in name and "\udcff" not in name]
+
+
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+def test_pictures_of_any_names(ending: str, tmp_path: Path) -> None:
+    graph = trace(Odd().eval(), (torch.zeros(1, 3, 64, 64),))
+    path = tmp_path / f"a.{ending}"
+    draw(graph, path, "\x1b[31m $title$ \udcff")
+    if ending == "svg":
+        shown = "".join(ElementTree.parse(path).getroot().itertext())
+        for name in ODD:
+            assert plain(name).strip() in shown
+
+
+def test_charts_of_any_names(tmp_path: Path) -> None:
+    attempts = [Attempt("ddpg", 0, (0.1, 0.2), {"a": 1}, 1, 0.5, 0.1)]
+    draw_standings({"ddpg": attempts}, tmp_path / "a.svg", "$\x1b\udcff & <b> $$")
+    point = Point(1.0, 2, 2, 1.0, 0.5, 0.5)
+    draw_front([point], point, tmp_path / "b.svg", "$\x1b\udcff & <b> $$")
+    for name in ("a.svg", "b.svg"):
+        shown = "".join(ElementTree.parse(tmp_path / name).getroot().itertext())
+        assert plain("$\x1b\udcff & <b> $$") in shown
+
+
+def test_tensorboard_takes_any_names(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, dict.fromkeys(HOSTILE, 4), 100, "\x1b[31mscore\udcff")
+    outcome = Outcome(Score(0.5, 1.0, 10), 50, 10)
+    journal.episode(Episode(0, dict.fromkeys(HOSTILE, 2), outcome, 0.5, 0.5))
+    journal.close()
+    tags = EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"]
+    assert len([tag for tag in tags if tag.startswith("ratio/")]) > 10
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_inspect_shows_any_names(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream(encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setitem(sys.modules, "odd", sys.modules[__name__])
+    inspect(InspectConfig(model="odd:Odd", input_shape="3x64x64", plot=tmp_path / "a.png"))
+    shown = "".join(stream.said().split())
+    for name in ODD:
+        assert "".join(encodable(plain(name), encoding).split()) in shown
+    assert not re.search("[\x1b\r\x07\x9b\u202e\u2028\u200b\x00]", shown)
