@@ -5,6 +5,9 @@ again on another checkpoint of its network, reconstructed from that one's data.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.ending import interruptible
+
+    interruptible("amc.apply")
     from amc.commandline import at_once
     from amc.reuse_config import ApplyConfig
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from amc import torchrun
-from amc.ending import ending, interruptible
+from amc.ending import ending
 from amc.errors import AmcError
 from amc.names import check
 from amc.wording import suggestion
@@ -122,7 +122,6 @@ def at_once(name: str, config: type[Config]) -> None:
     advice = elsewhere(sys.argv) if name == "amc.train" else ""
     with ending(name, advice=advice):
         check(parse(config, name))
-    interruptible(name)
 
 
 def command(

@@ -6,6 +6,9 @@ comparison: the same command, given again after a stop, goes on from there.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.ending import interruptible
+
+    interruptible("amc.compare")
     from amc.commandline import at_once
     from amc.compare_config import CompareConfig
 

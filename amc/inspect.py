@@ -1,6 +1,9 @@
 """``python -m amc.inspect``: what can be pruned in a network, before anything runs."""
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.ending import interruptible
+
+    interruptible("amc.inspect")
     from amc.commandline import at_once
     from amc.inspect_config import InspectConfig
 

@@ -7,6 +7,9 @@ same command, given again after a stop, goes on from there.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.ending import interruptible
+
+    interruptible("amc.learn")
     from amc.commandline import at_once
     from amc.reuse_config import LearnConfig
 

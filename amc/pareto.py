@@ -5,6 +5,9 @@ Every point is a network on disk; the same command, given again after a stop, go
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.ending import interruptible
+
+    interruptible("amc.pareto")
     from amc.commandline import at_once
     from amc.reuse_config import ParetoConfig
 

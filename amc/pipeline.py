@@ -248,7 +248,7 @@ class Pipeline:
             with self.terminal.bar(f"cut 1 of {count}", count) as bar:
                 wished = self.wished(compressor.model)
                 for number, strategy in enumerate(strategies, 1):
-                    bar.rename(f"cut {number} of {count}")
+                    bar.show(f"cut {number} of {count}")
                     worth.append(self.cut_worth(compressor, strategy, rough, reward, wished))
                     bar.step(f"reward {worth[-1]:.4f}  best {max(worth):.4f}")
             chosen = strategies[int(np.argmax(np.nan_to_num(worth, nan=-np.inf)))]
@@ -263,7 +263,9 @@ class Pipeline:
         """On any images; ``what`` is their name where progress is shown."""
         with self.terminal.bar(what) as bar:
             shared = ranks.count() > 1  # then only a rank's own batches are made
-            return evaluate(model, images if shared else bar.over(images), task=self.task)
+            score = evaluate(model, images if shared else bar.over(images), task=self.task)
+            bar.show(note=f"{self.task.name} {self.task.shown(score.accuracy)}")
+            return score
 
     def wished(self, model: nn.Module) -> list[Tensor]:
         """Predictions of the original network that a reward compares with."""

@@ -142,8 +142,8 @@ def _with_weights(
             f"--model {config.model} is trained here to classify; for --task {config.task} its "
             "weights must be given: --checkpoint, or --model module:function"
         )
-    data = load_data(config.data, seed=0)
     with terminal.bar(f"train {config.model}") as bar:
+        data = load_data(config.data, seed=0)
         return pretrained(
             config.model,
             config.width,

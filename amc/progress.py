@@ -62,9 +62,9 @@ class Bar:
             yield unit
             self.step(self.note)
 
-    def rename(self, name: str) -> None:
-        """Something else is being done now."""
-        self.name = name
+    def show(self, name: str = "", note: str = "") -> None:
+        """What is being done from now on, or what came of it so far."""
+        self.name, self.note = name or self.name, note or self.note
         self._changed(self)
 
 

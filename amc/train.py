@@ -1,6 +1,9 @@
 """``python -m amc.train``: from a network and images to a smaller network, top to bottom."""
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
+    from amc.ending import interruptible
+
+    interruptible("amc.train")
     from amc.commandline import at_once
     from amc.config import TrainConfig
 
