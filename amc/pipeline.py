@@ -171,7 +171,7 @@ class Pipeline:
                 self.terminal.say(f"resume   {trials.recorded} episodes are on record")
             with workers(worth, config.workers) as measure:
                 try:
-                    return search(
+                    found = search(
                         Problem(budget, trials, errors),
                         config.agent,
                         seed=config.seed,
@@ -186,6 +186,10 @@ class Pipeline:
                     if trials.history:
                         self.terminal.say(so_far(trials, budget, self.task))
                     raise
+        if found.agent and not found.agent.trainings:
+            tried = len(found.history)
+            self.terminal.say(f"agent    has not learned: all {tried} episodes were warm-up")
+        return found
 
     def worth(self, compressor: Compressor) -> Callable[[Strategy], Outcome]:
         """What an episode measures: the network after the cut, or after a little training."""

@@ -111,8 +111,6 @@ def _run(config: TrainConfig) -> Path:
             finalists = found.finalists(config.finalists, uniform(budget, errors))
             tried = len(found.history)
             if found.agent:
-                if not found.agent.trainings:
-                    terminal.say(f"agent    has not learned: all {tried} episodes were warm-up")
                 learned = described(
                     targets=[config.preserve_ratio],
                     networks=[config.model],
