@@ -232,7 +232,7 @@ def test_verdicts_are_plain() -> None:
 
 
 def test_no_verdict_on_agents_that_have_not_learned() -> None:
-    ddpg, td3, other = attempts("ddpg", 0.5, 0.6), attempts("td3", 0.1, 0.1), attempts("b", 0.2)
+    ddpg, td3, other = attempts("ddpg", 0.5, 0.6), attempts("td3", 0.1, 0.1), attempts("b", 0.4)
     idle = [replace(attempt, trainings=0) for attempt in ddpg]
     assert verdicts({"ddpg": idle, "td3": [replace(a, trainings=3) for a in td3], "b": other}) == [
         "no verdict on ddpg and td3: ddpg has not learned, all of the 4 evaluations were warm-up",
@@ -241,7 +241,7 @@ def test_no_verdict_on_agents_that_have_not_learned() -> None:
     both = verdicts({"ddpg": idle, "td3": [replace(a, trainings=0) for a in td3]})
     assert both[0].startswith("no verdict on ddpg and td3: ddpg and td3 have not learned, ")
     (said,) = verdicts({"b": other, "td3": [replace(a, trainings=1) for a in td3]})
-    assert said.startswith("b beats td3 by 0.1 ")
+    assert said.startswith("b beats td3 by 0.2 ")
 
 
 def test_best_so_far_is_drawn(tmp_path: Path) -> None:
