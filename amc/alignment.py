@@ -68,8 +68,7 @@ def strategies(budget: Budget, limit: int) -> int:
         decided, left = waiting.pop(), left - 1
         options = budget.options[len(decided)]
         if len(decided) < last:
-            fewest, most = budget.range(decided)
-            waiting += [(*decided, int(count)) for count in options[fewest : most + 1]]
+            waiting += [(*decided, int(count)) for count in options[budget.allowed(decided)]]
             continue
         counts = np.tile(np.array([*decided, 0]), (len(options), 1))
         counts[:, last] = options
