@@ -50,7 +50,7 @@ def bake(
     inputs = Inputs(example_inputs, dict(example_kwargs or {}))
     try:
         seen = _executions(baked.eval(), computed, inputs)
-    except Exception as error:  # the user's forward may fail in any way
+    except (Exception, SystemExit) as error:  # the user's forward may fail in any way
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run on the example inputs: {describe(error)}"
         ) from error

@@ -81,7 +81,7 @@ def export(model: nn.Module, inputs: Inputs) -> Any:
     try:
         with _silence(), torch.no_grad():
             return torch.export.export(model, *inputs.map(Tensor.clone))
-    except Exception as error:  # export raises dozens of types; every one means "not exportable"
+    except (Exception, SystemExit) as error:  # of dozens of types; all mean "not exportable"
         raise UnsupportedModelError(_diagnosis(model, inputs, error)) from error
 
 
@@ -116,7 +116,7 @@ def _diagnosis(model: nn.Module, inputs: Inputs, error: Exception) -> str:
     name = type(model).__name__
     try:
         inputs.run(model)
-    except Exception as own:  # the user's forward may fail in any way
+    except (Exception, SystemExit) as own:  # the user's forward may fail in any way
         return f"{name} does not run on the example inputs: {describe(own)}"
     return f"{name} cannot be traced: {describe(error)}; {_advice(error)}"
 

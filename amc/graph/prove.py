@@ -113,7 +113,7 @@ class Proof:
             expected = tree_leaves(self._inputs.run(mask(self._model, plan)))
             if self._trains:
                 self._inputs.run(_training(small))
-        except Exception as error:  # the user's forward may fail in any way
+        except (Exception, SystemExit) as error:  # the user's forward may fail in any way
             return f"{WRITTEN}, the cut network does not run ({describe(error)})"
         pairs = zip(expected, found, strict=False)
         if len(found) != len(expected) or not all(self._close(a, b) for a, b in pairs):
@@ -164,7 +164,7 @@ def _runs(model: nn.Module, inputs: Inputs) -> bool:
     """Whether the network runs and its outputs are finite."""
     try:
         outputs = tree_leaves(inputs.run(model))
-    except Exception:  # the user's forward may fail in any way
+    except (Exception, SystemExit):  # the user's forward may fail in any way
         return False
     return all(bool(x.isfinite().all()) for x in outputs if isinstance(x, Tensor))
 

@@ -73,7 +73,7 @@ def duplicate(model: nn.Module, parts: Mapping[int, Tensor] | None = None) -> nn
     memo = {key: x.detach().clone() for key, x in strays.items()}
     try:
         return copy.deepcopy(model, {**memo, **(parts or {})})
-    except Exception as error:  # the user's attributes may fail in any way
+    except (Exception, SystemExit) as error:  # the user's attributes may fail in any way
         raise UnsupportedModelError(
             f"the network cannot be copied: {_uncopied(model)}{one_line(error)}"
         ) from error
@@ -85,7 +85,7 @@ def _uncopied(model: nn.Module) -> str:
         for key, value in vars(module).items():
             try:
                 copy.deepcopy({} if key == "_modules" else value)
-            except Exception:  # as above
+            except (Exception, SystemExit):  # as above
                 return f"{name}.{key}: ".removeprefix(".")
     return ""
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from amc.blame import blamed
 from amc.errors import AmcError
@@ -54,4 +54,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, width: float = 1.0) 
         model = function(**{k: v for k, v in given.items() if k in accepted and v})
     if not isinstance(model, nn.Module):
         raise AmcError(f"--model {spec}: expected a torch.nn.Module, got {type(model).__name__}")
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise AmcError(f"--model {spec}: {name} has no values (it is on the meta device)")
     return model
