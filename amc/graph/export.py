@@ -111,7 +111,7 @@ def _silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _diagnosis(model: nn.Module, inputs: Inputs, error: Exception) -> str:
+def _diagnosis(model: nn.Module, inputs: Inputs, error: BaseException) -> str:
     """What stops the export, where, and what to change."""
     name = type(model).__name__
     try:
@@ -137,7 +137,7 @@ def describe(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}{code}: {text}"
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: BaseException) -> str:
     """What to change in the network, by the kind of failure."""
     text = f"{type(error).__name__} {error}"
     if any(sign in text for sign in ("DataDependent", "data-dependent", "Eq(u0", "unbacked")):
