@@ -109,6 +109,8 @@ def run(config: LearnConfig) -> Path:
     save_policy(folder / "policy", found[0].agent, about)
     write_json(folder / "learned.json", {"settings": as_json(config), "budgets": account})
     terminal.table(learned_table(account))
+    if not found[0].agent.trainings:
+        terminal.say("The agent has not learned: all episodes were warm-up; try more --episodes.")
     terminal.say("", *next_commands(config, folder))
     return folder
 
@@ -169,10 +171,11 @@ def _account(lesson: Lesson, found: Found) -> dict[str, Any]:
 
 def learned_table(account: Sequence[dict[str, Any]]) -> Table:
     """One row per budget: rewards, and what the policy alone gains of what was found."""
-    title = "Learned: reward of the uniform strategy, of the best found, of the policy alone"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(
+        title="Learned: rewards", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
     table.add_column("network", overflow="fold")
-    for header in ("MACs", "uniform", "best", "policy", "of the gain"):
+    for header in ("MACs", "uniform", "best found", "policy alone", "of the gain"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in account:
         reward = row["reward"]
@@ -182,7 +185,7 @@ def learned_table(account: Sequence[dict[str, Any]]) -> Table:
             row["model"],
             f"{row['target']:g}",
             *(f"{reward[key]:.4f}" for key in ("uniform", "best", "policy")),
-            f"{share:.0%}",
+            f"{round(share, 2) + 0.0:.0%}",  # no minus zero
         )
     return table
 
