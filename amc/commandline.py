@@ -121,7 +121,13 @@ def at_once(name: str, config: type[Config]) -> None:
     """
     advice = elsewhere(sys.argv) if name == "amc.train" else ""
     with ending(name, advice=advice):
-        check(parse(config, name))
+        settings: Any = parse(config, name)
+        check(settings)
+        alone = torchrun.launched()[1] == 1  # devices of several are shared out later
+        if alone and getattr(settings, "device", "auto") not in ("auto", "cpu"):
+            from amc.devices import choose_device  # with torch, but without all the rest
+
+            choose_device(settings.device)
 
 
 def command(

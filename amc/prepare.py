@@ -13,6 +13,7 @@ from amc.budget import Budget
 from amc.compress import reconstructed_layers
 from amc.config import Shared, TrainConfig
 from amc.data import Data, load_data, settled, unread
+from amc.devices import choose_device as choose_device
 from amc.errors import AmcError
 from amc.evaluate import evaluate, evaluating, predictions
 from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
@@ -26,25 +27,6 @@ from amc.solve.passes import passes
 from amc.task import Task
 from amc.terminal import Terminal
 from envs.rewards import UNCONSTRAINED
-
-
-def choose_device(name: str) -> torch.device:
-    """The device to run on.
-
-    Raises:
-        AmcError: it is unknown or not there.
-    """
-    if own := ranks.device(name):
-        return own
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise AmcError(f"--device {name!r} cannot be used here: {first}") from None
-    return device
 
 
 def opened(config: Shared, task: Task, terminal: Terminal, **batching: int) -> Data:

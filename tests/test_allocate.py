@@ -123,6 +123,7 @@ def test_json_list_is_read(
         ({"a": {"channels": 11}}, "got 11"),
         ('{"a": NaN}', "got nan"),
         ('{"a": Infinity}', "got inf"),
+        ('{"a": 1' + "0" * 400 + "}", "(401 digits)"),
         ([0.5, 0.5], "expected {layer: ratio}, got list"),
         ("0.5, 0.5", "not a JSON file"),
         ("", "not a JSON file"),

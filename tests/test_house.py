@@ -14,6 +14,7 @@ FLOORS = [
     {
         "amc.blame",
         "amc.choice",
+        "amc.devices",
         "amc.errors",
         "amc.files",
         "amc.imports",

@@ -100,3 +100,13 @@ def test_a_file_that_is_there_is_no_mistake(tmp_path: Path) -> None:
 def test_a_user_that_is_not_there() -> None:
     with pytest.raises(AmcError, match="there is no such user"):
         load_data("cifar10:~nobody-of-this-name/cifar")
+
+
+def test_a_device_that_is_not_there_is_refused_before_all_the_rest_is_loaded() -> None:
+    code = PROBE.format(
+        commands=[["train", "--device", "nothing"], ["learn", "--device", "xpu:99"]]
+    )
+    code = code.replace('"torch" in', '"stable_baselines3" in')
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert done.stdout.count("cannot be used here") == 2

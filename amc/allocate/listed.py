@@ -96,7 +96,8 @@ def _channels(path: Path, name: str, value: Any, group: ChannelGroup) -> int:
         value = value.get("channels", value.get("ratio"))
         if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= channels:
             return _whole(path, name, value, group)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or (isinstance(value, float) and not math.isfinite(value)):
         raise AmcError(f"{path}: {name}: expected a ratio or a number of channels, got {value!r}")
     if isinstance(value, int) and 1 < value <= channels:
         return _whole(path, name, value, group)
@@ -105,7 +106,7 @@ def _channels(path: Path, name: str, value: Any, group: ChannelGroup) -> int:
             f"{path}: {name}: expected a ratio in (0, 1] or 2 to {channels} channels, "
             f"got {value!r}"
         )
-    return max(1, round(value * group.size))
+    return max(1, round(float(value) * group.size))
 
 
 def _whole(path: Path, name: str, channels: int, group: ChannelGroup) -> int:
