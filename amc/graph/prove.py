@@ -4,7 +4,9 @@ A residual branch whose last norm starts at zero, or a layer scale of 1e-6, woul
 so the proof runs on a copy with random weights, in 32 bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,38 +16,62 @@ from torch.utils._pytree import tree_leaves
 
 from amc.graph.export import Inputs, describe
 from amc.graph.groups import ChannelGraph, ChannelGroup
-from amc.graph.labels import IntArray
 from amc.graph.surgery import duplicate, mask, shrink
+from amc.plan import Plan
 
 TOLERANCE = 1e-4
 """Largest difference between shrunk and masked outputs, relative to the outputs' scale."""
 
 WRITTEN = "a size is written in forward"
 
-Trial = Callable[[ChannelGroup, IntArray], IntArray]
-"""Which channels a group keeps, given all of them in random order."""
+Trial = Callable[[ChannelGraph], Mapping[str, int]]
+"""How many channels each prunable group keeps."""
 
 
-def most(group: ChannelGroup, order: IntArray) -> IntArray:
-    """A usual cut: a third goes."""
-    return order[: group.size - max(1, group.size // 3)]
+def uneven(graph: ChannelGraph, digit: int = 0) -> dict[str, int]:
+    """Usual cuts, about a third goes; groups of equal size keep different numbers.
 
-
-def fewest(group: ChannelGroup, order: IntArray) -> IntArray:
-    """The deepest cut: a dimension of one is what ``squeeze`` and broadcasting fall for.
-
-    It keeps channels that `most` removes, in case a dead one hid a difference there.
+    Code that reads the size of one group and means another would otherwise never show. Groups of a
+    size are numbered in base n, the numbers that they may keep: ``digit`` says which digit counts.
     """
-    return order[-group.bounds[0] :]
+    met: Counter[int] = Counter()
+    kept = {}
+    for group in graph.decisions:
+        usual = usual_counts(group.size, group.bounds[0])
+        kept[group.name] = usual[met[group.size] // len(usual) ** digit % len(usual)]
+        met[group.size] += 1
+    return kept
+
+
+def usual_counts(size: int, least: int = 1) -> list[int]:
+    """Numbers of channels to keep, two thirds first; not all, but where one is the only other."""
+    usual = size - max(1, size // 3)
+    counts = range(min(least, size - 1), size + (size == 2))
+    return sorted(counts, key=lambda k: (abs(k - usual), k))
+
+
+def unevenly(graph: ChannelGraph) -> list[Trial]:
+    """As many `uneven` trials as it takes for any two groups of a size to differ once."""
+    trials = 1
+    for size, groups in Counter(g.size for g in graph.decisions).items():
+        values = len(usual_counts(size))
+        while values > 1 and values**trials < groups:
+            trials += 1
+    return [partial(uneven, digit=digit) for digit in range(trials)]
+
+
+def fewest(graph: ChannelGraph) -> dict[str, int]:
+    """The deepest cut: a dimension of one is what ``squeeze`` and broadcasting fall for."""
+    return {group.name: group.bounds[0] for group in graph.decisions}
 
 
 def spared(graph: ChannelGraph, proof: "Proof") -> ChannelGraph:
     """The graph in which groups that cannot go down to a single channel keep two or all."""
-    narrow = proof.failing(graph, fewest)
+    narrow = proof.failing(graph, [fewest])
     if not narrow:
         return graph
     graph = graph.spare(narrow)
-    return graph.freeze(proof.failing(graph, fewest))
+    return graph.freeze(proof.failing(graph, [fewest]))
 
 
 class Proof:
@@ -61,52 +87,22 @@ class Proof:
         self._trains = _runs(_training(self._model), self._inputs)
         self._model.eval()
 
-    def failing(self, graph: ChannelGraph, trial: Trial) -> dict[str, str]:
+    def failing(self, graph: ChannelGraph, trials: Sequence[Trial]) -> dict[str, str]:
         """Groups that must not be cut like this, so that all others can be, and why.
 
         All at once first; halves of what fails after that.
         """
-        objection = self._objection(graph, graph.decisions, trial)
-        if not objection:
-            return {}
-        failed = self._singled_out(graph, graph.decisions, trial, objection)
-        while True:  # what is left may still fail in combination
-            rest = [g for g in graph.decisions if g.name not in failed]
-            if not self._objection(graph, rest, trial):
-                return failed
-            last = self._last_straw(graph, rest, trial)
-            failed[last.name] = "cannot be cut together with the groups before it"
+        failed: dict[str, str] = {}
+        for trial in trials:
+            failed |= self._failing(graph.freeze(failed), trial(graph))
+        return failed
 
-    def _singled_out(
-        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], trial: Trial, objection: str
-    ) -> dict[str, str]:
-        """The groups that fail by themselves, among some that fail together."""
-        if len(groups) == 1:
-            return {groups[0].name: objection}
-        found: dict[str, str] = {}
-        for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
-            objection = self._objection(graph, half, trial)
-            if objection:
-                found |= self._singled_out(graph, half, trial, objection)
-        return found
+    def fits(self, graph: ChannelGraph, counts: Mapping[str, int]) -> bool:
+        """Whether the network can be cut like this; groups that are not named stay whole."""
+        return not self._objection(graph, [g for g in graph.groups if g.name in counts], counts)
 
-    def _last_straw(
-        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], trial: Trial
-    ) -> ChannelGroup:
-        """The last of the shortest run of groups that fails together."""
-        low, high = 1, len(groups)
-        while low < high:
-            middle = (low + high) // 2
-            fails = self._objection(graph, groups[:middle], trial)
-            low, high = (low, middle) if fails else (middle + 1, high)
-        return groups[low - 1]
-
-    def _objection(self, graph: ChannelGraph, groups: Sequence[ChannelGroup], trial: Trial) -> str:
-        """What is wrong with the network when these groups are cut; empty when nothing is."""
-        if not groups:
-            return ""
-        rng = np.random.default_rng(0)
-        plan = graph.plan({g.name: trial(g, rng.permutation(g.size)) for g in groups})
+    def against(self, plan: Plan) -> str:
+        """What is wrong with the network under a plan; empty when nothing is."""
         small = shrink(self._model, plan)
         try:
             found = tree_leaves(self._inputs.run(small))
@@ -120,6 +116,52 @@ class Proof:
             return f"{WRITTEN}, the cut network differs from the masked one"
         return ""
 
+    def _failing(self, graph: ChannelGraph, counts: Mapping[str, int]) -> dict[str, str]:
+        objection = self._objection(graph, graph.decisions, counts)
+        if not objection:
+            return {}
+        failed = self._singled_out(graph, graph.decisions, counts, objection)
+        while True:  # what is left may still fail in combination
+            rest = [g for g in graph.decisions if g.name not in failed]
+            if not self._objection(graph, rest, counts):
+                return failed
+            last = self._last_straw(graph, rest, counts)
+            failed[last.name] = "cannot be cut together with the groups before it"
+
+    def _singled_out(
+        self,
+        graph: ChannelGraph,
+        groups: Sequence[ChannelGroup],
+        counts: Mapping[str, int],
+        objection: str,
+    ) -> dict[str, str]:
+        """The groups that fail by themselves, among some that fail together."""
+        if len(groups) == 1:
+            return {groups[0].name: objection}
+        found: dict[str, str] = {}
+        for half in (groups[: len(groups) // 2], groups[len(groups) // 2 :]):
+            objection = self._objection(graph, half, counts)
+            if objection:
+                found |= self._singled_out(graph, half, counts, objection)
+        return found
+
+    def _last_straw(
+        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], counts: Mapping[str, int]
+    ) -> ChannelGroup:
+        """The last of the shortest run of groups that fails together."""
+        low, high = 1, len(groups)
+        while low < high:
+            middle = (low + high) // 2
+            fails = self._objection(graph, groups[:middle], counts)
+            low, high = (low, middle) if fails else (middle + 1, high)
+        return groups[low - 1]
+
+    def _objection(
+        self, graph: ChannelGraph, groups: Sequence[ChannelGroup], counts: Mapping[str, int]
+    ) -> str:
+        """What is wrong with the network when these groups are cut; empty when nothing is."""
+        return self.against(cut_plan(graph, groups, counts)) if groups else ""
+
     def _close(self, expected: Any, found: Any) -> bool:
         if not isinstance(expected, Tensor):
             return True
@@ -131,6 +173,21 @@ class Proof:
             return bool((expected == found).all())
         scale = max(float(expected.abs().max()), 1e-3)
         return bool((expected - found).abs().max() <= self._tolerance * scale)
+
+
+def cut_plan(
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], counts: Mapping[str, int]
+) -> Plan:
+    """These numbers of channels, drawn at random.
+
+    Few channels are others than many would be, in case a dead one hides a difference.
+    """
+    rng = np.random.default_rng(0)
+    keep = {}
+    for group in groups:
+        order, count = rng.permutation(group.size), counts[group.name]
+        keep[group.name] = order[:count] if 2 * count > group.size else order[-count:]
+    return graph.plan(keep)
 
 
 def _training(model: nn.Module) -> nn.Module:

@@ -15,7 +15,8 @@ from amc.graph.collect import collect
 from amc.graph.export import Inputs, count_macs, export
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
-from amc.graph.prove import Proof, most, spared
+from amc.graph.join import partners, unite
+from amc.graph.prove import Proof, spared, unevenly
 from amc.graph.rules import costs_nothing, execute
 from amc.graph.surgery import duplicate, tensors
 
@@ -44,10 +45,15 @@ def trace(
     run = label(program, model)
     macs = None if run.counted else count_macs(program, inputs)
     graph, proof = collect(run, model, inputs.batch, macs), Proof(model, inputs)
-    failing = proof.failing(graph, most)
+    failing = proof.failing(graph, unevenly(graph))
     if _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
         graph = collect(run, model, inputs.batch, macs)
-        failing = proof.failing(graph, most)
+        failing = proof.failing(graph, unevenly(graph))
+    if together := partners(graph, proof, failing):
+        for groups in together:
+            unite(run.space, groups)
+        graph = collect(run, model, inputs.batch, macs)
+        failing = proof.failing(graph, unevenly(graph))
     return spared(graph.freeze(failing), proof)
 
 
