@@ -34,9 +34,10 @@ def uneven(graph: ChannelGraph, digit: int = 0) -> dict[str, int]:
     Code that reads the size of one group and means another would otherwise never show. Groups of a
     size are numbered in base n, the numbers that they may keep: ``digit`` says which digit counts.
     """
-    met: Counter[int] = Counter()
+    met: dict[int, int] = {}  # a start of its own for every size, lest all keep the same part
     kept = {}
     for group in graph.decisions:
+        met.setdefault(group.size, len(met))
         usual = usual_counts(group.size, group.bounds[0])
         kept[group.name] = usual[met[group.size] // len(usual) ** digit % len(usual)]
         met[group.size] += 1

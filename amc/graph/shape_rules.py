@@ -37,7 +37,7 @@ def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
     """What is broadcast over the channels of another operand must stay, and couples nothing."""
     ranked = [x[(None,) * (op.outs[0].ndim - x.ndim)] for x in labels]
     varying = {d for x in ranked for d in run.space.varying(x)}
-    spread = [any(x.shape[d] == 1 for d in varying) for x in ranked]
+    spread = [any(_repeats(x, d) for d in varying) for x in ranked]
     run.space.freeze(
         [x for x, wide in zip(ranked, spread, strict=True) if wide],
         f"{op.name} applies it to all channels alike{run.place}",
@@ -46,6 +46,15 @@ def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
         torch.tensor(CONSTANT).expand(x.shape) if wide else x
         for x, wide in zip(ranked, spread, strict=True)
     ]
+
+
+def _repeats(labels: Tensor, dim: int) -> bool:
+    """Whether the same channels stand in every slice: broadcast, or expanded already."""
+    first = labels.narrow(dim, 0, 1)
+    if labels.shape[dim] == 1:
+        return True
+    alike = labels.stride(dim) == 0 or bool((labels == first).all())
+    return alike and not bool((first == CONSTANT).all())
 
 
 def same(run: Labeller, op: Op) -> Value:

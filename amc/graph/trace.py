@@ -49,7 +49,7 @@ def trace(
     if _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
         graph = collect(run, model, inputs.batch, macs)
         failing = proof.failing(graph, unevenly(graph))
-    if together := partners(graph, proof, failing):
+    while together := partners(graph, proof, failing):
         for groups in together:
             unite(run.space, groups)
         graph = collect(run, model, inputs.batch, macs)
