@@ -7,6 +7,7 @@ attribute is handled like a tensor of ``self.c`` slices, under a name that start
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -15,12 +16,22 @@ MARK = "@"
 
 def holders(module: nn.Module, path: str, value: int) -> Iterator[str]:
     """Names of the module's attributes, and entries of them, that hold this number."""
+    for entries in names(module, path).values():
+        yield from (name for name, held in entries if name and held == value)
+
+
+def names(module: nn.Module, path: str) -> dict[str, list[tuple[str, Any]]]:
+    """Attributes that hold numbers -> (name, value) of each entry; no name for what is none."""
     prefix = f"{MARK}{path}." if path else MARK
+    found: dict[str, list[tuple[str, Any]]] = {}
     for key, held in vars(module).items():
-        if _is(held, value):
-            yield f"{prefix}{key}"
-        elif type(held) in (tuple, list):
-            yield from (f"{prefix}{key}[{i}]" for i, v in enumerate(held) if _is(v, value))
+        if _is_number(held):
+            found[key] = [(f"{prefix}{key}", held)]
+        elif type(held) in (tuple, list) and any(map(_is_number, held)):
+            found[key] = [
+                (f"{prefix}{key}[{i}]" if _is_number(v) else "", v) for i, v in enumerate(held)
+            ]
+    return found
 
 
 def is_attribute(name: str) -> bool:
@@ -34,7 +45,7 @@ def read(model: nn.Module, name: str) -> int | None:
     held = vars(module).get(key) if module is not None else None
     if entry is not None:
         held = held[entry] if isinstance(held, tuple | list) and entry < len(held) else None
-    return held if isinstance(held, int) and not isinstance(held, bool) else None
+    return held if isinstance(held, int) and _is_number(held) else None
 
 
 def write(model: nn.Module, name: str, value: int) -> None:
@@ -60,5 +71,5 @@ def _place(model: nn.Module, name: str) -> tuple[nn.Module | None, str, int | No
     return module, key, None if entry is None else int(entry)
 
 
-def _is(held: object, value: int) -> bool:
-    return isinstance(held, int) and not isinstance(held, bool) and held == value
+def _is_number(held: object) -> bool:
+    return isinstance(held, int) and not isinstance(held, bool)

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amc.errors import UnsupportedModelError
 
-_LIBRARY = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parents[1]) + os.sep
+LIBRARY = str(Path(torch.__file__).parent)
+HERE = str(Path(__file__).parents[1]) + os.sep
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def describe(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_LIBRARY, _HERE, "<"))
+        if not frame.filename.startswith((LIBRARY, HERE, "<"))
     ]
     if not frames:
         return text

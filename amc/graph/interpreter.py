@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from amc.graph.attributes import holders
 from amc.graph.labels import LabelSpace
+from amc.graph.observe import Observed
 
 Value: TypeAlias = Any  # a label tensor, a Source, a number, None, or a tuple / list of these
 
@@ -115,14 +116,15 @@ class Labeller:
         place: module and line of the operator that is being executed, for people.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, observed: Observed) -> None:
         self.space = LabelSpace()
         self.calls: list[LayerCall] = []
         self.entries: dict[str, Tensor] = {}
         self.opaque: dict[str, str] = {}
         self.guesses: list[tuple[str, Tensor]] = []
         self.counted = True
-        self.site = self.place = ""
+        self.site = self.place = self._operator = ""
+        self._observed = observed
         self._modules = dict(model.named_modules())
         names = {id(module): name for name, module in self._modules.items()}
         everywhere = model.named_modules(remove_duplicate=False)
@@ -133,9 +135,9 @@ class Labeller:
         """The module whose code is being executed."""
         return self._modules.get(self.site)
 
-    def enter(self, path: str, place: str) -> None:
+    def enter(self, path: str, operator: str, place: str) -> None:
         """Says whose code comes next; a module used under two names keeps its first."""
-        self.site, self.place = self._first.get(path, path), place
+        self.site, self.place, self._operator = self._first.get(path, path), place, operator
 
     def sized(self, *ranges: Tensor) -> bool:
         """Says that the number of channels in each of these labels [n] is written in the code.
@@ -161,7 +163,11 @@ class Labeller:
         self.guesses += [(name, labels) for name in self._holders(labels)]
 
     def _holders(self, labels: Tensor) -> list[str]:
-        return list(holders(self.module, self.site, len(labels))) if self.module else []
+        """The module's attributes that hold this number, and that forward uses for such."""
+        if self.module is None:
+            return []
+        found = list(holders(self.module, self.site, len(labels)))
+        return self._observed.meant(found, self._operator)
 
     def tensor(self, value: Value) -> Tensor:
         """The labels of an operand; a parameter becomes an activation with entries of its own."""

@@ -98,7 +98,7 @@ class _Search:
 
     def _fit(self, *sets: Groups) -> bool:
         """Whether all sets can be cut at once, each to a part of its own."""
-        counts = {}
+        counts = dict[str, int]()
         for place, groups in enumerate(sets):
             unit = min(g.size for g in groups)
             usual = usual_counts(unit)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from amc.graph.export import Inputs, describe
 from amc.graph.groups import ChannelGraph, ChannelGroup
+from amc.graph.observe import Observed, observe
 from amc.graph.surgery import duplicate, mask, shrink
 from amc.plan import Plan
 
@@ -28,16 +29,17 @@ Trial = Callable[[ChannelGraph], Mapping[str, int]]
 """How many channels each prunable group keeps."""
 
 
-def uneven(graph: ChannelGraph, digit: int = 0) -> dict[str, int]:
+def uneven(graph: ChannelGraph, digit: int = 0, shift: int = 0) -> dict[str, int]:
     """Usual cuts, about a third goes; groups of equal size keep different numbers.
 
     Code that reads the size of one group and means another would otherwise never show. Groups of a
-    size are numbered in base n, the numbers that they may keep: ``digit`` says which digit counts.
+    size are numbered in base n, how many numbers they may keep: ``digit`` says which digit counts,
+    ``shift`` where they start.
     """
     met: dict[int, int] = {}  # a start of its own for every size, lest all keep the same part
     kept = {}
     for group in graph.decisions:
-        met.setdefault(group.size, len(met))
+        met.setdefault(group.size, len(met) + shift)
         usual = usual_counts(group.size, group.bounds[0])
         kept[group.name] = usual[met[group.size] // len(usual) ** digit % len(usual)]
         met[group.size] += 1
@@ -81,12 +83,20 @@ class Proof:
     Args:
         model: never changed.
         inputs: of one execution.
+
+    Attributes:
+        observed: what the network does with numbers as long as it is whole.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._model, self._inputs, self._tolerance = _prepared(model, inputs)
         self._trains = _runs(_training(self._model), self._inputs)
         self._model.eval()
+        self.observed = observe(self._model, self._inputs)
+
+    def observe(self, plan: Plan) -> Observed:
+        """What the network does with numbers under a plan."""
+        return observe(shrink(self._model, plan), self._inputs)
 
     def failing(self, graph: ChannelGraph, trials: Sequence[Trial]) -> dict[str, str]:
         """Groups that must not be cut like this, so that all others can be, and why.

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from amc.graph.branches import decided
 from amc.graph.collect import collect
 from amc.graph.export import Inputs, count_macs, export
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
 from amc.graph.join import partners, unite
+from amc.graph.observe import Observed
 from amc.graph.prove import Proof, spared, unevenly
 from amc.graph.rules import costs_nothing, execute
 from amc.graph.surgery import duplicate, tensors
@@ -42,9 +44,10 @@ def trace(
     """
     inputs = Inputs(example_inputs, dict(example_kwargs or {}))
     program = export(duplicate(model).eval(), inputs)  # may leave traces in what it exports
-    run = label(program, model)
+    proof = Proof(model, inputs)
+    run = label(program, model, proof.observed)
     macs = None if run.counted else count_macs(program, inputs)
-    graph, proof = collect(run, model, inputs.batch, macs), Proof(model, inputs)
+    graph = collect(run, model, inputs.batch, macs)
     failing = proof.failing(graph, unevenly(graph))
     if _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
         graph = collect(run, model, inputs.batch, macs)
@@ -54,12 +57,18 @@ def trace(
             unite(run.space, groups)
         graph = collect(run, model, inputs.batch, macs)
         failing = proof.failing(graph, unevenly(graph))
-    return spared(graph.freeze(failing), proof)
+    return decided(spared(graph.freeze(failing), proof), proof)
 
 
-def label(program: Any, model: nn.Module) -> Labeller:
-    """Executes an exported program of the model on labels."""
-    run, first_names = Labeller(model), _first_names(model)
+def label(program: Any, model: nn.Module, observed: Observed) -> Labeller:
+    """Executes an exported program of the model on labels.
+
+    Args:
+        program: of one execution.
+        model: whose tensors are meant.
+        observed: what the model does with the numbers that it holds.
+    """
+    run, first_names = Labeller(model, observed), _first_names(model)
     signature = program.graph_signature
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     values: dict[str, Value] = {}
@@ -90,7 +99,7 @@ def _execute(run: Labeller, op: Op, node: Any) -> Value:
     """The labels of an operator's result; what cannot be followed is frozen."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     site = stack[-1][0] if stack else ""
-    run.enter(site, _place(site, node))
+    run.enter(site, op.name, _place(site, node))
     try:
         return execute(run, op)
     except Unknown as unknown:
