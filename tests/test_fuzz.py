@@ -118,7 +118,7 @@ def check(spec: Spec) -> Outcome:
 
 
 def some_plans(graph: amc.ChannelGraph, seed: int) -> dict[str, amc.Plan]:
-    """Within a budget, at random, and as few channels as each group may keep: mostly one."""
+    """Within a budget, at random, equally many, and as few channels as each group may keep."""
     if not graph.decisions:
         return {"nothing to prune": graph.plan({})}
     rng = np.random.default_rng(seed)
@@ -127,9 +127,15 @@ def some_plans(graph: amc.ChannelGraph, seed: int) -> dict[str, amc.Plan]:
         g.name: rng.permutation(g.size)[: rng.integers(*g.bounds, endpoint=True)]
         for g in graph.decisions
     }
+    alike = int(rng.integers(2, 9))
+    equal = {
+        g.name: rng.permutation(g.size)[: min(max(alike, g.bounds[0]), g.bounds[1])]
+        for g in graph.decisions
+    }
     return {
         "within a budget": feasible_plan(graph, (0.3, 0.5, 0.7)[seed % 3], seed),
         "random channels": graph.plan(loose),
+        "equally many channels": graph.plan(equal),
         "fewest channels": graph.plan(fewest),
     }
 
@@ -154,6 +160,9 @@ def check_cut(
         assert (how := apart(smaller, masked, fresh)) is None, f"{name}: cut and mask: {how}"
     assert counted_macs(smaller, inputs) == graph.macs(plan), f"{name}: MACs"
     assert parameters(smaller) == graph.params(plan), f"{name}: parameters"
+    for one, other in zip(smaller.modules(), model.modules(), strict=True):
+        held = vars(other).get("bystander")
+        assert vars(one).get("bystander") == held, f"{name}: an attribute that is no size"
     check_copies(smaller, fresh)
     check_training(copy.deepcopy(smaller), fresh)
     return bool(plan.cuts) and apart(smaller, model, fresh, 1e-3) is not None
