@@ -22,6 +22,8 @@ from amc.errors import AmcError
 from amc.evaluate import Score, evaluate, head, softened, tail
 from amc.feed import Feed
 from amc.graph import ChannelGraph
+from amc.graph.export import Inputs
+from amc.graph.prove import objection
 from amc.imports import load_function
 from amc.journal import Journal
 from amc.metric import SELECTORS
@@ -219,7 +221,12 @@ class Pipeline:
         """The network under a plan: reconstructed layer by layer, batch norm following.
 
         On as many images as the statistics, or on `bn_samples` once all layers are solved.
+
+        Raises:
+            AmcError: it would not compute what the masked network does.
         """
+        if why := self.objection(compressor, plan):
+            raise AmcError(refused(why))
         small, wanted = self._cut(compressor, plan, originals), self.config.bn_samples
         known = sum(len(labels) for _, labels in self.images)
         if self.config.bn_adapt and wanted not in (None, known):
@@ -245,7 +252,11 @@ class Pipeline:
 
         The search judges on cached statistics; what counts is the network after the final cut. To
         choose among several, a part of the images will do. ``originals``: if they are known.
+
+        Raises:
+            AmcError: none of them gives a network that computes what the masked one does.
         """
+        strategies = self._sound(compressor, strategies)
         chosen = strategies[0]
         if len(strategies) > 1:
             rough, worth, count = self.originals(compressor, CHOOSING), [], len(strategies)
@@ -271,6 +282,22 @@ class Pipeline:
             bar.show(note=f"{self.task.name} {self.task.shown(score.accuracy)}")
             return score
 
+    def objection(self, compressor: Compressor, plan: Plan) -> str:
+        """What is wrong with the network under a plan, tried on random weights; mostly nothing."""
+        inputs = Inputs(self.example, self.named)
+        return objection(compressor.model, inputs, compressor.graph, plan)
+
+    def _sound(self, compressor: Compressor, strategies: Sequence[Strategy]) -> Sequence[Strategy]:
+        whys = [self.objection(compressor, compressor.plan(s)) for s in strategies]
+        sound = [s for s, why in zip(strategies, whys, strict=True) if not why]
+        first = next(filter(None, whys), "")
+        if not sound:
+            raise AmcError(refused(first))
+        if first:
+            left = len(strategies) - len(sound)
+            self.terminal.say(f"skipped  {left} of {len(strategies)} strategies, {first}")
+        return sound
+
     def wished(self, model: nn.Module) -> list[Tensor]:
         """Predictions of the original network that a reward compares with."""
         return softened(model, self.validation, self.task)
@@ -288,6 +315,11 @@ class Pipeline:
         small = self._cut(compressor, plan, originals)
         score = evaluate(small, self.validation, wished=wished, task=self.task)
         return reward(Outcome(score, graph.macs(plan), graph.params(plan)))
+
+
+def refused(why: str) -> str:
+    """A plan that must not be carried out, in one line."""
+    return f"the plan is not carried out: {why}; --exclude keeps layers whole"
 
 
 def so_far(trials: Trials, budget: Budget, task: Task) -> str:

@@ -4,12 +4,13 @@
 that were executed and are right prove both ways of a branch only if they went both ways.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
+from amc.graph.cuts import Trial, cut_plan, fewest, scattered, uneven
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.observe import Comparison, Observed
-from amc.graph.prove import Proof, Trial, cut_plan, fewest, uneven
+from amc.graph.prove import Proof
 
 Calls = Sequence[Sequence[Comparison]]
 
@@ -27,18 +28,37 @@ def decided(graph: ChannelGraph, proof: Proof) -> ChannelGraph:
     """
     if not _concerned(graph, proof):
         return graph
-    graph = graph.freeze(proof.failing(graph, TRIALS))
     frozen: dict[str, str] = {}
     for where in _undecided(graph, proof):
         movers = _movers(graph, graph.decisions, proof, where)
         for group in sorted(movers, key=lambda g: -g.size):  # one that stays larger is enough
             if where not in _undecided(graph.freeze(frozen), proof):
                 break
-            frozen[group.name] = f"forward compares its size ({where})"
-    if not frozen:
-        return graph
+            frozen[group.name] = _compares(where)
     graph = graph.freeze(frozen)
     return graph.freeze(proof.failing(graph, TRIALS))
+
+
+def blamed(graph: ChannelGraph, proof: Proof, failing: Mapping[str, str]) -> dict[str, str]:
+    """Why groups cannot be cut: the comparison that comes out differently, where there is one."""
+    reasons = dict(failing)
+    for group in graph.groups if proof.observed.comparisons else ():
+        if group.name in failing and (where := _turned(graph, group, proof)):
+            reasons[group.name] = _compares(where)
+    return reasons
+
+
+def _turned(graph: ChannelGraph, group: ChannelGroup, proof: Proof) -> str:
+    whole = proof.observed.comparisons
+    for seen in _seen(graph, [group], proof, (*TRIALS, scattered)):
+        for where, calls in seen.comparisons.items():
+            if _results(calls) - _results(whole.get(where, [])):
+                return where
+    return ""
+
+
+def _compares(where: str) -> str:
+    return f"forward compares its size ({where})"
 
 
 def _concerned(graph: ChannelGraph, proof: Proof) -> bool:
@@ -52,14 +72,21 @@ def _concerned(graph: ChannelGraph, proof: Proof) -> bool:
 
 
 def _undecided(graph: ChannelGraph, proof: Proof) -> list[str]:
-    """Lines that compare what cuts change, always with the same result so far."""
-    whole, seen = proof.observed, _seen(graph, graph.decisions, proof)
-    cuts = [one.comparisons for one in seen if one.comparisons]
+    """Lines that compare what cuts change, with the same result in all cuts that are right."""
+    right: list[Mapping[str, Calls]] = []
+    wrong: list[Mapping[str, Calls]] = []
+    for trial, seen in zip(TRIALS, _seen(graph, graph.decisions, proof), strict=False):
+        (right if proof.fits(graph, trial(graph)) else wrong).append(seen.comparisons)
     return [
         where
-        for where, calls in whole.comparisons.items()
-        if _open(calls, [c.get(where, []) for c in cuts])
+        for where, calls in proof.observed.comparisons.items()
+        if _open(calls, [c.get(where, []) for c in right if c])
+        or any(_results(c.get(where, [])) - _results(calls) for c in wrong)
     ]
+
+
+def _results(calls: Calls) -> set[tuple[str, bool]]:
+    return {(c.operator, c.outcome) for call in calls for c in call}
 
 
 def _open(whole: Calls, cuts: Sequence[Calls]) -> bool:

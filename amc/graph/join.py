@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from amc.graph.cuts import usual_counts
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.labels import IntArray, LabelSpace
-from amc.graph.prove import Proof, usual_counts
+from amc.graph.prove import Proof
 
 Groups = Sequence[ChannelGroup]
 

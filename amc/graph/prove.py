@@ -4,16 +4,15 @@ A residual branch whose last norm starts at zero, or a layer scale of 1e-6, woul
 so the proof runs on a copy with random weights, in 32 bits.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from amc.graph.cuts import Trial, cut_plan, fewest
 from amc.graph.export import Inputs, describe
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.observe import Observed, observe
@@ -24,48 +23,6 @@ TOLERANCE = 1e-4
 """Largest difference between shrunk and masked outputs, relative to the outputs' scale."""
 
 WRITTEN = "a size is written in forward"
-
-Trial = Callable[[ChannelGraph], Mapping[str, int]]
-"""How many channels each prunable group keeps."""
-
-
-def uneven(graph: ChannelGraph, digit: int = 0, shift: int = 0) -> dict[str, int]:
-    """Usual cuts, about a third goes; groups of equal size keep different numbers.
-
-    Code that reads the size of one group and means another would otherwise never show. Groups of a
-    size are numbered in base n, how many numbers they may keep: ``digit`` says which digit counts,
-    ``shift`` where they start.
-    """
-    met: dict[int, int] = {}  # a start of its own for every size, lest all keep the same part
-    kept = {}
-    for group in graph.decisions:
-        met.setdefault(group.size, len(met) + shift)
-        usual = usual_counts(group.size, group.bounds[0])
-        kept[group.name] = usual[met[group.size] // len(usual) ** digit % len(usual)]
-        met[group.size] += 1
-    return kept
-
-
-def usual_counts(size: int, least: int = 1) -> list[int]:
-    """Numbers of channels to keep, two thirds first; not all, but where one is the only other."""
-    usual = size - max(1, size // 3)
-    counts = range(min(least, size - 1), size + (size == 2))
-    return sorted(counts, key=lambda k: (abs(k - usual), k))
-
-
-def unevenly(graph: ChannelGraph) -> list[Trial]:
-    """As many `uneven` trials as it takes for any two groups of a size to differ once."""
-    trials = 1
-    for size, groups in Counter(g.size for g in graph.decisions).items():
-        values = len(usual_counts(size))
-        while values > 1 and values**trials < groups:
-            trials += 1
-    return [partial(uneven, digit=digit) for digit in range(trials)]
-
-
-def fewest(graph: ChannelGraph) -> dict[str, int]:
-    """The deepest cut: a dimension of one is what ``squeeze`` and broadcasting fall for."""
-    return {group.name: group.bounds[0] for group in graph.decisions}
 
 
 def spared(graph: ChannelGraph, proof: "Proof") -> ChannelGraph:
@@ -83,16 +40,17 @@ class Proof:
     Args:
         model: never changed.
         inputs: of one execution.
-
-    Attributes:
-        observed: what the network does with numbers as long as it is whole.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._model, self._inputs, self._tolerance = _prepared(model, inputs)
         self._trains = _runs(_training(self._model), self._inputs)
         self._model.eval()
-        self.observed = observe(self._model, self._inputs)
+
+    @cached_property
+    def observed(self) -> Observed:
+        """What the network does with numbers as long as it is whole."""
+        return observe(self._model, self._inputs)
 
     def observe(self, plan: Plan) -> Observed:
         """What the network does with numbers under a plan."""
@@ -186,19 +144,22 @@ class Proof:
         return bool((expected - found).abs().max() <= self._tolerance * scale)
 
 
-def cut_plan(
-    graph: ChannelGraph, groups: Sequence[ChannelGroup], counts: Mapping[str, int]
-) -> Plan:
-    """These numbers of channels, drawn at random.
+def objection(model: nn.Module, inputs: Inputs, graph: ChannelGraph, plan: Plan) -> str:
+    """Why a plan must not be carried out, and by which groups; empty when it can be.
 
-    Few channels are others than many would be, in case a dead one hides a difference.
+    Args:
+        model: never changed.
+        inputs: of one execution.
+        graph: of the model.
+        plan: of the graph.
     """
-    rng = np.random.default_rng(0)
-    keep = {}
-    for group in groups:
-        order, count = rng.permutation(group.size), counts[group.name]
-        keep[group.name] = order[:count] if 2 * count > group.size else order[-count:]
-    return graph.plan(keep)
+    proof = Proof(model, inputs)
+    why = proof.against(plan)
+    if not why:
+        return ""
+    kept = {name: group.keep for name, group in plan.groups.items()}
+    alone = [n for n, keep in kept.items() if proof.against(graph.plan({n: keep}))]
+    return f"{', '.join(alone or kept)}: {why}"
 
 
 def _training(model: nn.Module) -> nn.Module:

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.graph.branches import decided
+from amc.graph.branches import blamed, decided
 from amc.graph.collect import collect
+from amc.graph.cuts import unevenly
 from amc.graph.export import Inputs, count_macs, export
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
 from amc.graph.join import partners, unite
 from amc.graph.observe import Observed
-from amc.graph.prove import Proof, spared, unevenly
+from amc.graph.prove import Proof, spared
 from amc.graph.rules import costs_nothing, execute
 from amc.graph.surgery import duplicate, tensors
 
@@ -57,7 +58,8 @@ def trace(
             unite(run.space, groups)
         graph = collect(run, model, inputs.batch, macs)
         failing = proof.failing(graph, unevenly(graph))
-    return decided(spared(graph.freeze(failing), proof), proof)
+    graph = graph.freeze(blamed(graph, proof, failing))
+    return decided(spared(graph, proof), proof)
 
 
 def label(program: Any, model: nn.Module, observed: Observed) -> Labeller:
