@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from amc.errors import AmcError, InfeasibleBudgetError
-from amc.graph.groups import ChannelGraph
+from amc.graph.groups import NO_LAYERS, ChannelGraph
 from amc.graph.labels import FloatArray, IntArray
 from amc.options import allowed_counts, step
 from amc.plan import Strategy
@@ -57,7 +57,7 @@ class Budget:
         if self.multiple < 1:
             raise AmcError(f"--channel-multiple must be 1 or more, got {self.multiple}")
         if not self.graph.decisions:
-            reasons = "; ".join(self.graph.causes)
+            reasons = "; ".join(self.graph.causes) or NO_LAYERS
             raise InfeasibleBudgetError(f"nothing in this network can be pruned: {reasons}")
         least = self.graph.cost.macs(np.array([o[0] for o in self.options]))
         if least > self.target:

@@ -12,6 +12,8 @@ from amc.graph.cost import CostModel
 from amc.graph.labels import IntArray
 from amc.plan import Cut, GroupKeep, Plan, Strategy
 
+NO_LAYERS = "there is no convolution or linear layer"
+
 
 @dataclass(frozen=True)
 class Member:
@@ -235,5 +237,7 @@ class ChannelGraph:
         for group in self.groups:
             tail = ", ".join(group.readers) if group.prunable else f"frozen: {group.reason}"
             lines.append(f"{group.name:<{width}}  {group.size * group.width:>8}  {tail}")
+        if not self.groups:
+            lines.append(f"nothing can be pruned: {NO_LAYERS}")
         lines.append(f"{self.macs():,} MACs per sample, {self.total_params:,} parameters")
         return "\n".join(lines)

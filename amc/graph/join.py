@@ -4,28 +4,28 @@ After ``b, c, h, w = x.shape`` a module may write ``y.view(b, c, 1, 1)``: neithe
 nor those of y can be cut alone. Nothing in the operators says so; it is found by executing cuts.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from amc.graph.cuts import usual_counts
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.labels import IntArray, LabelSpace
-from amc.graph.prove import Proof
+from amc.graph.prove import TOGETHER, Proof
 
 Groups = Sequence[ChannelGroup]
 
 
-def partners(graph: ChannelGraph, proof: Proof, names: Collection[str]) -> list[Groups]:
+def partners(graph: ChannelGraph, proof: Proof, failing: Mapping[str, str]) -> list[Groups]:
     """Sets of groups that can be cut if they keep equally many channels, or equal parts.
 
     Args:
         graph: of the network.
         proof: executes its cuts.
-        names: groups that cannot be cut by themselves; what has no partner is left out.
+        failing: groups that cannot be cut, and why; what has no partner is left out.
     """
-    search, found = _Search(graph, proof, 16 + 4 * len(names)), list[Groups]()
-    alone = [g for g in graph.decisions if g.name in names]
+    search, found = _Search(graph, proof, 16 + 4 * len(failing)), list[Groups]()
+    alone = [g for g in graph.decisions if failing.get(g.name, TOGETHER) != TOGETHER]
     for size in sorted({g.size for g in alone}):
         found += search.sets([g for g in alone if g.size == size])
     taken = {g.name for groups in found for g in groups}
@@ -66,7 +66,8 @@ class _Search:
             return self._split(groups)
         without = next((g for g in groups if self._fit([h for h in groups if h is not g])), None)
         if without is not None:  # there is one that nothing helps
-            return self._split([g for g in groups if g is not without])
+            rest = [g for g in groups if g is not without]
+            return self._split(rest) if len(rest) > 1 else []
         half = len(groups) // 2
         found = [*self.sets(groups[:half]), *self.sets(groups[half:])]
         taken = {g.name for one in found for g in one}

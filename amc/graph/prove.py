@@ -24,6 +24,8 @@ TOLERANCE = 1e-4
 
 WRITTEN = "a size is written in forward"
 
+TOGETHER = "cannot be cut together with the groups before it"
+
 
 def spared(graph: ChannelGraph, proof: "Proof") -> ChannelGraph:
     """The graph in which groups that cannot go down to a single channel keep two or all."""
@@ -95,7 +97,7 @@ class Proof:
             if not self._objection(graph, rest, counts):
                 return failed
             last = self._last_straw(graph, rest, counts)
-            failed[last.name] = "cannot be cut together with the groups before it"
+            failed[last.name] = TOGETHER
 
     def _singled_out(
         self,

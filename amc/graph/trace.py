@@ -15,6 +15,7 @@ from amc.graph.branches import blamed, decided
 from amc.graph.collect import collect
 from amc.graph.cuts import unevenly
 from amc.graph.export import Inputs, count_macs, export
+from amc.graph.fit import check_fit
 from amc.graph.groups import ChannelGraph, ChannelGroup
 from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
 from amc.graph.join import partners, unite
@@ -43,6 +44,7 @@ def trace(
     Raises:
         UnsupportedModelError: the network cannot be exported; the message says what stops it.
     """
+    check_fit(model)
     inputs = Inputs(example_inputs, dict(example_kwargs or {}))
     program = export(duplicate(model).eval(), inputs)  # may leave traces in what it exports
     proof = Proof(model, inputs)
