@@ -53,24 +53,28 @@ def run(config: InspectConfig) -> Account:
     if config.plot is not None:
         picture_format(config.plot)  # before anything else is done
     torch.manual_seed(0)
-    shape, classes, example = images(config)
+    with terminal.bar("read data"):
+        shape, classes, example = images(config)
     channels = next(iter(tree_leaves(shape)), 1)
     given = build(config.model, num_classes=classes, in_channels=channels, width=config.width)
     inputs = feed.arguments(example)
     start = time.perf_counter()
-    model = bake(given, *inputs)
-    graph = choose(trace(model, *inputs), model, config.choice)
+    with terminal.bar("trace"):
+        model = bake(given, *inputs)
+        graph = choose(trace(model, *inputs), model, config.choice)
     seconds = time.perf_counter() - start
     account = examine(config, graph, shape, classes, tuple(baked_layers(given, model)), seconds)
     terminal.table(layer_table(account))
     terminal.table(group_table(account))
-    following = suggested(config, graph, account, outputs(model, example))
+    with terminal.bar("suggest"):
+        following = suggested(config, graph, account, outputs(model, example))
     account = replace(account, command=following.command)
     terminal.say(*summary(account, config), *following.lines())
     if config.json is not None:
         write_json(config.json, asdict(account))
     if config.plot is not None:
-        draw(graph, config.plot, headline(account))
+        with terminal.bar("draw"):
+            draw(graph, config.plot, headline(account))
     return account
 
 
