@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -17,6 +17,7 @@ from amc import torchrun
 from amc.ending import ending
 from amc.errors import AmcError
 from amc.names import check
+from amc.typed import typed
 from amc.wording import suggestion
 
 Config = TypeVar("Config")
@@ -77,19 +78,13 @@ def from_json(config: type[Config], settings: Mapping[str, Any], where: Path) ->
             raise AmcError(
                 f"{where}: unknown setting {name!r}; was it written by a newer version?"
             )
-        kinds = get_args(hints[name]) or (hints[name],)
-        if get_origin(hints[name]) is Literal and value not in kinds:
-            raise AmcError(f"{where}: {name} {value!r} is unknown; allowed: {', '.join(kinds)}")
-        if isinstance(value, str) and Path in kinds:
-            value = Path(value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(value, Mapping) and is_dataclass(hints[name]):
-            value = from_json(hints[name], value, where)
-        values[name] = value
+        if is_dataclass(hints[name]) and isinstance(value, dict):
+            values[name] = from_json(hints[name], value, where)
+        else:
+            values[name] = typed(value, hints[name], f"{where}: {name}")
     try:
         return config(**values)
-    except (TypeError, AmcError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AmcError(f"{where}: {error}") from None
 
 

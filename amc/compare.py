@@ -15,7 +15,7 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
     at_once("amc.compare", CompareConfig)
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch import nn
 from amc import weights
 from amc.allocate import greedy, uniform
 from amc.budget import Budget
+from amc.claimed import held
 from amc.commandline import as_json, command, flags
 from amc.compare_config import CompareConfig
 from amc.compress import Compressor
@@ -35,7 +36,7 @@ from amc.files import safe_name
 from amc.pipeline import Pipeline, decisive, reward_function
 from amc.plan import Strategy, read_json
 from amc.prepare import allocation, choose_device, opened, outline, ready
-from amc.run_folder import claim, write_json
+from amc.run_folder import write_json
 from amc.search import METHODS, Errors, Problem, Settings, search
 from amc.sensitivity import sensitivity
 from amc.sequential import Originals
@@ -58,12 +59,17 @@ def run(config: CompareConfig) -> Path:
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
-    terminal, methods = Terminal(config.quiet), known(config.methods)
+    folder, methods = config.run_dir or default_folder(config), known(config.methods)
+    with held(folder):
+        return _run(config, folder, methods)
+
+
+def _run(config: CompareConfig, folder: Path, methods: Sequence[str]) -> Path:
+    terminal = Terminal(config.quiet)
     torch.manual_seed(0)
-    settings = replace(config.training, run_dir=config.run_dir or default_folder(config))
+    settings = replace(config.training, run_dir=folder)
     task, device = load_task(config.task), choose_device(config.device)
     reward = reward_function(config.reward, task)
-    folder = claim(settings)
 
     # The network, what can be removed from it and what it may cost, as in `amc.train`.
     data = opened(config, task, terminal)
@@ -72,7 +78,7 @@ def run(config: CompareConfig) -> Path:
     budget = allocation(settings, graph)
     subject = ready(pipe, given, graph)
     model = subject.model
-    terminal.say(*subject.overview(pipe))
+    terminal.say(*subject.overview(pipe, budget))
 
     # The searches, and what their winners are worth once they are cut for real.
     compressor = pipe.calibrate(graph, model)
@@ -157,7 +163,7 @@ class Contest:
         """Evaluations that earlier, stopped comparisons have left behind."""
         names = [f"{m}-{s}.jsonl" for m in methods for s in range(self.config.seeds)]
         paths = [self.folder / name for name in names if (self.folder / name).is_file()]
-        return sum(len(p.read_text().splitlines()) - 1 for p in paths)  # the first is a header
+        return sum(p.read_bytes().count(b"\n") - 1 for p in paths)  # the first is a header
 
     def attempt(self, method: str, seed: int, bar: Bar) -> Attempt:
         """Lets a method search once, unless it has."""

@@ -197,10 +197,13 @@ class TrainConfig(Shared):
     """Of training."""
 
     run_dir: Path | None = None
-    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>."""
+    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
     resume: Path | None = None
     """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
-    only --time-limit, --workers, --memory and --quiet may be given."""
+    only --time-limit, --workers, --memory, --quiet and --trust may be given. The folder names the
+    code that runs: --model, --data, --task, --reward and --finetune are its own."""
+    trust: bool = False
+    """Use run folders, policies and plans of other users; they name code that runs here."""
     seed: int = 0
     """The same seed on the same machine gives the same result, bit for bit."""
 

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from amc import torchrun
 from amc.errors import AmcError, Lost, OutputLost
+from amc.files import UnwritableError
 from amc.imports import one_line, users_line
 from amc.wording import encodable, one_line_of, plain
 
@@ -46,7 +47,9 @@ def ending(name: str, advice: str = "", going_on: Callable[[], str] = str) -> It
         if rest:  # other tools end without a word
             print(_line(name, "standard output is closed", rest), file=sys.stderr)
         sys.exit(CLOSED)
-    except (AmcError, OSError) as error:  # OSError: the disk is full, a folder went away
+    except (UnwritableError, OSError) as error:  # the disk is full, a folder went away
+        sys.exit(_line(name, str(error), going_on()) if torchrun.speaks() else 1)
+    except AmcError as error:
         sys.exit(_line(name, f"{error}{advice}") if torchrun.speaks() else 1)
     except KeyboardInterrupt:
         if not torchrun.prefix():

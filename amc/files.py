@@ -7,19 +7,26 @@ from typing import Any, get_args, get_type_hints
 
 from amc.errors import AmcError
 
+TEMPORARY = ".*.amc-part"
+"""Names of files that are not whole yet."""
+
+
+class UnwritableError(AmcError):
+    """A file cannot be written; what was there before is untouched."""
+
 
 def write_atomically(path: Path, text: str | bytes) -> None:
     """Writes a file so that a reader sees the old content or the new one, never half of it.
 
     Raises:
-        AmcError: the folder cannot be written or the disk is full; the old file is untouched.
+        UnwritableError: the folder cannot be written, the disk is full; the old file is untouched.
     """
     data = text.encode() if isinstance(text, str) else text
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
+            dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY[2:], delete=False
         ) as file:
             temporary = Path(file.name)
             file.write(data)
@@ -28,10 +35,24 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise AmcError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise UnwritableError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def append(path: Path, line: str) -> None:
+    """Adds a line to a file, which is no link.
+
+    Raises:
+        UnwritableError: it is one, or the disk is full.
+    """
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(path, flags, 0o644), "w", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UnwritableError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def expanded(text: str) -> Path:
@@ -62,7 +83,7 @@ def as_paths(settings: Any) -> None:
         if not isinstance(value, str | os.PathLike):
             flag = "--" + name.replace("_", "-")
             raise AmcError(f"{flag} must be a path, got {value!r}")
-        object.__setattr__(settings, name, Path(value))
+        object.__setattr__(settings, name, expanded(os.fspath(value)))
 
 
 def safe_name(text: str) -> str:

@@ -28,6 +28,7 @@ from rich.table import Table
 from agents import save_policy
 from amc import weights
 from amc.budget import Budget
+from amc.claimed import held
 from amc.commandline import as_json, command, flags
 from amc.compress import Compressor
 from amc.files import safe_name
@@ -36,7 +37,7 @@ from amc.pipeline import Pipeline, decisive, reward_function
 from amc.prepare import allocation, choose_device, opened, outline, ready
 from amc.reuse import best_of, described
 from amc.reuse_config import LearnConfig
-from amc.run_folder import claim, write_json
+from amc.run_folder import write_json
 from amc.search import Found, Problem, Settings, learn
 from amc.sensitivity import sensitivity
 from amc.task import load_task
@@ -64,11 +65,15 @@ def run(config: LearnConfig) -> Path:
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
+    with held(config.folder):
+        return _run(config, config.folder)
+
+
+def _run(config: LearnConfig, folder: Path) -> Path:
     terminal = Terminal(config.quiet)
     torch.manual_seed(config.seed)
     task, device = load_task(config.task), choose_device(config.device)
     reward = reward_function(config.reward, task)
-    folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
     data = opened(config, task, terminal, seed=config.seed)
@@ -84,7 +89,7 @@ def run(config: LearnConfig) -> Path:
     pupils = []
     for pipe, given, graph, budgets in outlines:
         subject = ready(pipe, given, graph)
-        terminal.say(*subject.overview(pipe))
+        terminal.say(*subject.overview(pipe, *budgets))
         pupils.append((pipe, pipe.calibrate(graph, subject.model), budgets))
 
     # One agent walks all of them in turn.

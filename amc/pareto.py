@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from amc.claimed import held
 from amc.commandline import as_json, command
 from amc.front import Point, draw_front, front_table, smallest
 from amc.learn import run as learn
@@ -26,10 +27,11 @@ from amc.pipeline import Pipeline, reward_function
 from amc.prepare import allocation, choose_device, opened, outline, ready
 from amc.reuse import load_learned
 from amc.reuse_config import LearnConfig, ParetoConfig
-from amc.run_folder import claim, write_json
+from amc.run_folder import write_json
 from amc.sweep import Sweep, closer
 from amc.task import CLASSIFICATION, Task, load_task
 from amc.terminal import Terminal
+from amc.trust import check_owner
 
 
 def run(config: ParetoConfig) -> Path:
@@ -38,23 +40,30 @@ def run(config: ParetoConfig) -> Path:
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
+    if config.policy:
+        check_owner("--policy", config.policy, config.trust)
+    with held(config.folder):
+        check_owner("--run-dir", config.folder, config.trust)
+        return _run(config, config.folder)
+
+
+def _run(config: ParetoConfig, folder: Path) -> Path:
     terminal = Terminal(config.quiet)
     torch.manual_seed(config.seed)
     task, device = load_task(config.task), choose_device(config.device)
     reward = reward_function(config.reward, task)
-    folder = claim(config.training)
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
     data = opened(config, task, terminal, seed=config.seed)
     pipe = Pipeline(config.training, data, device, terminal, task)
     given, graph = outline(pipe)
-    for ratio in config.ratios:
-        allocation(replace(pipe.config, preserve_ratio=ratio), graph)
+    targets = [replace(pipe.config, preserve_ratio=ratio) for ratio in config.ratios]
+    budgets = [allocation(one, graph) for one in targets]
     policy = load_learned(config.policy or learned(config))
 
     # The network with its weights and statistics.
     subject = ready(pipe, given, graph)
-    terminal.say(*subject.overview(pipe))
+    terminal.say(*subject.overview(pipe, *budgets))
     sweep = Sweep(config, pipe, subject, policy, reward, folder)
     original = sweep.original
     terminal.say(

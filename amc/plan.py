@@ -6,9 +6,11 @@ the traced graph nor the data: `amc.shrink(model, plan)` is slicing and nothing 
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,23 +92,49 @@ def load_plan(path: Path | str) -> Plan:
         raise AmcError(f"{path}: content and checksum differ; the file was changed or cut short")
     try:
         groups = {
-            name: GroupKeep(int(g["size"]), tuple(int(i) for i in g["keep"]))
+            name: GroupKeep(_whole(g["size"]), _indices(g["keep"]))
             for name, g in document["groups"].items()
         }
         cuts = tuple(
-            Cut(str(c["tensor"]), int(c["dim"]), int(c["size"]), tuple(int(i) for i in c["keep"]))
+            Cut(_text(c["tensor"]), _whole(c["dim"]), _whole(c["size"]), _indices(c["keep"]))
             for c in document["cuts"]
         )
+        if not isinstance(document.get("about", {}), dict):
+            raise TypeError("about is no object")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AmcError(f"{path}: not a valid plan ({error!r})") from None
+    for name, group in groups.items():
+        _check_kept(f"{path}: {name}", group.keep, group.size)
     for cut in cuts:
-        ordered = all(a < b for a, b in zip(cut.keep, cut.keep[1:], strict=False))
-        if not (cut.keep and ordered and 0 <= cut.keep[0] and cut.keep[-1] < cut.size):
-            raise AmcError(
-                f"{path}: {cut.tensor}, dimension {cut.dim}: kept indices must increase "
-                f"within 0..{cut.size - 1}"
-            )
+        _check_kept(f"{path}: {cut.tensor}, dimension {cut.dim}", cut.keep, cut.size)
+    if any(cut.dim < 0 for cut in cuts):
+        raise AmcError(f"{path}: not a valid plan (a dimension is negative)")
+    places = {(cut.tensor, cut.dim) for cut in cuts}
+    if len(places) < len(cuts):
+        raise AmcError(f"{path}: not a valid plan (a dimension is cut twice)")
     return Plan(groups, cuts)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or abs(value) >= 2**31:
+        raise TypeError(f"{value!r} is no size and no index")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no name")
+    return value
+
+
+def _indices(values: Any) -> tuple[int, ...]:
+    return tuple(_whole(value) for value in values)
+
+
+def _check_kept(where: str, keep: tuple[int, ...], size: int) -> None:
+    ordered = all(a < b for a, b in pairwise(keep))
+    if not (keep and ordered and 0 <= keep[0] and keep[-1] < size):
+        raise AmcError(f"{where}: kept indices must increase within 0..{size - 1}")
 
 
 def save_strategy(
@@ -138,11 +166,52 @@ def read_json(path: Path) -> Any:
         AmcError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return parsed_json(path.read_bytes())
     except OSError as error:
         raise AmcError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise AmcError(f"{path}: not a JSON file ({error})") from None
+
+
+def parsed_json(text: bytes, finite: bool = True) -> Any:
+    """The content of a JSON text in which nothing can be meant two ways.
+
+    Args:
+        text: in UTF-8.
+        finite: whether NaN and Infinity, which are no JSON, are refused.
+
+    Raises:
+        ValueError: it is none: also where a key is given twice, where it is nested beyond reason,
+            and where it holds a number too large or half a character.
+    """
+
+    def number(word: str) -> float:
+        value = float(word)
+        if finite and not math.isfinite(value):
+            raise ValueError(f"{word} is no number")
+        return value
+
+    try:
+        found = json.loads(
+            text.decode("utf-8"),
+            parse_constant=number,
+            parse_float=number,
+            object_pairs_hook=_once,
+        )
+        if b"\\u" in text:
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return found
 
 
 def digest(document: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ class Subject:
     source: str
     baked: list[str]
 
-    def overview(self, pipe: Pipeline, budget: Budget | None = None) -> list[str]:
+    def overview(self, pipe: Pipeline, *budgets: Budget | None) -> list[str]:
         """What a run works on, in a few lines."""
         graph, baked, data, task = self.graph, self.baked, pipe.data, pipe.task
         frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in graph.causes.items()]
@@ -94,11 +94,14 @@ class Subject:
             f"groups   {len(graph.decisions)} can be pruned; left whole: "
             f"{'; '.join(frozen) or 'none'}",
         ]
-        if budget and budget.note:
-            lines.append(f"channels in multiples of {budget.multiple}: {budget.note}")
+        for budget in budgets:
+            if budget and budget.note:
+                lines.append(f"channels in multiples of {budget.multiple}: {budget.note}")
+            if budget and budget.shortfall:
+                lines.append(f"budget   {budget.preserve_ratio:g}: {budget.shortfall}")
         if baked:
             lines.append(f"baked    {len(baked)} layers that computed their weights in forward")
-        return lines
+        return list(dict.fromkeys(lines))  # what holds for all budgets once
 
 
 def ready(pipe: Pipeline, given: nn.Module, graph: ChannelGraph) -> Subject:

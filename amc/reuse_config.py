@@ -33,7 +33,9 @@ class ApplyConfig(Shared):
     """Fine-tuning also learns from the original network."""
 
     run_dir: Path | None = None
-    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>."""
+    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
+    trust: bool = False
+    """Use run folders, policies and plans of other users; they name code that runs here."""
     seed: int = 0
     """The same seed on the same machine gives the same result, bit for bit."""
 
@@ -70,8 +72,8 @@ class LearnConfig(Shared):
     """What learns."""
 
     run_dir: Path | None = None
-    """Folder of the policy; default runs/learn-<models>-<data>-<ratios>. The same command goes on
-    with what it finds there."""
+    """Folder of the policy; default runs/learn-<models>-<data>-<ratios>-seed<seed>. The same
+    command goes on with what it finds there."""
     seed: int = 0
     """The same seed on the same machine gives the same result, bit for bit."""
 
@@ -114,7 +116,7 @@ class LearnConfig(Shared):
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        name = f"learn-{self.model}-{self.data}-{self.preserve_ratio}"
+        name = f"learn-{self.model}-{self.data}-{self.preserve_ratio}-seed{self.seed}"
         return self.run_dir or Path("runs") / safe_name(name)
 
 
@@ -143,9 +145,11 @@ class ParetoConfig(Shared):
     finetune_epochs: int = 0
     """Passes over the training data after each cut; 0: none."""
 
+    trust: bool = False
+    """Use run folders, policies and plans of other users; they name code that runs here."""
     run_dir: Path | None = None
-    """Folder of the networks; default runs/pareto-<model>-<data>. The same command goes on with
-    what it finds there."""
+    """Folder of the networks; default runs/pareto-<model>-<data>-seed<seed>. The same command
+    goes on with what it finds there."""
     seed: int = 0
     """The same seed on the same machine gives the same result, bit for bit."""
 
@@ -173,7 +177,8 @@ class ParetoConfig(Shared):
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        return self.run_dir or Path("runs") / safe_name(f"pareto-{self.model}-{self.data}")
+        name = f"pareto-{self.model}-{self.data}-seed{self.seed}"
+        return self.run_dir or Path("runs") / safe_name(name)
 
 
 def several(given: str, count: int) -> list[float]:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -11,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from amc import ranks, weights
+from amc.claimed import held, moved_aside
 from amc.commandline import as_json, flags, from_json
 from amc.config import TrainConfig
 from amc.errors import AmcError
@@ -21,9 +22,13 @@ from amc.files import safe_name, write_atomically
 from amc.graph.bake import computes_weight
 from amc.graph.surgery import load_tensors, shrink
 from amc.plan import Plan, load_plan, read_json, save_plan
+from amc.trust import check_owner, code_named
 
 MARK = "config.json"
 """The file that makes a folder a run."""
+
+THREADS = "threads"
+"""Beside the settings: how many the process had; sums of floats depend on it."""
 
 GOES_ON_FROM = (MARK, "episodes.jsonl", "training-*.safetensors")
 """What a run reads of what an earlier one has left in its folder."""
@@ -39,14 +44,16 @@ def own_folder(config: TrainConfig) -> Iterator[TrainConfig]:
         AmcError: the first cannot write its folder; --workers was given as well.
     """
     if ranks.count() == 1:
-        yield config
+        with held(run_dir(config), new=not config.resume):
+            yield config
         return
     if config.workers > 1:
         raise AmcError(f"--workers {config.workers} and torchrun exclude each other")
-    content = ranks.first(lambda: _packed(config.resume or claim(config)))
-    if ranks.rank() == 0:
-        yield config
-        return
+    with contextlib.ExitStack() as stack:
+        content = ranks.first(lambda: _held_and_packed(config, stack))
+        if ranks.rank() == 0:
+            yield config
+            return
     with tempfile.TemporaryDirectory(prefix="amc-", ignore_cleanup_errors=True) as place:
         folder = Path(place) / "run"
         folder.mkdir()
@@ -56,28 +63,14 @@ def own_folder(config: TrainConfig) -> Iterator[TrainConfig]:
         yield replace(config, resume=folder) if config.resume else replace(config, run_dir=folder)
 
 
-def _packed(folder: Path) -> bytes:
+def _held_and_packed(config: TrainConfig, stack: contextlib.ExitStack) -> bytes:
+    folder = run_dir(config)
+    stack.enter_context(held(folder, new=not config.resume))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for path in (path for pattern in GOES_ON_FROM for path in folder.glob(pattern)):
             archive.write(path, path.name)
     return content.getvalue()
-
-
-def claim(config: TrainConfig) -> Path:
-    """The folder of the run, which exists and can be written.
-
-    Raises:
-        AmcError: it cannot be made or written.
-    """
-    folder = run_dir(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise AmcError(f"--run-dir {folder}: cannot be written: {error.strerror}") from None
-    return folder
 
 
 def run_dir(config: TrainConfig) -> Path:
@@ -95,46 +88,70 @@ def begin(folder: Path, config: TrainConfig, say: Callable[[str], None]) -> None
             events.unlink()
         return
     if (folder / MARK).exists():
-        number = 1
-        while (moved := folder.with_name(f"{folder.name}.{number}")).exists():
-            number += 1
-        try:
-            os.rename(folder, moved)
-            folder.mkdir()
-        except OSError as error:
-            raise AmcError(f"--run-dir {folder}: cannot be moved: {error.strerror}") from None
-        say(f"the earlier run in {folder} is now {moved}")
-    write_json(folder / MARK, as_json(config))
+        say(f"the earlier run in {folder} is now {moved_aside(folder)}")
+    write_json(folder / MARK, {**as_json(config), THREADS: torch.get_num_threads()})
 
 
-def resumed(config: TrainConfig) -> TrainConfig:
-    """The settings of the run that ``--resume`` names.
+def settled(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
+    """The settings that count: with ``--resume`` those of the run.
 
     Raises:
-        AmcError: there is no run, or other settings were given as well.
+        AmcError: there is no such run, or what is to be used is of another user.
+    """
+    found = resumed(config, say) if config.resume else config
+    for flag, path in (("--policy", found.policy), ("--plan", found.plan)):
+        if path:
+            check_owner(flag, path, found.trust)
+    return found
+
+
+def resumed(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
+    """The settings of the run that ``--resume`` names; says what of its code will run here.
+
+    Raises:
+        AmcError: there is no run, other settings were given as well, or it is of another user.
     """
     folder = config.resume
     assert folder is not None
-    if not (folder / MARK).is_file():
-        raise AmcError(f"--resume {folder}: there is no run (no {MARK})")
-    saved = read_json(folder / MARK)
-    if not isinstance(saved, dict):
-        raise AmcError(f"{folder / MARK}: expected an object, got {type(saved).__name__}")
+    saved = _saved(folder)
+    began = saved.pop(THREADS, None)
+    if began is not None and not (type(began) is int and began > 0):
+        raise AmcError(f"{folder / MARK}: {THREADS} must be a whole number, got {began!r:.40}")
+    if began not in (None, torch.get_num_threads()):
+        say(
+            f"threads  the run began with {began}, this process has {torch.get_num_threads()}: "
+            f"the last bits may differ; OMP_NUM_THREADS={began} gives the same ones"
+        )
     own = {
         "time_limit": config.time_limit,
         "workers": config.workers,
         "memory": config.memory or saved.get("memory"),
         "walks": saved.get("walks") or saved.get("workers"),  # the search depends on it
         "quiet": config.quiet,
+        "trust": config.trust,
     }
     rest = replace(config, resume=None, time_limit=None, workers=1, memory=None, quiet=False)
+    rest = replace(rest, trust=False)
     if words := flags(rest):
         raise AmcError(
             f"--resume {folder}: {words[0]} cannot be given, the settings are those of the run; "
-            "allowed: --time-limit, --workers, --memory, --quiet"
+            "allowed: --time-limit, --workers, --memory, --quiet, --trust"
         )
     settings = {**saved, **own, "run_dir": str(folder)}
-    return from_json(TrainConfig, {**settings, "resume": str(folder)}, folder / MARK)
+    found = from_json(TrainConfig, {**settings, "resume": str(folder)}, folder / MARK)
+    check_owner("--resume", folder, config.trust)
+    if code := code_named(found):
+        say(f"code     the settings in {folder} name code that runs now: {code}")
+    return found
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    if not (folder / MARK).is_file():
+        raise AmcError(f"--resume {folder}: there is no run (no {MARK})")
+    saved = read_json(folder / MARK)
+    if not isinstance(saved, dict):
+        raise AmcError(f"{folder / MARK}: expected an object, got {type(saved).__name__}")
+    return saved
 
 
 def resumable(config: TrainConfig) -> bool:
@@ -142,7 +159,11 @@ def resumable(config: TrainConfig) -> bool:
     if config.resume:
         return (config.resume / MARK).is_file()
     with contextlib.suppress(AmcError):  # what is there is no run
-        return bool(read_json(run_dir(config) / MARK) == as_json(config))
+        saved = read_json(run_dir(config) / MARK)
+        return isinstance(saved, dict) and {**saved, THREADS: 0} == {
+            **as_json(config),
+            THREADS: 0,
+        }
     return False
 
 
@@ -199,9 +220,11 @@ def load_pruned(model: nn.Module, run: Path | str) -> nn.Module:
 
 def _check_baked(model: nn.Module, plan: Path) -> None:
     """Refuses a network whose layers still compute the weights that the run has made plain."""
-    about = read_json(plan).get("about", {})
+    baked = read_json(plan).get("about", {}).get("baked", [])
+    if not (isinstance(baked, list) and all(isinstance(name, str) for name in baked)):
+        raise AmcError(f"{plan}: baked must be a list of layers")
     modules = dict(model.named_modules())
-    for name in about.get("baked", []):
+    for name in baked:
         if name in modules and computes_weight(modules[name]):
             raise AmcError(
                 f"{plan}: {name} computes its weight in forward, the run made it plain; load into "
@@ -215,4 +238,4 @@ def _default_name(config: TrainConfig) -> str:
         words.append(f"{config.preserve_ratio:g}")
     elif config.channel_ratio is not None:
         words.append(f"channels-{config.channel_ratio:g}")
-    return safe_name("-".join(words))
+    return safe_name("-".join([*words, f"seed{config.seed}"]))

@@ -36,13 +36,12 @@ from amc.report import Change, Report, layer_changes, layer_table, slower, summa
 from amc.reuse import best_of, described, load_fitting, load_learned, remembered
 from amc.run_folder import (
     begin,
-    claim,
     own_folder,
     record,
     resumable,
-    resumed,
     run_dir,
     save_network,
+    settled,
     write_json,
 )
 from amc.search import proposed, starts
@@ -63,13 +62,12 @@ def run(config: TrainConfig) -> Path:
 
 
 def _run(config: TrainConfig) -> Path:
-    if config.resume:
-        config = resumed(config)
     terminal, clock = Terminal(config.quiet), Clock()
+    config = settled(config, terminal.say)
     torch.manual_seed(config.seed)
     task, device = load_task(config.task), choose_device(config.device)
     reward = reward_function(config.reward, task)
-    folder = claim(config)
+    folder = run_dir(config)
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
     data = opened(config, task, terminal, seed=config.seed, batch_size=config.batch_size)

@@ -8,7 +8,6 @@ with the same agent, replay memory and random numbers, bit for bit.
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,8 @@ from typing import Any
 from amc import ranks
 from amc.errors import AmcError
 from amc.evaluate import Score
-from amc.plan import Strategy
+from amc.files import append, write_atomically
+from amc.plan import Strategy, parsed_json
 from envs import Outcome, Reward
 
 FORMAT = "amc-episodes/2"
@@ -177,8 +177,7 @@ def _append(record: Path, episode: Episode) -> None:
         **asdict(outcome.score),
         "strategy": episode.strategy,
     }
-    with record.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    append(record, json.dumps(entry))
 
 
 def _key(strategy: Strategy) -> tuple[tuple[str, int], ...]:
@@ -186,16 +185,24 @@ def _key(strategy: Strategy) -> tuple[tuple[str, int], ...]:
 
 
 def _read(path: Path, search: Mapping[str, Any]) -> list[tuple[dict[str, int], Outcome]]:
-    """The episodes on record; a line that was cut short is forgotten, a missing file is begun."""
+    """The episodes on record; a line that was cut short is forgotten, a missing file is begun.
+
+    Nothing is changed in a file before it is known to be the record of this search.
+    """
     header = {"format": FORMAT, **search}
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    lines = whole.splitlines()
-    if not lines:
-        path.write_text(json.dumps(header) + "\n")
+    if path.is_symlink():
+        raise AmcError(f"{path}: is a link; nothing is written through links")
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise AmcError(f"{path}: cannot be read: {error.strerror or error}") from None
+    first, whole = json.dumps(header).encode(), content[: content.rfind(b"\n") + 1]
+    if not whole:
+        if not first.startswith(content):
+            raise AmcError(f"{path}: is no record of episodes; it would be replaced")
+        write_atomically(path, first + b"\n")
         return []
-    if whole != content:
-        os.truncate(path, len(whole))
+    lines = whole.splitlines()
     found = [_parsed(line, number, path) for number, line in enumerate(lines, start=1)]
     differing = [k for k in header if found[0].get(k) != header[k]]
     if differing:
@@ -203,13 +210,16 @@ def _read(path: Path, search: Mapping[str, Any]) -> list[tuple[dict[str, int], O
             f"{path}: the record is of another search: {differing[0]} was "
             f"{found[0].get(differing[0])!r}, is {header[differing[0]]!r}"
         )
-    return [_episode(entry, number, path) for number, entry in enumerate(found[1:], start=2)]
+    episodes = [_episode(entry, number, path) for number, entry in enumerate(found[1:], start=2)]
+    if whole != content:
+        write_atomically(path, whole)
+    return episodes
 
 
 def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        entry = parsed_json(line, finite=False)  # a loss may be infinite
+    except ValueError as error:
         raise AmcError(f"{path}: line {number} is damaged: {error}") from None
     if not isinstance(entry, dict):
         raise AmcError(f"{path}: line {number} is damaged: expected an object")
@@ -220,12 +230,24 @@ def _episode(entry: Mapping[str, Any], number: int, path: Path) -> tuple[dict[st
     try:
         apart = entry["divergence"]
         score = Score(
-            float(entry["accuracy"]),
-            float(entry["loss"]),
-            int(entry["images"]),
-            None if apart is None else float(apart),
+            _number(entry["accuracy"]),
+            _number(entry["loss"]),
+            _whole(entry["images"]),
+            None if apart is None else _number(apart),
         )
-        outcome = Outcome(score, int(entry["macs"]), int(entry["params"]))
-        return {str(k): int(v) for k, v in entry["strategy"].items()}, outcome
+        outcome = Outcome(score, _whole(entry["macs"]), _whole(entry["params"]))
+        return {name: _whole(count) for name, count in entry["strategy"].items()}, outcome
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise AmcError(f"{path}: line {number} is damaged: {error!r}") from None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value

@@ -49,6 +49,7 @@ FLOORS = [
         "amc.inspect_config",
         "amc.compare_config",
         "amc.commandline",
+        "amc.typed",
         "amc.picture",
         "amc.figure",
         "amc.lanes",
@@ -62,7 +63,7 @@ FLOORS = [
         "amc.progress",
         "amc.terminal",
     },
-    {"amc.run_folder", "amc.journal", "amc.reuse"},
+    {"amc.run_folder", "amc.claimed", "amc.trust", "amc.journal", "amc.reuse"},
     {"amc", "amc.pipeline", "amc.prepare", "amc.recovery", "amc.stages", "amc.sweep"},
     {"amc.inspect", "amc.train", "amc.compare", "amc.apply"} | {"amc.learn", "amc.pareto"},
 ]

@@ -838,6 +838,7 @@ CHANGED = TrainConfig(
     batch_size=16,
     run_dir=Path("runs/a b"),
     resume=Path("runs/c"),
+    trust=True,
     seed=3,
     device="cuda:1",
     quiet=True,
