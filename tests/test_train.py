@@ -596,7 +596,7 @@ def test_interrupt_before_the_run_has_begun_gives_no_advice(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("amc.train.load_data", interrupted)
+    monkeypatch.setattr("amc.train.opened", interrupted)
     monkeypatch.setattr(sys, "argv", ["amc.train", *words({**tiny, "run_dir": folder})])
     other = as_json(TrainConfig(run_dir=folder, **{**tiny, "episodes": 77}))
     for content in (None, json.dumps(other), "damaged"):
