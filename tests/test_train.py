@@ -22,6 +22,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
@@ -345,6 +346,46 @@ def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
     assert smallest == harsh
 
 
+class Turns(nn.Module):
+    """Takes another way where two widths are equal, once it is armed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(1, 9, 3), nn.Conv2d(9, 7, 3), nn.Linear(7, 10)
+        self.armed = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x).relu()
+        y = self.b(x).relu()
+        y = -y if self.armed and x.shape[1] == y.shape[1] else y
+        out: torch.Tensor = self.fc(y.mean((2, 3)))
+        return out
+
+
+def test_strategies_that_turn_a_branch_are_skipped_or_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The plan is executed before it is carried out, whatever the trace has missed."""
+    torch.manual_seed(0)
+    model = Turns().eval()
+    pipe = Pipeline(
+        TrainConfig(**SMALL), load_data("digits"), torch.device("cpu"), Terminal(quiet=False)
+    )
+    graph = amc.trace(model, pipe.example)
+    model.armed = True
+    compressor = pipe.calibrate(graph, model)
+    equal, unequal = {"a": 5, "b": 5}, {"a": 6, "b": 5}
+    strategy, *_ = pipe.cut_best(compressor, [equal, unequal], lambda o: 0.0)
+    assert strategy == unequal
+    said = " ".join(capsys.readouterr().out.split())
+    assert "skipped 1 of 2 strategies, a, b: " in said and "differs from the masked one" in said
+    refusal = "the plan is not carried out: a, b: .* differs from the masked one; --exclude"
+    with pytest.raises(AmcError, match=refusal):
+        pipe.cut_best(compressor, [equal], lambda o: 0.0)
+    with pytest.raises(AmcError, match=refusal):
+        pipe.cut(compressor, compressor.plan(equal), pipe.originals(compressor))
+
+
 @pytest.mark.parametrize("count", [50, 128, 300, 10**6])
 def test_batch_norm_is_adapted_on_as_many_images_as_asked(count: int, checkpoint: Path) -> None:
     """Those of the statistics first, then more of the stream; 128 images have been read before."""
@@ -375,6 +416,8 @@ def test_finalist_whose_reward_is_no_number_is_not_chosen() -> None:
         cut=lambda *_: None,
         cut_worth=lambda c, s, *_: worth[s],
         wished=lambda m: [],
+        terminal=Terminal(quiet=True),
+        _sound=lambda compressor, strategies: strategies,
     )
     compressor: Any = SimpleNamespace(plan=lambda s: s, model=None)
     finalists: Any = ["b", "a"]
