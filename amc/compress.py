@@ -30,6 +30,9 @@ from amc.solve.stats import Batches, LayerStats, Sampling, collect
 MAX_COLUMNS = 8192
 """Layers with more inputs x kernel than this are cut but not reconstructed (X'X: 0.5 GB)."""
 
+SOLVED = ("conv1d", "conv2d", "conv3d", "linear")
+"""Kinds of layers whose weights are solved for; others are only cut."""
+
 MEMO_BYTES = 2**30
 """Solutions are forgotten, all at once, when they take more than this."""
 
@@ -41,7 +44,7 @@ def reconstructed_layers(graph: ChannelGraph) -> tuple[Layer, ...]:
         layer
         for layer in graph.layers
         if layer.name in readers
-        and "transpose" not in layer.kind
+        and layer.kind in SOLVED
         and layer.in_channels // layer.groups * _kernel(graph, layer) <= MAX_COLUMNS
     )
 

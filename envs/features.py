@@ -57,7 +57,7 @@ class Features:
         self._full = np.array([g.size for g in graph.decisions], dtype=np.int64)
         self._original = graph.macs()
         names = [layer.name for layer in graph.layers]
-        self._readers = [names.index(g.readers[0]) for g in graph.decisions]
+        self._readers = [names.index((g.readers or g.writers[-1:])[0]) for g in graph.decisions]
         facts = []
         for t, position in enumerate(self._readers):
             x = graph.layers[position]

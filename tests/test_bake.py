@@ -52,6 +52,42 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+TRANSPOSED: dict[str, Callable[[], nn.Module]] = {
+    "weight norm": lambda: parametrizations.weight_norm(nn.ConvTranspose2d(8, 6, 3, stride=2)),
+    "by hook": lambda: old_weight_norm(nn.ConvTranspose2d(8, 6, 3, groups=2)),
+    "spectral norm": lambda: parametrizations.spectral_norm(nn.ConvTranspose2d(8, 6, 3)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed_convolution_is_baked(name: str) -> None:
+    torch.manual_seed(0)
+    model = network(TRANSPOSED[name]())
+    x, other = torch.randn(2, 3, 9, 9), torch.randn(3, 3, 9, 9)
+    baked = amc.bake(model, (x,))
+    torch.testing.assert_close(baked(other), model(other), rtol=1e-4, atol=1e-5)
+    assert amc.graph.baked_layers(model, baked) == ["1", "5"]
+    graph = amc.trace(baked, (x,))
+    assert set(graph.sizes) == {"0", "1", "5"}
+    plan = amc.random_plan(graph, 0.5)
+    torch.testing.assert_close(amc.shrink(baked, plan)(other), amc.mask(baked, plan)(other))
+
+
+def test_size_of_the_output_is_given_to_the_plain_layer() -> None:
+    class Up(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = parametrizations.weight_norm(nn.ConvTranspose1d(3, 4, 3, stride=2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x, output_size=[14]).mul_(2)  # what the layer gave is written over
+
+    model, x = Up(), torch.randn(2, 3, 6)
+    baked = amc.bake(model, (x,))
+    assert amc.graph.baked_layers(model, baked) == ["up"]
+    torch.testing.assert_close(baked(x), model(x))
+
+
 def network(layer: nn.Module) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), layer, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),

@@ -5,20 +5,27 @@ slices could be removed. In eval mode the computed weight is a constant: the lay
 by a plain one that holds it, with the same outputs.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 
 from amc.errors import UnsupportedModelError
 from amc.graph.export import Inputs, describe
 from amc.graph.surgery import duplicate
 
-_CALLS = {F.linear, torch.conv1d, torch.conv2d, torch.conv3d}
-_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CALLS = {
+    F.linear, torch.conv1d, torch.conv2d, torch.conv3d,
+    torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
+}  # fmt: skip
+_PLAIN = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 
 
 def bake(
@@ -54,11 +61,9 @@ def bake(
         raise UnsupportedModelError(
             f"{type(model).__name__} does not run on the example inputs: {describe(error)}"
         ) from error
-    for name, (x, weight, bias, out) in seen.items():
-        plain = _plain(baked.get_submodule(name), weight, bias)
-        with torch.no_grad():
-            found = plain(x)
-        if found.shape == out.shape and torch.allclose(found, out, rtol=1e-4, atol=1e-5):
+    for name, once in seen.items():
+        plain = _plain(baked.get_submodule(name), once.weight, once.bias)
+        if once.alike(plain):
             baked.set_submodule(name, plain)
     for module in baked.modules():
         module.training = modes.get(module, model.training)
@@ -74,10 +79,10 @@ def baked_layers(model: nn.Module, baked: nn.Module) -> list[str]:
     ]
 
 
-def computes_weight(module: nn.Module) -> bool:
+def computes_weight(module: nn.Module | None) -> bool:
     """Whether a convolution or linear layer does not simply use a parameter called weight."""
     kind = next((k for k in _PLAIN if isinstance(module, k)), None)
-    if kind is None:
+    if module is None or kind is None:
         return False
     ours = getattr(kind, "_conv_forward", None)
     changed = type(module).forward is not kind.forward or (
@@ -103,34 +108,60 @@ class _Calls(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _executions(
-    model: nn.Module, names: list[str], inputs: Inputs
-) -> dict[str, tuple[Tensor, Tensor, Tensor | None, Tensor]]:
-    """Per layer its (input, weight, bias, output) in the first execution."""
-    seen: dict[str, tuple[Tensor, Tensor, Tensor | None, Tensor]] = {}
+@dataclass(frozen=True)
+class _Execution:
+    """The first execution of a layer: what it was given, what it computed with, its output.
+
+    Tensors are copies, as forward may write into what a layer was given and into its output.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    weight: Tensor
+    bias: Tensor | None
+    out: Tensor
+
+    def alike(self, plain: nn.Module) -> bool:
+        """Whether a plain layer gives the same output."""
+        try:
+            with torch.no_grad():
+                found = plain(*self.args, **self.kwargs)
+        except Exception:  # the layer's own forward takes what the plain one does not
+            return False
+        same = found.shape == self.out.shape
+        return same and torch.allclose(found, self.out, rtol=1e-4, atol=1e-5)
+
+
+def _executions(model: nn.Module, names: list[str], inputs: Inputs) -> dict[str, _Execution]:
+    """The first execution of every layer that calls its operator once."""
+    seen: dict[str, _Execution] = {}
     handles = []
 
     def watch(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-            if name in seen or not (len(args) == 1 and isinstance(args[0], Tensor)):
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+        ) -> None:
+            if name in seen or not isinstance(out, Tensor):
                 return
             own = {id(p) for p in module.parameters(recurse=False)}
             with _Calls() as calls, torch.no_grad():
-                module.forward(args[0])
+                module.forward(*args, **kwargs)
             if len(calls.found) == 1 and id(calls.found[0][0]) not in own:
                 weight, bias = calls.found[0]
-                seen[name] = (args[0], weight, bias, out)
+                given, named = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
+                seen[name] = _Execution(given, named, weight, bias, out.clone())
 
         return hook
 
     for name in names:
-        handles.append(model.get_submodule(name).register_forward_hook(watch(name)))
+        layer = model.get_submodule(name)
+        handles.append(layer.register_forward_hook(watch(name), with_kwargs=True))
     try:
         inputs.run(model)
     finally:
         for handle in handles:
             handle.remove()
-    return {n: s for n, s in seen.items() if all(isinstance(x, Tensor) for x in tree_leaves(s[3]))}
+    return seen
 
 
 def _plain(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:

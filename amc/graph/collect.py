@@ -1,5 +1,7 @@
 """From labels to a channel graph: classes of labels with the same members become groups."""
 
+import math
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -7,9 +9,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from amc.graph.attributes import is_attribute
-from amc.graph.groups import ChannelGraph, ChannelGroup, Layer, Member
-from amc.graph.interpreter import Labeller, LayerCall
+from amc.graph.groups import ChannelGraph, ChannelGroup, Layer, Member, Product
+from amc.graph.interpreter import Labeller
 from amc.graph.labels import CONSTANT, compact
+from amc.graph.operands import LayerCall
 from amc.graph.surgery import tensors
 
 
@@ -33,20 +36,28 @@ def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int | None)
     for root in sorted(classes):
         signature = tuple((key, len(found)) for key, found in sorted(classes[root].items()))
         by_signature.setdefault((signature, reasons.get(root, "")), []).append(root)
-    groups = [
-        replace(
-            _group(signature, roots, reason, classes, places),
-            residual=not added.isdisjoint(roots),
+    asides = _Asides(run)
+    found = [
+        (
+            replace(
+                _group(signature, roots, reason, classes, places, asides),
+                residual=not added.isdisjoint(roots),
+            ),
+            roots,
         )
         for (signature, reason), roots in by_signature.items()
     ]
-    groups = _unique(
-        sorted(groups, key=lambda g: places.order[g.readers[0]] if g.readers else len(names))
-    )
+    found += [(group, []) for group in _unlisted(run, classes)]
+    found.sort(key=lambda f: places.when(f[0]))
+    groups = _unique([group for group, _ in found])
+    owner = {root: g for g, (_, roots) in zip(groups, found, strict=True) for root in roots}
     layers = _layers(run.calls, names, groups, state, batch)
+    products = _products(run, owner)
     counted = sum(layer.positions * int(np.prod(state[layer.weight].shape)) for layer in layers)
+    counted += sum(product.macs for product in products)
     return ChannelGraph(
         layers=layers,
+        products=products,
         groups=tuple(groups),
         shapes={name: tuple(t.shape) for name, t in state.items()}
         | {name: (len(x),) for (name, _), x in run.space.bound.items() if is_attribute(name)},
@@ -86,6 +97,46 @@ def _layer_names(calls: list[LayerCall]) -> dict[str, str]:
     return {c.weight: c.weight.removesuffix(".weight") for c in calls}
 
 
+def _unlisted(run: Labeller, classes: dict[int, Any]) -> list[ChannelGroup]:
+    """Layers of which no tensor is in any group, so that the table says why they stay whole."""
+    return [
+        ChannelGroup(name, len(labels), (), (), (), reason)
+        for name, (labels, reason) in run.unseen.items()
+        if classes.keys().isdisjoint(run.space.roots(labels).tolist())
+    ]
+
+
+def _products(run: Labeller, owner: dict[int, ChannelGroup]) -> tuple[Product, ...]:
+    """Operators without weights, each with the groups that its cost follows."""
+
+    def axis(labels: Tensor) -> tuple[int, dict[str, int]]:
+        groups = [owner[r] for r in run.space.roots(labels).tolist() if r in owner]
+        met = Counter(group.name for group in groups)
+        return len(labels), {g.name: met[g.name] // g.size for g in groups}
+
+    found = (Product(call.macs, tuple(map(axis, call.axes))) for call in run.products)
+    return tuple(p for p in found if p.macs % math.prod(size for size, _ in p.axes) == 0)
+
+
+class _Asides:
+    """What no layer writes or reads, and why."""
+
+    def __init__(self, run: Labeller) -> None:
+        self._blank = {int(root) for x in run.blank for root in run.space.roots(x)}
+        self._met = {int(root) for x in run.met for root in run.space.roots(x)}
+        self._trained = run.only_trained
+
+    def met(self, roots: list[int]) -> bool:
+        """Whether a product of activations reads the channels."""
+        return not self._met.isdisjoint(roots)
+
+    def reason(self, roots: list[int], members: tuple[Member, ...]) -> str:
+        """Why channels must stay that no layer writes; empty where nothing special is known."""
+        if not self._blank.isdisjoint(roots):
+            return "reads a constant"
+        return "only training executes it" if {m.tensor for m in members} <= self._trained else ""
+
+
 class _Places:
     """Where layers write and read: (weight, dimension) -> layer; depthwise layers do neither."""
 
@@ -99,6 +150,12 @@ class _Places:
             (c.weight, c.out_dim): c.groups if "transpose" in c.kind else 1 for c in wide
         }
 
+    def when(self, group: ChannelGroup) -> int:
+        """When the group is first read; when it is last written, if no layer reads it."""
+        if group.readers:
+            return self.order[group.readers[0]]
+        return self.order[group.writers[-1]] if group.prunable else len(self.order)
+
     def among(self, keys: list[tuple[str, int]], where: dict[tuple[str, int], str]) -> list[str]:
         """Layers at these places, in execution order."""
         return sorted({where[k] for k in keys if k in where}, key=self.order.__getitem__)
@@ -110,6 +167,7 @@ def _group(
     reason: str,
     classes: dict[int, dict[tuple[str, int], list[int]]],
     places: _Places,
+    asides: "_Asides",
 ) -> ChannelGroup:
     keys = [key for key, _ in signature]
     roots = sorted(roots, key=lambda r: [classes[r][k] for k in keys])
@@ -119,10 +177,14 @@ def _group(
     )
     writers = tuple(places.among(keys, places.written))
     readers = tuple(places.among(keys, places.read))
+    if not reason and not writers:
+        reason = asides.reason(roots, members)
     if not reason and len(roots) < 2:
         reason = "has a single channel"
-    if not reason and not (writers and readers):
-        reason = "no layer writes it" if not writers else "no layer reads it"
+    if not reason and not writers:
+        reason = "no layer writes it"
+    if not reason and not readers and not asides.met(roots):
+        reason = "no layer reads it"
     name, width = "input", 1
     if writers:
         name = writers[0]

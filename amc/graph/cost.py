@@ -7,6 +7,7 @@ affine in the kept channels, so the cost of a layer is a product of two affine f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,27 @@ import numpy as np
 from amc.graph.labels import FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from amc.graph.groups import ChannelGraph
+    from amc.graph.groups import ChannelGraph, Layer
+
+
+@dataclass(frozen=True)
+class _Products:
+    """MACs of operators that are proportional to one or two sizes, affine in k, [P] and [P, T]."""
+
+    scale: FloatArray
+    a0: FloatArray
+    a: FloatArray
+    b0: FloatArray
+    b: FloatArray
+
+    def macs(self, k: FloatArray | IntArray) -> IntArray:
+        """For kept channels k [T] -> of the batch; or for many strategies [T, R] -> [R]."""
+        if not len(self.scale):
+            return np.zeros(k.shape[1:], dtype=np.int64)
+        shape = (-1, *[1] * (k.ndim - 1))
+        sizes = (self.a0.reshape(shape) + self.a @ k) * (self.b0.reshape(shape) + self.b @ k)
+        macs: IntArray = (self.scale @ sizes).astype(np.int64)
+        return macs
 
 
 @dataclass(frozen=True)
@@ -29,6 +50,7 @@ class CostModel:
     Attributes:
         scale, in0, out0: [L] kernel size x positions; channels that never change.
         in_k, out_k: [L, T] slices of the weight per channel of each decision.
+        products: the same for operators outside of the layers.
         batch: samples that ``scale`` counts.
         other: MACs per sample that do not depend on k.
         tensor_*: the same for parameters, [P] and [P, T] (two dimensions at most depend on k).
@@ -39,6 +61,7 @@ class CostModel:
     in_k: FloatArray
     out0: FloatArray
     out_k: FloatArray
+    products: _Products
     batch: int
     other: int
     tensor_scale: FloatArray
@@ -67,7 +90,7 @@ class CostModel:
 
         layers = [
             (
-                layer.positions * int(np.prod(graph.shapes[layer.weight][2:], dtype=np.int64)),
+                layer.positions * _kernel(layer, graph.shapes[layer.weight]),
                 *affine(layer.weight, layer.in_dim),
                 *affine(layer.weight, layer.out_dim),
             )
@@ -91,7 +114,7 @@ class CostModel:
             int(np.prod(graph.shapes[n])) for n in {t for t, _ in slices} & graph.parameters
         )
         return cls(
-            *_columns(layers, len(sizes)), graph.batch, graph.other_macs,
+            *_columns(layers, len(sizes)), _products(graph, sizes), graph.batch, graph.other_macs,
             *_columns(tensors, len(sizes)), graph.total_params - touched,
         )  # fmt: skip
 
@@ -105,7 +128,7 @@ class CostModel:
         k = counts.T.astype(np.float64)
         inputs, outputs = self.in0[:, None] + self.in_k @ k, self.out0[:, None] + self.out_k @ k
         macs: IntArray = (self.scale @ (inputs * outputs)).astype(np.int64)
-        return macs // self.batch + self.other
+        return (macs + self.products.macs(k)) // self.batch + self.other
 
     def layer_macs(self, counts: IntArray) -> IntArray:
         """MACs per sample of every layer, [L] for counts [T]."""
@@ -116,7 +139,8 @@ class CostModel:
     def macs(self, counts: IntArray) -> int:
         """MACs per sample of the network for kept channels [T]."""
         inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
-        return int(np.dot(self.scale * inputs, outputs)) // self.batch + self.other
+        whole = np.dot(self.scale * inputs, outputs)
+        return int(whole + self.products.macs(counts)) // self.batch + self.other
 
     def form(self) -> tuple[float, FloatArray, FloatArray]:
         """``a``, ``b`` [T] and ``C`` [T, T] of the MACs of layers, ``a + b k + k C k / 2``.
@@ -131,6 +155,24 @@ class CostModel:
         """Parameters of the network for kept channels [T]."""
         a, b = self.tensor_a0 + self.tensor_a @ counts, self.tensor_b0 + self.tensor_b @ counts
         return int((self.tensor_scale * a * b).sum()) + self.other_params
+
+
+def _products(graph: ChannelGraph, sizes: IntArray) -> _Products:
+    """Costs of the operators outside of the layers."""
+    rows = []
+    for product in graph.products:
+        axes = [*product.axes, (1, {})][:2]
+        terms = []
+        for size, per_channel in axes:
+            row = np.array([per_channel.get(g.name, 0) for g in graph.decisions], dtype=np.int64)
+            terms.append((int(size - row @ sizes), row))
+        rows.append((product.macs // (axes[0][0] * axes[1][0]), *terms[0], *terms[1]))
+    return _Products(*_columns(rows, len(sizes)))
+
+
+def _kernel(layer: Layer, shape: tuple[int, ...]) -> int:
+    """Entries of a weight per input and output channel."""
+    return math.prod(n for d, n in enumerate(shape) if d not in (layer.in_dim, layer.out_dim))
 
 
 def _columns(

@@ -78,5 +78,5 @@ def cut_plan(
     keep = {}
     for group in groups:
         order, count = rng.permutation(group.size), counts[group.name]
-        keep[group.name] = order[:count] if 2 * count > group.size else order[-count:]
+        keep[group.name] = order[:count] if 2 * count > group.size else order[group.size - count :]
     return graph.plan(keep)

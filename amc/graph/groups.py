@@ -44,7 +44,8 @@ class ChannelGroup:
         reason: why the group must stay whole; empty when it can be pruned.
         residual: whether several layers are added up in these channels.
         width: output channels of the writing layers that go with each channel of the group.
-        least, most: bounds on the kept channels; 0 stands for ``size``.
+        least, most: bounds on the kept channels; 0 stands for ``size`` in ``most``. Channels that
+            meet zeros put beside others may all go.
     """
 
     name: str
@@ -107,15 +108,30 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Product:
+    """An operator without a weight of its own, such as a product of two activations.
+
+    Attributes:
+        macs: multiply-accumulates of the whole batch in the original network.
+        axes: one or two sizes that it is proportional to: the size in the original network, and
+            by how much one channel of which group adds to it.
+    """
+
+    macs: int
+    axes: tuple[tuple[int, Mapping[str, int]], ...]
+
+
+@dataclass(frozen=True)
 class ChannelGraph:
     """What can be removed from a network, and what it costs.
 
     Attributes:
         layers: in execution order.
+        products: operators outside of the layers whose cost follows channels.
         groups: in the order of their first reader; frozen ones included.
         shapes: shape of every parameter and buffer that some group touches or that costs MACs.
         batch: samples in the example inputs; ``macs`` are per sample.
-        other_macs: multiply-accumulates per sample outside of the layers (attention products).
+        other_macs: multiply-accumulates per sample outside of layers and products.
         total_params: parameters of the network.
     """
 
@@ -126,6 +142,7 @@ class ChannelGraph:
     batch: int
     other_macs: int
     total_params: int
+    products: tuple[Product, ...] = ()
 
     @cached_property
     def decisions(self) -> tuple[ChannelGroup, ...]:
@@ -193,7 +210,7 @@ class ChannelGraph:
                 raise AmcError(f"unknown group {name!r}; groups are {', '.join(self.sizes)}")
             kept = np.unique(np.asarray(indices, dtype=np.int64))
             least, most = group.bounds
-            inside = len(kept) and 0 <= kept[0] and kept[-1] < group.size
+            inside = not len(kept) or (0 <= kept[0] and kept[-1] < group.size)
             if not inside or not (least <= len(kept) <= most):
                 raise AmcError(
                     f"{name}: expected {least} to {most} channels in 0..{group.size - 1} to keep"

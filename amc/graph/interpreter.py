@@ -1,105 +1,18 @@
 """Running operators on labels instead of numbers: the state, and what a rule is given."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from amc.graph.attributes import holders
-from amc.graph.labels import LabelSpace
+from amc.graph.labels import CONSTANT, LabelSpace
 from amc.graph.observe import Observed
+from amc.graph.operands import Dynamic, LayerCall, Op, ProductCall, Source, Unknown, Value, dynamic
 
-Value: TypeAlias = Any  # a label tensor, a Source, a number, None, or a tuple / list of these
-
-
-@dataclass(frozen=True)
-class Source:
-    """A parameter or buffer of the model that has not been used as an activation (yet)."""
-
-    name: str
-    shape: torch.Size
-
-
-@dataclass(frozen=True)
-class LayerCall:
-    """One execution of a convolution or linear layer.
-
-    Attributes:
-        weight, bias: dotted names of its tensors.
-        kind: conv2d, depthwise, linear, conv_transpose2d ...
-        in_dim, out_dim: the dimensions of the weight that hold input and output channels.
-        positions: how often the whole weight is applied, over the batch; MACs = positions x numel.
-        groups: groups of the convolution; 1 for a linear layer.
-        height, width: spatial size of the input, for the state of the environment.
-        stride, kernel: along the first spatial dimension.
-    """
-
-    weight: str
-    bias: str | None
-    kind: str
-    in_dim: int
-    out_dim: int
-    positions: int
-    groups: int = 1
-    height: int = 1
-    width: int = 1
-    stride: int = 1
-    kernel: int = 1
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operator of the exported graph, its operands already labels.
-
-    Attributes:
-        target: the ATen operator.
-        args, kwargs: operands as written.
-        out: the (fake) value of its result, for shapes.
-    """
-
-    target: Any
-    args: tuple[Value, ...]
-    kwargs: dict[str, Value]
-    out: Any
-
-    @property
-    def name(self) -> str:
-        """Name of the operator without its overload."""
-        packet = getattr(self.target, "overloadpacket", None)
-        return str(packet.__name__ if packet is not None else self.target)
-
-    @cached_property
-    def given(self) -> dict[str, Value]:
-        """Operands by their name in the operator's schema, defaults filled in."""
-        named: dict[str, Value] = {}
-        for position, argument in enumerate(self.target._schema.arguments):
-            if position < len(self.args):
-                named[argument.name] = self.args[position]
-            elif argument.name in self.kwargs:
-                named[argument.name] = self.kwargs[argument.name]
-            elif argument.has_default_value():
-                named[argument.name] = argument.default_value
-        return named
-
-    @property
-    def outs(self) -> tuple[Any, ...]:
-        """The results, also when there is one only."""
-        return tuple(self.out) if isinstance(self.out, list | tuple) else (self.out,)
-
-    def packed(self, labels: tuple[Tensor, ...]) -> Value:
-        """Labels of `outs` in the form of the result."""
-        return labels if isinstance(self.out, list | tuple) else labels[0]
-
-
-class Unknown(Exception):
-    """An operator, or a use of one, that has no rule; its text is the reason for freezing."""
-
-
-class Dynamic:
-    """A value whose size depends on the data: nothing can be said about its channels."""
+Guess = tuple[str, Tensor]
+"""Name of an attribute, and labels of the channels whose number it may be."""
 
 
 class Labeller:
@@ -111,7 +24,14 @@ class Labeller:
         entries: labels of parameters and buffers that were used as activations, per entry.
         opaque: tensors whose use is not understood -> why.
         guesses: attributes of modules that may hold a number of channels -> these channels.
+        products: operators without a weight whose cost follows channels.
+        doubts: channels whose cut is right only if removed ones are zero -> why not, if not.
+        met: channels that are read by products of activations.
+        blank: labels of channels that no layer wrote: zeros and other numbers of forward.
+        unseen: layers that cannot be followed -> labels of their outputs, and why they must stay.
         counted: whether `calls` are all that multiplies and accumulates.
+        trains: whether the program is of the network in training mode.
+        only_trained: tensors that are used in training mode alone.
         site: dotted name of the module whose code is being executed.
         place: module and line of the operator that is being executed, for people.
     """
@@ -121,8 +41,14 @@ class Labeller:
         self.calls: list[LayerCall] = []
         self.entries: dict[str, Tensor] = {}
         self.opaque: dict[str, str] = {}
-        self.guesses: list[tuple[str, Tensor]] = []
-        self.counted = True
+        self.guesses: list[Guess] = []
+        self.products: list[ProductCall] = []
+        self.doubts: list[tuple[Tensor, str]] = []
+        self.met: list[Tensor] = []
+        self.blank: list[Tensor] = []
+        self.unseen: dict[str, tuple[Tensor, str]] = {}
+        self.counted, self.trains = True, False
+        self.only_trained = set[str]()
         self.site = self.place = self._operator = ""
         self._observed = observed
         self._modules = dict(model.named_modules())
@@ -147,7 +73,7 @@ class Labeller:
         Returns:
             Whether there is such an attribute for every number; otherwise nothing is said.
         """
-        found = [self._holders(labels) for labels in ranges]
+        found = [self._holders(labels, self.site) for labels in ranges]
         if not all(found):
             return False
         for names, labels in zip(found, ranges, strict=True):
@@ -155,19 +81,65 @@ class Labeller:
                 self.space.bind(name, 0, labels)
         return True
 
-    def perhaps_sized(self, labels: Tensor) -> None:
+    def perhaps_sized(self, labels: Tensor, below: bool = False) -> bool:
         """Says that the number of these channels may be written in the code, or read off a shape.
 
         Attributes that hold it follow only if the network cannot be cut without.
-        """
-        self.guesses += [(name, labels) for name in self._holders(labels)]
 
-    def _holders(self, labels: Tensor) -> list[str]:
+        Args:
+            labels: of the channels, [n].
+            below: whether the code may be a method of a module inside that is not its forward.
+
+        Returns:
+            Whether there is such an attribute.
+        """
+        inside = self._methods() if below else [self.site]
+        found = [(name, labels) for site in inside for name in self._holders(labels, site)]
+        self.guesses += found
+        return bool(found)
+
+    def _methods(self) -> list[str]:
+        """Modules whose methods may be executed: the user's that is running, and those inside."""
+        site = self.site
+        while site and _is_torchs(self._modules.get(site)):
+            site = site.rpartition(".")[0]
+        start = self._modules.get(site)
+        inside = start.named_modules(prefix=site) if start is not None else ()
+        return [name for name, module in inside if not _is_torchs(module)]
+
+    def written(self, count: int) -> Tensor:
+        """New labels of channels that forward fills with numbers; attributes may follow."""
+        labels = self.space.mint(count)
+        self.blank.append(labels)
+        if count > 1:
+            self.perhaps_sized(labels, below=True)
+        return labels
+
+    def bind_inputs(self, weight: str, dim: int, inputs: Tensor) -> Tensor:
+        """Binds a weight's input slices; those that read numbers of forward are nobody's."""
+        constant = inputs == CONSTANT
+        if bool(constant.any()):
+            inputs = inputs.clone()
+            inputs[constant] = self.written(int(constant.sum()))
+        return self.space.bind(weight, dim, inputs)
+
+    def doubt(self, labels: Tensor, reason: str) -> None:
+        """Says why these channels must stay, should the proof fail: they meet in one number."""
+        self.doubts.append((labels, f"{reason}{self.place}"))
+
+    def costs(self, op: Op, *axes: Tensor) -> None:
+        """Says that the cost of the operator is proportional to the number of these channels."""
+        self.counted = False
+        if op.macs and axes:
+            self.products.append(ProductCall(op.macs, axes))
+
+    def _holders(self, labels: Tensor, site: str) -> list[str]:
         """The module's attributes that hold this number, and that forward uses for such."""
-        if self.module is None:
+        module = self._modules.get(site)
+        if module is None:
             return []
-        found = list(holders(self.module, self.site, len(labels)))
-        return self._observed.meant(found, self._operator)
+        found = list(holders(module, site, len(labels)))
+        return self._observed.meant(found, self._operator if site == self.site else "")
 
     def tensor(self, value: Value) -> Tensor:
         """The labels of an operand; a parameter becomes an activation with entries of its own."""
@@ -175,9 +147,9 @@ class Labeller:
             if value.name not in self.entries:
                 if value.shape.numel() > 2**20:
                     raise Unknown(f"{value.name} has too many entries to follow one by one")
-                labels = self.space.mint(value.shape.numel()).reshape(value.shape)
+                labels = self.space.mint(value.shape.numel()).reshape(value.held)
                 self.entries[value.name] = labels
-            return self.entries[value.name]
+            return value.view(self.entries[value.name])
         if not isinstance(value, Tensor):
             raise Unknown(f"an operand is a {type(value).__name__}")
         return value
@@ -187,6 +159,15 @@ class Labeller:
         if isinstance(values, list | tuple):
             return [self.operands(value) for value in values]
         return self.tensor(values) if isinstance(values, Source) else values
+
+    def aside(self, execute: Callable[[], None]) -> None:
+        """Executes a program that costs nothing: what only it runs follows the cut of the rest."""
+        costs = list(self.calls), list(self.products), dict(self.unseen), self.counted
+        known = {tensor for tensor, _ in self.space.bound}
+        self.trains = True
+        execute()
+        self.calls, self.products, self.unseen, self.counted = costs
+        self.only_trained = {tensor for tensor, _ in self.space.bound} - known
 
     def give_up(self, values: Value, reason: str) -> None:
         """Freezes every channel among the operands."""
@@ -216,13 +197,8 @@ class Labeller:
         return labels.expand(out.shape)
 
 
-def dynamic(value: Value) -> bool:
-    """Whether a value, or one among several, has a size that depends on the data."""
-    if isinstance(value, list | tuple):
-        return any(dynamic(v) for v in value)
-    if isinstance(value, Tensor):
-        return any(not isinstance(n, int) for n in value.shape)
-    return isinstance(value, Dynamic | torch.SymInt)
+def _is_torchs(module: nn.Module | None) -> bool:
+    return module is None or type(module).__module__.startswith("torch.nn.")
 
 
 Rule = Callable[[Labeller, Op], Value]

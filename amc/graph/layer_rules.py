@@ -1,10 +1,12 @@
 """Operators with weights: layers read channels and make new ones, norms pass them on."""
 
-import torch
 from torch import Tensor, nn
 
-from amc.graph.interpreter import Labeller, LayerCall, Op, Rule, Source, Unknown, Value
+from amc.graph.bake import computes_weight
+from amc.graph.interpreter import Labeller, Rule
 from amc.graph.labels import CONSTANT
+from amc.graph.operands import LayerCall, Op, Source, Unknown, Value
+from amc.graph.product_rules import dense
 
 
 def convolution(run: Labeller, op: Op) -> Tensor:
@@ -14,11 +16,14 @@ def convolution(run: Labeller, op: Op) -> Tensor:
     groups stay equally large. In a depthwise one, outputs live and die with their input.
     """
     given, out = op.given, op.out
-    weight, x, groups = _weight(given["weight"]), run.tensor(given["input"]), int(given["groups"])
+    x, groups = run.tensor(given["input"]), int(given["groups"])
     transposed = "transpose" in op.name
-    axis = x.ndim - (len(weight.shape) - 1)  # channels of the input; 1, or 0 without a batch
+    axis = x.ndim - (len(given["weight"].shape) - 1)  # of the channels: 1, or 0 without a batch
+    depthwise = groups > 1 and x.shape[axis] == groups
+    if depthwise and not _held(given["weight"]):
+        return _filtered(run, op, x, axis)
+    weight = _weight(run, given["weight"])
     inputs = _channels(run, op, x, axis)
-    depthwise = groups > 1 and len(inputs) == groups
     if depthwise:
         in_dim, out_dim = 1, 0
         outputs = _depthwise(run, weight, inputs, out.shape[axis] // groups, transposed)
@@ -46,6 +51,28 @@ def convolution(run: Labeller, op: Op) -> Tensor:
     return outputs.reshape(shape).expand(out.shape)
 
 
+def _filtered(run: Labeller, op: Op, x: Tensor, axis: int) -> Tensor:
+    """A depthwise convolution whose filters are computed: one for all channels, or one for each.
+
+    A constant filter that is expanded to the number of channels blurs every channel alike.
+    """
+    given, inputs = op.given, _channels(run, op, x, axis)
+    outputs = inputs.repeat_interleave(op.out.shape[axis] // len(inputs))
+    filters = run.tensor(given["weight"])
+    if 0 in run.space.varying(filters):
+        wide = inputs if "transpose" in op.name else outputs
+        run.space.union(run.space.along(filters, 0), wide)
+    else:
+        why = f"{op.name} applies it to all channels alike{run.place}"
+        run.space.freeze([filters], why)
+    _bind_bias(run, given.get("bias"), outputs)
+    run.perhaps_sized(inputs)
+    run.costs(op, inputs)
+    shape = [1] * op.out.ndim
+    shape[axis] = len(outputs)
+    return outputs.reshape(shape).expand(op.out.shape)
+
+
 def _depthwise(
     run: Labeller, weight: Source, inputs: Tensor, multiplier: int, transposed: bool
 ) -> Tensor:
@@ -54,7 +81,7 @@ def _depthwise(
         run.perhaps_sized(inputs)
     if not transposed:
         return run.space.bind(weight.name, 0, inputs.repeat_interleave(multiplier))
-    return _bind_inputs(run, weight.name, 0, inputs).repeat_interleave(multiplier)
+    return run.bind_inputs(weight.name, 0, inputs).repeat_interleave(multiplier)
 
 
 def _grouped(
@@ -65,18 +92,22 @@ def _grouped(
     if transposed:  # weight [in, out / groups, ...]
         for part in parts[1:]:
             run.space.union(parts[0], part)
-        _bind_inputs(run, weight.name, 0, inputs)
+        run.bind_inputs(weight.name, 0, inputs)
         return run.space.bind(weight.name, 1, run.space.mint(outputs // groups)).repeat(groups)
     for part in parts:  # weight [out, in / groups, ...]
-        _bind_inputs(run, weight.name, 1, part)
+        run.bind_inputs(weight.name, 1, part)
     return run.space.bind(weight.name, 0, run.space.mint(outputs // groups).repeat(groups))
 
 
-def linear(run: Labeller, op: Op) -> Tensor:
+def linear(run: Labeller, op: Op) -> Value:
     """Channels are the last dimension."""
     given, out = op.given, op.out
-    weight, x = _weight(given["weight"]), run.tensor(given["input"])
-    _bind_inputs(run, weight.name, 1, _channels(run, op, x, x.ndim - 1))
+    if isinstance(given["weight"], Tensor) and computes_weight(run.module):
+        raise Unknown(COMPUTED + BAKED)
+    if not _held(given["weight"]) or len(given["weight"].shape) == 1:
+        return dense(run, op)
+    weight, x = given["weight"], run.tensor(given["input"])
+    run.bind_inputs(weight.name, 1, _channels(run, op, x, x.ndim - 1))
     outputs = run.space.bind(weight.name, 0, run.space.mint(weight.shape[0]))
     bias = _bind_bias(run, given.get("bias"), outputs)
     run.calls.append(LayerCall(weight.name, bias, "linear", 1, 0, out.numel() // out.shape[-1]))
@@ -105,8 +136,9 @@ def group_norm(run: Labeller, op: Op) -> Value:
     units = channels.reshape(groups, -1)
     if bool((units == CONSTANT).any()):
         raise Unknown("normalises over constants")
-    if not run.sized(units[:, 0]):
-        raise Unknown("has a number of groups that is written in forward")
+    if not run.sized(units[:, 0]):  # or read off a shape
+        run.perhaps_sized(units[:, 0])
+        run.doubt(channels, "group_norm has a number of groups that is written in forward")
     run.space.union(units[:, :1].expand_as(units), units)
     if groups != size:
         run.sized(channels)  # num_channels
@@ -143,29 +175,29 @@ def _channels(run: Labeller, op: Op, x: Tensor, dim: int) -> Tensor:
     return run.space.along(x, dim)
 
 
-def _weight(weight: Value) -> Source:
-    if not isinstance(weight, Source):
-        raise Unknown("has a weight that is computed in forward")
-    return weight
+COMPUTED = "has a weight that is computed in forward"
+BAKED = "; amc.bake makes it a plain layer"
 
 
-def _bind_inputs(run: Labeller, weight: str, dim: int, inputs: Tensor) -> Tensor:
-    """Binds a weight's input slices; slices that read a constant can never go."""
-    constant = inputs == CONSTANT
-    if bool(constant.any()):
-        stay = run.space.mint(len(inputs))
-        run.space.freeze([stay[constant]], f"reads a constant{run.place}")
-        inputs = torch.where(constant, stay, inputs)
-    return run.space.bind(weight, dim, inputs)
+def _held(weight: Value) -> bool:
+    """Whether a layer's weight is a parameter as the module holds it."""
+    return isinstance(weight, Source) and weight.plain
+
+
+def _weight(run: Labeller, weight: Value) -> Source:
+    if isinstance(weight, Source) and weight.plain:
+        return weight
+    raise Unknown(COMPUTED + (BAKED if computes_weight(run.module) else ""))
 
 
 def _bind_bias(run: Labeller, bias: Value, outputs: Tensor) -> str | None:
     if bias is None:
         return None
-    if not isinstance(bias, Source):
-        raise Unknown("has a bias that is computed in forward")
-    run.space.bind(bias.name, 0, outputs)
-    return bias.name
+    if isinstance(bias, Source):
+        run.space.bind(bias.name, 0, outputs)
+        return bias.name
+    run.space.union(run.space.along(run.tensor(bias), 0), outputs)
+    return None
 
 
 def _first(value: Value) -> int:

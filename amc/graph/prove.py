@@ -46,7 +46,7 @@ class Proof:
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self._model, self._inputs, self._tolerance = _prepared(model, inputs)
-        self._trains = _runs(_training(self._model), self._inputs)
+        self._trains = _runs(training(self._model), self._inputs)
         self._model.eval()
 
     @cached_property
@@ -79,7 +79,7 @@ class Proof:
             found = tree_leaves(self._inputs.run(small))
             expected = tree_leaves(self._inputs.run(mask(self._model, plan)))
             if self._trains:
-                self._inputs.run(_training(small))
+                self._inputs.run(training(small))
         except (Exception, SystemExit) as error:  # the user's forward may fail in any way
             return f"{WRITTEN}, the cut network does not run ({describe(error)})"
         pairs = zip(expected, found, strict=False)
@@ -164,7 +164,7 @@ def objection(model: nn.Module, inputs: Inputs, graph: ChannelGraph, plan: Plan)
     return f"{', '.join(alone or kept)}: {why}"
 
 
-def _training(model: nn.Module) -> nn.Module:
+def training(model: nn.Module) -> nn.Module:
     """Puts the network in training mode, but for modules that would make its outputs random.
 
     Some networks execute further layers in training (auxiliary heads); they must run as well.

@@ -14,7 +14,7 @@ from amc.graph.surgery import as_held, duplicate, follow, owners, tensors
 
 _SIZES = (
     "in_channels", "out_channels", "groups", "in_features", "out_features", "num_features",
-    "num_parameters",
+    "num_parameters", "embedding_dim", "input_size",
 )  # fmt: skip
 """Attributes of PyTorch's layers that `surgery.follow` writes."""
 

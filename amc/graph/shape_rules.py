@@ -1,82 +1,33 @@
-"""Operators without weights: element-wise, movement, spatial, reductions."""
+"""Operators that move entries, or take some of them: applied to the labels as they are."""
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
-from amc.graph.labels import CONSTANT, uniform
-
-
-def pointwise(run: Labeller, op: Op) -> Value:
-    """Channels that meet in one entry must live and die together."""
-    operands = [a for a in (*op.args, *op.kwargs.values()) if isinstance(a, Tensor | Source)]
-    if not operands:
-        return constant(run, op)
-    labels = [run.tensor(o) for o in operands]
-    in_place = op.name.endswith("_")
-    if in_place and (isinstance(operands[0], Source) or bool((labels[0] == CONSTANT).any())):
-        raise Unknown("writes into a constant")
-    labels = _unspread(run, op, labels)
-    if op.name in ("add", "add_", "sub", "sub_"):
-        _mark_residual(run, operands, labels)
-    return run.space.join(labels)
-
-
-def _mark_residual(run: Labeller, operands: list[Tensor | Source], labels: list[Tensor]) -> None:
-    """Remembers the channels in which two activations (not a parameter) are added up."""
-    streams = [
-        x
-        for o, x in zip(operands, labels, strict=True)
-        if isinstance(o, Tensor) and run.space.varying(x)
-    ]
-    if len(streams) > 1:
-        run.space.added += streams
-
-
-def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
-    """What is broadcast over the channels of another operand must stay, and couples nothing."""
-    ranked = [x[(None,) * (op.outs[0].ndim - x.ndim)] for x in labels]
-    varying = {d for x in ranked for d in run.space.varying(x)}
-    spread = [any(_repeats(x, d) for d in varying) for x in ranked]
-    run.space.freeze(
-        [x for x, wide in zip(ranked, spread, strict=True) if wide],
-        f"{op.name} applies it to all channels alike{run.place}",
-    )
-    return [
-        torch.tensor(CONSTANT).expand(x.shape) if wide else x
-        for x, wide in zip(ranked, spread, strict=True)
-    ]
-
-
-def _repeats(labels: Tensor, dim: int) -> bool:
-    """Whether the same channels stand in every slice: broadcast, or expanded already."""
-    first = labels.narrow(dim, 0, 1)
-    if labels.shape[dim] == 1:
-        return True
-    alike = labels.stride(dim) == 0 or bool((labels == first).all())
-    return alike and not bool((first == CONSTANT).all())
-
-
-def same(run: Labeller, op: Op) -> Value:
-    """The result is the first operand."""
-    return run.tensor(op.args[0])
-
-
-def dropout(run: Labeller, op: Op) -> Value:
-    """Does nothing in eval mode."""
-    if op.given["train"]:
-        raise Unknown("is random although the network is in eval mode")
-    return same(run, op)
-
-
-def constant(run: Labeller, op: Op) -> Value:
-    """The result belongs to no channel."""
-    return op.packed(tuple(torch.tensor(CONSTANT).expand(out.shape) for out in op.outs))
+from amc.graph.interpreter import Labeller
+from amc.graph.labels import CONSTANT, compact, uniform
+from amc.graph.operands import Op, Source, Unknown, Value
 
 
 def movement(run: Labeller, op: Op) -> Value:
     """Runs the operator on the labels themselves."""
-    if "view" in op.name or "reshape" in op.name:  # of stride-0 views, which only reshape accepts
+    first = op.args[0]
+    if isinstance(first, Source) and op.name in REORDERED:
+        reordered = first.moved(op)
+        if reordered is not None:
+            return reordered
+    if op.name == "view_as_real":
+        moved = run.tensor(first)[..., None].expand(op.out.shape)
+    elif op.name == "view_as_complex":
+        real, imaginary = run.tensor(first).unbind(-1)
+        run.space.union(real, imaginary)
+        moved = real
+    elif (
+        "view" in op.name or "reshape" in op.name
+    ):  # of stride-0 views, which only reshape accepts
         shape = op.args[1].shape if op.name.endswith("_as") else op.args[1]
         if not isinstance(shape, list | tuple):
             raise Unknown("reinterprets the data type")
@@ -84,7 +35,10 @@ def movement(run: Labeller, op: Op) -> Value:
     elif op.name == "repeat_interleave" and not isinstance(op.args[1], int):
         raise Unknown("repeats every channel a different number of times")
     else:
-        moved = op.target(*(run.operands(a) for a in op.args), **op.kwargs)
+        operands = [run.operands(a) for a in op.args]
+        if op.name in CONCATENATED:
+            operands[0] = _labelled(run, operands[0], int(op.given["dim"]))
+        moved = op.target(*operands, **op.kwargs)
     moved = run.space.single_axis(uniform(moved), _inferred(op))
     for dim in run.space.varying(moved) if op.name in SHAPED else ():
         run.perhaps_sized(run.space.along(moved, dim))
@@ -102,6 +56,29 @@ def _inferred(op: Op) -> int | None:
 
 SHAPED = ("view", "reshape", "_unsafe_view", "unflatten")
 """Movement whose sizes are often numbers in the code."""
+
+REORDERED = (
+    "t", "transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "mT", "numpy_T",
+    "adjoint", "unsqueeze", "expand",
+)  # fmt: skip
+"""Movement that leaves a parameter a parameter, of which slices can be taken."""
+
+CONCATENATED = ("cat", "concat", "concatenate")
+
+
+def _labelled(run: Labeller, operands: list[Tensor], dim: int) -> list[Tensor]:
+    """Numbers that are put beside channels become channels that no layer writes."""
+    axis = dim % operands[0].ndim
+    if not any(axis in run.space.varying(x) for x in operands):
+        return operands
+    shape = [1] * operands[0].ndim
+    shape[axis] = -1
+    return [
+        run.written(x.shape[axis]).reshape(shape).expand(x.shape)
+        if x.numel() and bool((compact(x) == CONSTANT).all())
+        else x
+        for x in operands
+    ]
 
 
 def parts(run: Labeller, op: Op) -> Value:
@@ -122,8 +99,31 @@ def parts(run: Labeller, op: Op) -> Value:
         sizes = op.given.get("split_sizes", op.given.get("split_size"))
         labels = [run.space.along(p, dim % x.ndim) for p in found]
         if not isinstance(sizes, list | tuple) or not run.sized(*labels):
-            raise Unknown("cuts parts of unequal size out of the channels")
+            _tile(run, op, x, dim % x.ndim, [len(part) for part in labels], PIECES)
+            for part in labels:
+                run.perhaps_sized(part)
     return tuple(uniform(p) for p in found)
+
+
+PIECES = "cuts parts of unequal size out of the channels"
+POSITIONS = "takes channels at positions written in forward"
+
+
+def _tile(run: Labeller, op: Op, x: Tensor, dim: int, bounds: list[int], reason: str) -> None:
+    """Joins equal parts of the channels, of the largest size that all bounds are a multiple of.
+
+    Bounds that are read off a shape (``x[:, : x.shape[1] // 2]``) stay between whole parts.
+
+    Raises:
+        Unknown: parts of a single channel; the reason is why the channels must stay.
+    """
+    channels = run.space.along(x, dim)
+    size = math.gcd(len(channels), *bounds)
+    if size < 2:
+        raise Unknown(reason)
+    tiles = channels.reshape(-1, size)
+    run.space.union(tiles[:1].expand_as(tiles), tiles)
+    run.doubt(channels, f"{op.name} {reason}")
 
 
 def glu(run: Labeller, op: Op) -> Value:
@@ -150,9 +150,12 @@ def positions(run: Labeller, op: Op) -> Value:
     if op.name in ("slice", "narrow") and x.shape == op.out.shape:
         return x
     if dims & set(run.space.varying(x)):
-        if op.name == "slice":
+        if op.name == "flip":
+            flipped: Tensor = op.target(x, *op.args[1:])
+            return uniform(flipped)
+        if op.name in ("slice", "narrow"):
             return _slice(run, op, x, dims.pop())
-        raise Unknown("takes channels at positions written in forward")
+        raise Unknown(POSITIONS)
     small = x
     for d in dims:
         small = small.narrow(d, 0, 1)
@@ -160,69 +163,111 @@ def positions(run: Labeller, op: Op) -> Value:
 
 
 def _slice(run: Labeller, op: Op, x: Tensor, dim: int) -> Tensor:
-    """A range of channels, if its ends are attributes of the module that can follow a cut."""
-    given, size = op.given, x.shape[dim]
-    start, end = int(given["start"] or 0), given["end"]
-    end = size if end is None else min(int(end), size)
+    """A range of channels, if its ends follow a cut.
+
+    They may be attributes of the module, or a part of the number of channels.
+    """
+    size, step = x.shape[dim], int(op.given.get("step", 1))
+    start, end = _ends(op, size)
     labels = run.space.along(x, dim)
-    before = labels[:start] if start > 0 else labels[start:] if start < 0 else None
-    behind = labels[:end] if 0 <= end < size else labels[end:] if end < 0 else None
-    written = [r for r in (before, behind) if r is not None]
-    if int(given["step"]) != 1 or not run.sized(*written):
-        raise Unknown("takes channels at positions written in forward")
+    written = [r for r in (labels[:start], labels[end:]) if len(r)]
+    if step > 1:
+        if size % step or start >= step or end < size:
+            raise Unknown(POSITIONS)
+        rows = labels.reshape(-1, step)
+        run.space.union(rows[:, :1].expand_as(rows), rows)
+    elif not run.sized(*_as_written(op, labels, start, end)):
+        if not all(_is_seam(labels, bound) for bound in {start, end} - {0, size}):
+            _tile(run, op, x, dim, [start, end], POSITIONS)
+        for part in (*written, labels[start:end]):
+            run.perhaps_sized(part)
     taken: Tensor = op.target(x, *op.args[1:], **op.kwargs)
     return uniform(taken)
 
 
-def spatial(run: Labeller, op: Op) -> Value:
-    """Pooling and resampling: every channel by itself; only dimensions behind it change."""
-    x = run.tensor(op.args[0])
-    shape = op.outs[0].shape
-    first = next((d for d in range(x.ndim) if x.shape[d] != shape[d]), x.ndim)
-    first = min(first, 2 if x.ndim > 2 else x.ndim)
-    if any(d >= first for d in run.space.varying(x)):
-        raise Unknown("channels are laid out in space")
-    small = x[tuple(slice(None) if d < first else slice(0, 1) for d in range(x.ndim))]
-    return op.packed(tuple(small.expand(out.shape) for out in op.outs))
+def _is_seam(labels: Tensor, bound: int) -> bool:
+    """Whether channels that were written end here, and entries begin that were not, or before."""
+    return bool((labels[bound - 1] == CONSTANT) != (labels[bound] == CONSTANT))
 
 
-def pad(run: Labeller, op: Op) -> Value:
-    """Spatial padding keeps the channels; zero channels that are added belong to none."""
-    x, out = run.tensor(op.given["self"]), op.out
-    padded = [d for d in range(x.ndim) if x.shape[d] != out.shape[d]]
-    if not set(padded) & set(run.space.varying(x)):
-        return x[tuple(slice(0, 1) if d in padded else slice(None) for d in range(x.ndim))].expand(
-            out.shape
-        )
-    if op.given.get("mode", "constant") != "constant":
-        raise Unknown("pads channels by mirroring")
-    amounts = op.given["pad"] if "pad" in op.given else op.given["padding"]
-    return uniform(torch.nn.functional.pad(x, list(amounts), value=CONSTANT))
+def _ends(op: Op, size: int) -> tuple[int, int]:
+    """The first channel of a range, and the one behind its last."""
+    given = op.given
+    start = int(given["start"] or 0)
+    start = max(0, start + size if start < 0 else start)
+    end = start + int(given["length"]) if "length" in given else given["end"]
+    end = size if end is None else int(end)
+    return start, min(size, end + size if end < 0 else end)
 
 
-def reduction(run: Labeller, op: Op) -> Value:
-    """mean, sum, max, softmax: over space the channels stay; over channels they are mixed."""
-    if "other" in op.given:  # the greater of two tensors
-        return pointwise(run, op)
-    x, over = run.tensor(op.given["self"]), op.given.get("dim")
-    if over is None or over == []:
-        over = list(range(x.ndim))
-    dims = {int(d) % x.ndim for d in (over if isinstance(over, list | tuple) else [over])}
-    if dims & set(run.space.varying(x)):
-        raise Unknown("mixes channels")
-    small = x
-    for d in sorted(dims, reverse=True):
-        small = small.narrow(d, 0, 1)
-        if op.outs[0].ndim < x.ndim:
-            small = small.squeeze(d)
-    return op.packed(tuple(small.expand(out.shape) for out in op.outs))
+def _as_written(op: Op, labels: Tensor, start: int, end: int) -> list[Tensor]:
+    """The ranges of channels whose sizes are the numbers in the code."""
+    if "length" in op.given:
+        return [r for r in (labels[:start], labels[start:end]) if len(r)]
+    first, last = int(op.given["start"] or 0), op.given["end"]
+    before = labels[:start] if first > 0 else labels[start:] if first < 0 else labels[:0]
+    last = len(labels) if last is None else int(last)
+    behind = labels[end:] if last < 0 else labels[:end] if last < len(labels) else labels[:0]
+    return [r for r in (before, behind) if len(r)]
 
 
-def mixes(run: Labeller, op: Op) -> Value:
-    """Every result depends on several channels in a way that no cut can follow."""
-    raise Unknown("mixes channels")
+def indexed(run: Labeller, op: Op) -> Tensor:
+    """x[..., rows]: entries at given places in space."""
+    x, indices = run.tensor(op.given["self"]), list(op.given["indices"])
+    if {d for d, i in enumerate(indices) if i is not None} & set(run.space.varying(x)):
+        raise Unknown(POSITIONS)
+    first = [None if i is None else torch.zeros(i.shape, dtype=torch.long) for i in indices]
+    taken: Tensor = op.target(x, first)
+    return uniform(taken)
 
 
-def nothing(run: Labeller, op: Op) -> Value:
-    """Checks that leave no value behind."""
-    return None
+def gathered(run: Labeller, op: Op) -> Tensor:
+    """Entries along a dimension of space, at places that may differ between channels (gather)."""
+    x, places = run.tensor(op.given["self"]), run.tensor(op.given["index"])
+    dim, varying = int(op.given["dim"]) % x.ndim, run.space.varying(x)
+    if dim in varying or any(x.shape[d] != op.out.shape[d] for d in varying):
+        raise Unknown(POSITIONS)
+    small = x[tuple(slice(None) if d in varying else slice(0, 1) for d in range(x.ndim))]
+    return run.space.join([small.expand(op.out.shape), places])
+
+
+def scattered(run: Labeller, whole: Tensor, view: Callable[[Any], Any], labels: Tensor) -> Tensor:
+    """The labels of a value after a part of it was written.
+
+    Args:
+        run: the execution.
+        whole: labels of the value before.
+        view: takes the part out of it.
+        labels: of what is written.
+
+    Raises:
+        Unknown: the part does not share its memory.
+    """
+    if whole.numel() > LARGEST:
+        raise Unknown("writes into too large a tensor to follow")
+    full = whole.clone(memory_format=torch.contiguous_format)
+    part = view(full)
+    if part.untyped_storage().data_ptr() != full.untyped_storage().data_ptr():
+        raise Unknown("writes into a copy")
+    part.copy_(torch.where(labels >= 0, labels, part))
+    result = run.space.single_axis(uniform(full))
+    for dim in run.space.varying(result):
+        run.perhaps_sized(run.space.along(result, dim), below=True)
+    return result
+
+
+LARGEST = 2**24
+"""Entries of the largest tensor whose writes are followed."""
+
+
+def replaced(run: Labeller, op: Op) -> Tensor:
+    """slice_scatter, select_scatter: a copy in which a part is another value."""
+    whole, source = run.tensor(op.given["self"]), run.tensor(op.given["src"])
+    places = op.args[2:]
+    take = torch.ops.aten.slice.Tensor if "slice" in op.name else torch.ops.aten.select.int
+
+    def part(labels: Any) -> Any:
+        return take(labels, *places, **op.kwargs)
+
+    old = part(whole)
+    return scattered(run, whole, part, run.space.join([old, source.expand(old.shape)]))

@@ -150,23 +150,33 @@ def as_held(old: Tensor, value: Tensor) -> Tensor:
 def follow(module: nn.Module) -> None:
     """Makes the attributes of a module agree with the shapes of its tensors."""
     if isinstance(module, nn.modules.conv._ConvNd):
-        first, second = module.weight.shape[:2]
-        if module.groups == module.in_channels > 1:  # depthwise
-            multiplier = module.out_channels // module.in_channels
-            module.groups = first if module.transposed else first // multiplier
-            module.in_channels, module.out_channels = module.groups, module.groups * multiplier
-        elif module.transposed:
-            module.in_channels, module.out_channels = first, second * module.groups
-        else:
-            module.in_channels, module.out_channels = second * module.groups, first
+        _follow_convolution(module)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
         sized = next((t for t in (module.weight, module.running_mean) if t is not None), None)
         if sized is not None:
             module.num_features = sized.shape[0]
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim = module.weight.shape[1]
+    elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        first = module.weight_ih if isinstance(module, nn.RNNCellBase) else module.weight_ih_l0
+        if isinstance(first, Tensor):
+            module.input_size = first.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
+
+
+def _follow_convolution(module: nn.modules.conv._ConvNd) -> None:
+    first, second = module.weight.shape[:2]
+    if module.groups == module.in_channels > 1:  # depthwise
+        multiplier = module.out_channels // module.in_channels
+        module.groups = first if module.transposed else first // multiplier
+        module.in_channels, module.out_channels = module.groups, module.groups * multiplier
+    elif module.transposed:
+        module.in_channels, module.out_channels = first, second * module.groups
+    else:
+        module.in_channels, module.out_channels = second * module.groups, first
 
 
 def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

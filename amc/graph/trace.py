@@ -5,24 +5,26 @@ labels; an operator without a rule freezes the channels that reach it. What is f
 executing a cut: the shrunk network must equal the masked one, otherwise groups are frozen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
-import torch
 from torch import nn
 
+from amc.errors import UnsupportedModelError
+from amc.graph.attributes import is_attribute
 from amc.graph.branches import blamed, decided
 from amc.graph.collect import collect
-from amc.graph.cuts import unevenly
+from amc.graph.cuts import fewest, unevenly
 from amc.graph.export import Inputs, count_macs, export
 from amc.graph.fit import check_fit
 from amc.graph.groups import ChannelGraph, ChannelGroup
-from amc.graph.interpreter import Labeller, Op, Source, Unknown, Value
+from amc.graph.interpreter import Guess, Labeller
 from amc.graph.join import partners, unite
-from amc.graph.observe import Observed
-from amc.graph.prove import Proof, spared
-from amc.graph.rules import costs_nothing, execute
-from amc.graph.surgery import duplicate, tensors
+from amc.graph.prove import TOGETHER, WRITTEN, Proof, spared, training
+from amc.graph.surgery import duplicate
+from amc.graph.walk import label
 
 
 def trace(
@@ -47,104 +49,138 @@ def trace(
     check_fit(model)
     inputs = Inputs(example_inputs, dict(example_kwargs or {}))
     program = export(duplicate(model).eval(), inputs)  # may leave traces in what it exports
-    proof = Proof(model, inputs)
-    run = label(program, model, proof.observed)
-    macs = None if run.counted else count_macs(program, inputs)
-    graph = collect(run, model, inputs.batch, macs)
-    failing = proof.failing(graph, unevenly(graph))
-    if _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
-        graph = collect(run, model, inputs.batch, macs)
-        failing = proof.failing(graph, unevenly(graph))
-    while together := partners(graph, proof, failing):
-        for groups in together:
-            unite(run.space, groups)
-        graph = collect(run, model, inputs.batch, macs)
-        failing = proof.failing(graph, unevenly(graph))
-    graph = graph.freeze(blamed(graph, proof, failing))
-    return decided(spared(graph, proof), proof)
+    search = _Search(model, inputs, program)
+    graph = search.proven()
+    if search.failed and _idle(program):  # layers that only training executes may be why
+        trained = _trained(model, inputs)
+        other = graph if trained is None else search.proven(trained)
+        if _least(other) < _least(graph):
+            return other
+    return graph
 
 
-def label(program: Any, model: nn.Module, observed: Observed) -> Labeller:
-    """Executes an exported program of the model on labels.
+class _Search:
+    """Looks for what can be cut in programs of one network, and proves it.
 
-    Args:
-        program: of one execution.
-        model: whose tensors are meant.
-        observed: what the model does with the numbers that it holds.
+    Attributes:
+        failed: whether a cut that looked possible turned out not to be.
     """
-    run, first_names = Labeller(model, observed), _first_names(model)
-    signature = program.graph_signature
-    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    values: dict[str, Value] = {}
 
-    def operands(node_args: Any) -> Any:
-        return torch.fx.node.map_arg(node_args, lambda n: values[n.name])
+    def __init__(self, model: nn.Module, inputs: Inputs, program: Any) -> None:
+        self._model, self._inputs, self._program = model, inputs, program
+        self._proof = Proof(model, inputs)
+        self.failed = False
 
-    for node in program.graph.nodes:
-        out = node.meta.get("val")
-        if node.op == "placeholder":
-            if node.name in named:
-                values[node.name] = Source(first_names[named[node.name]], out.shape)
-            else:
-                constant = node.name in signature.inputs_to_lifted_tensor_constants
-                reason = "meets a tensor made in forward" if constant else "network input"
-                values[node.name] = run.fixed(out, reason)
-        elif node.op == "output":
-            run.give_up(operands(node.args), "network output")
-        elif node.op == "call_function":
-            op = Op(node.target, operands(tuple(node.args)), operands(dict(node.kwargs)), out)
-            values[node.name] = _execute(run, op, node)
-        else:  # get_attr: a sub-graph of a higher-order operator
-            values[node.name] = None
-    return run
+    def proven(self, trained: Any = None) -> ChannelGraph:
+        """What can be cut.
+
+        Args:
+            trained: the program in training mode, if it executes layers of its own.
+        """
+        run, proof = Labeller(self._model, self._proof.observed), self._proof
+        label(self._program, self._model, run)
+        if trained is not None:
+            run.aside(lambda: label(trained, self._model, run))
+        graph = self._collected(run)
+        failing = proof.failing(graph, unevenly(graph))
+        self.failed = bool(failing)
+        while _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
+            graph = self._collected(run)
+            failing = proof.failing(graph, unevenly(graph))
+        while together := partners(graph, proof, failing):
+            for groups in together:
+                unite(run.space, groups)
+            graph = self._collected(run)
+            failing = proof.failing(graph, unevenly(graph))
+        kept = _emptied(graph.freeze(blamed(graph, proof, failing)), run, proof)
+        return _explained(decided(spared(kept, proof), proof), graph, run)
+
+    def _collected(self, run: Labeller) -> ChannelGraph:
+        return collect(run, self._model, self._inputs.batch, None if run.counted else self._macs)
+
+    @cached_property
+    def _macs(self) -> int:
+        return count_macs(self._program, self._inputs)
 
 
-def _execute(run: Labeller, op: Op, node: Any) -> Value:
-    """The labels of an operator's result; what cannot be followed is frozen."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    site = stack[-1][0] if stack else ""
-    run.enter(site, op.name, _place(site, node))
+def _idle(program: Any) -> bool:
+    """Whether there are parameters that the program never uses."""
+    parameters = program.graph_signature.inputs_to_parameters
+    return any(not node.users for node in program.graph.nodes if node.name in parameters)
+
+
+def _trained(model: nn.Module, inputs: Inputs) -> Any:
+    """The program of the network in training mode; None when there is none."""
     try:
-        return execute(run, op)
-    except Unknown as unknown:
-        reason = str(unknown)
-    except Exception as error:  # a rule that an operator's odd form breaks must not end the trace
-        reason = f"cannot be followed ({type(error).__name__}: {error})"
-    run.counted &= costs_nothing(op)
-    why = f"{op.name} {reason}{run.place}"
-    run.give_up([op.args, op.kwargs], why)
-    return run.fixed(op.out, why)
+        return export(training(duplicate(model)), inputs)
+    except UnsupportedModelError:
+        return None
 
 
-def _place(site: str, node: Any) -> str:
-    """Where the operator stands: module, and line of the user's code."""
-    frames = [x.strip() for x in (node.meta.get("stack_trace") or "").splitlines()]
-    user = [x for x in frames if x.startswith('File "') and "/torch/nn/" not in x]
-    where = [f"in {site}"] if site else []
-    if user:
-        file, line = user[-1].split(",")[:2]
-        where.append(f"{file[6:-1].rsplit('/', 1)[-1]}:{line.split()[-1]}")
-    return f" ({', '.join(where)})" if where else ""
+def _least(graph: ChannelGraph) -> int:
+    """MACs that stay when as much as possible goes."""
+    return graph.cost.macs(graph.counts({g.name: g.bounds[0] for g in graph.decisions}))
 
 
-def _first_names(model: nn.Module) -> dict[str, str]:
-    """Name of a tensor -> the first of its names; tied tensors have several."""
-    first: dict[int, str] = {}
-    return {name: first.setdefault(id(t), name) for name, t in tensors(model).items()}
+def _emptied(graph: ChannelGraph, run: Labeller, proof: Proof) -> ChannelGraph:
+    """The graph in which channels that were put beside others as zeros may go altogether."""
+    blank = {root for labels in run.blank for root in run.space.roots(labels).tolist()}
+    names = {
+        group.name
+        for group in graph.decisions
+        if not blank.isdisjoint(_roots(run, group))
+        and all(
+            m.index.size < graph.shapes[m.tensor][m.dim]
+            for m in group.members
+            if not is_attribute(m.tensor)
+        )
+    }
+
+    def without(names: Collection[str]) -> ChannelGraph:
+        groups = (replace(g, least=0) if g.name in names else g for g in graph.groups)
+        return replace(graph, groups=tuple(groups))
+
+    return without(names - proof.failing(without(names), [fewest]).keys()) if names else graph
+
+
+def _explained(proven: ChannelGraph, found: ChannelGraph, run: Labeller) -> ChannelGraph:
+    """The proven graph, in which groups that failed say what was doubtful about them."""
+    offered = {group.name for group in found.decisions}
+    reasons = {}
+    for group in proven.groups:
+        if group.name in offered and group.reason.startswith((WRITTEN, TOGETHER)):
+            roots = _roots(run, group)
+            doubts = (
+                reason
+                for labels, reason in run.doubts
+                if not roots.isdisjoint(run.space.roots(labels).tolist())
+            )
+            reasons[group.name] = next(doubts, group.reason)
+    return replace(
+        proven,
+        groups=tuple(replace(g, reason=reasons.get(g.name, g.reason)) for g in proven.groups),
+    )
+
+
+def _roots(run: Labeller, group: ChannelGroup) -> set[int]:
+    """The classes of labels that a group is made of."""
+    return {
+        root
+        for member in group.members
+        for root in run.space.roots(
+            run.space.bound[member.tensor, member.dim][member.index.ravel()]
+        ).tolist()
+    }
 
 
 def _adopt_guesses(run: Labeller, groups: list[ChannelGroup]) -> bool:
     """Takes attributes that may hold the sizes of these groups for such; whether there are any."""
-    roots = set()
-    for group in groups:
-        for member in group.members:
-            labels = run.space.bound[member.tensor, member.dim][member.index.ravel()]
-            roots |= set(run.space.roots(labels).tolist())
-    guesses = [
-        (name, labels)
-        for name, labels in run.guesses
-        if not roots.isdisjoint(run.space.roots(labels).tolist())
-    ]
+    roots = set[int]().union(*(_roots(run, group) for group in groups))
+    guesses, left = list[Guess](), list[Guess]()
+    for guess in run.guesses:
+        touched = not roots.isdisjoint(run.space.roots(guess[1]).tolist())
+        (guesses if touched else left).append(guess)
+    run.guesses = left
     for name, labels in guesses:
         run.space.bind(name, 0, labels)
     return bool(guesses)
