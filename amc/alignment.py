@@ -50,7 +50,9 @@ def budget_for(
         except AmcError:  # the target, or a bound of the user's, lies below its least counts
             refused = refused or f"no multiples of {step} meet {preserve_ratio:g} of the MACs"
             continue
-        if (count := strategies(found, wanted)) >= wanted:
+        # what is nearest below where nothing lies inside is no match for what lies inside
+        count = 0 if found.shortfall else strategies(found, wanted)
+        if count >= wanted:
             return replace(found, note=refused or "runtimes compute these fastest")
         refused = refused or f"only {count} strategies in multiples of {step} meet the budget"
     return replace(finest, note=refused)

@@ -322,8 +322,6 @@ def test_every_method_may_evaluate_equally_often(finished: Path) -> None:
             assert set(attempt["cut"]) == {"validation", "test"}
     first = {attempt["rewards"][0] for m in METHODS for attempt in by_method[m]}
     assert first == {by_method["uniform"][0]["rewards"][0]}  # all of them begin there
-    for one, other in zip(by_method["screened"], by_method["evolution"], strict=True):
-        assert one["rewards"] != other["rewards"]  # the seeds are the same, the errors are not
 
 
 def test_the_figures_are_those_of_the_strategies(finished: Path, model: str) -> None:
