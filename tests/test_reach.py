@@ -11,7 +11,7 @@ from torch import nn
 import amc
 from amc import Budget
 from amc.allocate import uniform
-from amc.graph.cost import CostModel
+from amc.graph.cost import CostModel, _Products
 from amc.models import build
 from amc.reach import Reach
 
@@ -27,10 +27,17 @@ def coarse_costs(rng: np.random.Generator, groups: int) -> CostModel:
         read = rng.random((layers, groups)) < 0.35
         return (rng.integers(1, 5, (layers, groups)) * read).astype(float)
 
+    outside = int(rng.integers(3))
+    few = rng.random((outside, groups)) < 0.5
+    products = _Products(
+        rng.integers(1, 50, outside).astype(float), np.ones(outside), few.astype(float),
+        rng.integers(0, 4, outside).astype(float), 2.0 * few,
+    )  # fmt: skip
     scale, batch, other = rng.integers(1, 200, layers), rng.integers(1, 4), rng.integers(1000)
     return CostModel(
         scale=scale.astype(float), in0=constant(), in_k=slices(), out0=constant(), out_k=slices(),
-        batch=int(batch), other=int(other), tensor_scale=none[:, 0], tensor_a0=none[:, 0],
+        products=products, batch=int(batch), other=int(other),
+        tensor_scale=none[:, 0], tensor_a0=none[:, 0],
         tensor_a=none, tensor_b0=none[:, 0], tensor_b=none, other_params=0,
     )  # fmt: skip
 

@@ -143,13 +143,17 @@ class CostModel:
         return int(whole + self.products.macs(counts)) // self.batch + self.other
 
     def form(self) -> tuple[float, FloatArray, FloatArray]:
-        """``a``, ``b`` [T] and ``C`` [T, T] of the MACs of layers, ``a + b k + k C k / 2``.
+        """``a``, ``b`` [T] and ``C`` [T, T] of the MACs that depend on k, ``a + b k + k C k / 2``.
 
         Of a whole batch, without `other`; all >= 0, exact like the rest.
         """
-        product = (self.in_k * self.scale[:, None]).T @ self.out_k
-        linear = (self.scale * self.out0) @ self.in_k + (self.scale * self.in0) @ self.out_k
-        return float(self.scale @ (self.in0 * self.out0)), linear, product + product.T
+        p = self.products
+        scale = np.concatenate([self.scale, p.scale])
+        a0, a = np.concatenate([self.in0, p.a0]), np.concatenate([self.in_k, p.a])
+        b0, b = np.concatenate([self.out0, p.b0]), np.concatenate([self.out_k, p.b])
+        square = (a * scale[:, None]).T @ b
+        linear = (scale * b0) @ a + (scale * a0) @ b
+        return float(scale @ (a0 * b0)), linear, square + square.T
 
     def params(self, counts: IntArray) -> int:
         """Parameters of the network for kept channels [T]."""
