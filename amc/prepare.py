@@ -155,6 +155,7 @@ def check_outputs(model: nn.Module, pipe: Pipeline) -> None:
             f"the network must return a tensor [batch, ...], got shape {tuple(found.shape)} for "
             f"{count} images"
         )
+    found = found.detach().requires_grad_()  # whatever is frozen in the network
     loss = task.batch_loss(found, targets)
     if not loss.requires_grad:
         raise AmcError(f"{task.source}: loss has no gradient with respect to the outputs")

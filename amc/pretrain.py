@@ -20,7 +20,8 @@ from amc.errors import AmcError
 from amc.files import write_atomically
 from amc.models import build, load_checkpoint
 from amc.recover.distill import Loss, cross_entropy
-from amc.recover.finetune import Recipe, Step, train
+from amc.recover.finetune import Step, train
+from amc.recover.recipe import Recipe
 
 RECIPES = {
     "digits": Recipe(epochs=14, learning_rate=0.1),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amc import ranks, weights
 from amc.blame import blamed
 from amc.errors import AmcError
-from amc.evaluate import Score, evaluate
+from amc.evaluate import evaluate
 from amc.graph import ChannelGraph
 from amc.imports import load_function
 from amc.journal import Journal
@@ -20,11 +20,11 @@ from amc.pipeline import Pipeline
 from amc.plan import Plan
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Distillation, Loss, supervised
-from amc.recover.finetune import Recipe, Step, train
+from amc.recover.finetune import DivergedError, Step, train
+from amc.recover.judged import Judged
+from amc.recover.recipe import Recipe
 from amc.recover.remembered import memorable, remembered
-
-RUINED = 0.05
-"""A training that lowers the accuracy on validation images by more is not taken."""
+from amc.recover.thawed import thawed
 
 
 @dataclass(frozen=True)
@@ -71,68 +71,89 @@ class Recovery:
             stage: its number; every stage has a state of its own.
             first_epoch: epochs of the stages before.
         """
-        config, task, tuned = self.pipe.config, self.pipe.task, copy.deepcopy(model)
+        config = self.pipe.config
         if not epochs:
-            return tuned
-        torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
+            return copy.deepcopy(model)
         if config.finetune:
-            return self._by_user(tuned, epochs)
-        recipe = Recipe(
-            epochs,
-            rate,
-            weight_decay=config.weight_decay,
-            clip=config.clip,
-            ema=config.ema,
-            mixed=config.mixed,
-        )
+            torch.manual_seed(config.seed + first_epoch)
+            return self._better(model, self._by_user(copy.deepcopy(model), epochs))
+        score, say = "the score", self.pipe.terminal.say
+        for again, now in enumerate((rate, rate / 10)):
+            torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
+            name = f"training-{stage}{'-again' if again else ''}.safetensors"
+            recipe = Recipe(
+                epochs,
+                now,
+                weight_decay=config.weight_decay,
+                clip=config.clip,
+                ema=config.ema,
+                mixed=config.mixed,
+            )
+            tuned, judged = self._trained(model, plan, recipe, self.folder / name, first_epoch)
+            if judged.best:
+                return tuned
+            score = self._shown(judged.scores[0])
+            if not again:
+                say(
+                    f"again    training at a rate of {now:g} does not come above {score} of the "
+                    f"cut network on validation images; once more at {now / 10:g}"
+                )
+        say(f"kept     training does not come above {score}: the network stays as it was cut")
+        return tuned
+
+    def _trained(
+        self, model: nn.Module, plan: Plan, recipe: Recipe, path: Path, first_epoch: int
+    ) -> tuple[nn.Module, Judged]:
+        """The best of a cut network and its epochs of training, and how good all of them are."""
+        bar_of, epochs = self.pipe.terminal.bar, recipe.epochs
+        judged, tuned = Judged(self._score), copy.deepcopy(model)
         about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
-        checkpoint = Checkpoint(self.folder / f"training-{stage}.safetensors", about)
-        validated: list[Score] = []
-        steps = epochs * len(self.pipe.data.train)
-        with self.pipe.terminal.bar(f"fine-tune epoch 1 of {epochs}", steps) as bar:
+        steps, fastest = epochs * len(self.pipe.data.train), 0.0
+        with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, thawed(tuned, plan):
 
             def show(step: Step) -> None:
+                nonlocal fastest
+                fastest = max(fastest, step.learning_rate)
                 self.journal.finetune_step(step)
-                score = f"  val {task.shown(validated[-1].accuracy)}" if validated else ""
                 name = f"fine-tune epoch {step.epoch} of {epochs}"
-                bar.step(f"loss {step.loss:.4f}{score}", name=name)
+                shown = f"loss {step.loss:.4f}  val {self._shown(judged.scores[-1])}"
+                bar.step(shown, name=name)
 
-            def validate(epoch: int, network: nn.Module) -> None:
-                validated.append(evaluate(network, self.pipe.validation, task=task))
-                self.journal.finetune_epoch(validated[-1].accuracy)
+            def validated(epoch: int, network: nn.Module) -> None:
+                self.journal.finetune_epoch(judged.scores[-1])
 
-            tuned = train(
-                tuned,
-                self.pipe.data.train,
-                recipe,
-                self._loss(plan),
-                show,
-                validate,
-                first_epoch,
-                checkpoint,
-            )
-        if not validated:  # it went on after its last epoch
-            validated.append(evaluate(tuned, self.pipe.validation, task=task))
-        return self._kept(model, tuned, validated[-1].accuracy)
+            try:
+                tuned = train(
+                    tuned,
+                    self.pipe.data.train,
+                    recipe,
+                    self._loss(plan),
+                    show,
+                    validated,
+                    first_epoch,
+                    Checkpoint(path, about),
+                    judged,
+                )
+            except DivergedError:
+                return copy.deepcopy(model).eval(), Judged(self._score, judged.scores[:1])
+        return tuned, judged
 
-    def _kept(self, before: nn.Module, tuned: nn.Module, has: float) -> nn.Module:
-        """The tuned network; the one before, where training has ruined it instead.
+    def _score(self, network: nn.Module) -> float:
+        """On all validation images, which are more than the reward may see."""
+        return evaluate(network, self.pipe.data.val, task=self.pipe.task).accuracy
 
-        Args:
-            before: what was tuned.
-            tuned: the result.
-            has: its score on validation images.
-        """
-        task = self.pipe.task
-        if not task.classifies:  # a score may have any scale
-            return tuned
-        had = evaluate(before, self.pipe.validation, task=task).accuracy
-        if has >= had - RUINED:
+    def _shown(self, score: float) -> str:
+        return f"{self.pipe.task.name} {self.pipe.task.shown(score)}"
+
+    def _better(self, before: nn.Module, tuned: nn.Module) -> nn.Module:
+        """The tuned network; the one before, if that has the higher score."""
+        had, has = self._score(before), self._score(tuned)
+        if has >= had:
             return tuned
         self.pipe.terminal.say(
-            f"worse    training has lowered {task.name} on validation images from "
-            f"{task.shown(had)} to {task.shown(has)}: what was cut is kept as it was; try a "
-            f"--learning-rate below {self.pipe.config.learning_rate:g}"
+            f"kept     training has lowered {self.pipe.task.name} on validation images from "
+            f"{self.pipe.task.shown(had)} to {self.pipe.task.shown(has)}: the network stays as it "
+            "was cut"
         )
         return copy.deepcopy(before).eval()
 

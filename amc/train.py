@@ -143,8 +143,6 @@ def _run(config: TrainConfig) -> Path:
             pruned = recovery.tune(pruned, plan, config.finetune_epochs, config.learning_rate)
     save_network(folder, plan, pruned, about)
     recovered = pipe.tested(pruned)
-    if not task.classifies and recovered.accuracy < cut.accuracy:  # a loss may have any scale
-        terminal.say(f"worse    training has lowered {task.name}: try a smaller --learning-rate")
 
     # The account.
     with terminal.bar("latency"):

@@ -28,8 +28,9 @@ from amc.allocate import uniform
 from amc.evaluate import Score, evaluate, softened
 from amc.graph.groups import Layer
 from amc.plan import Strategy
-from amc.recover.finetune import Recipe, train
+from amc.recover.finetune import train
 from amc.recover.quick import Quick
+from amc.recover.recipe import Recipe
 from amc.solve.columns import as_columns, input_columns
 from amc.solve.least_squares import error
 

@@ -26,7 +26,8 @@ from amc.evaluate import evaluate
 from amc.graph import trace
 from amc.pretrain import pretrained
 from amc.recover.distill import Distillation, Loss, cross_entropy
-from amc.recover.finetune import Recipe, train
+from amc.recover.finetune import train
+from amc.recover.recipe import Recipe
 from amc.standings import percent
 from amc.train import run
 

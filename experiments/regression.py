@@ -21,7 +21,7 @@ from amc.data import Data, TensorLoader
 from amc.evaluate import evaluate
 from amc.pretrain import trained
 from amc.recover.distill import supervised
-from amc.recover.finetune import Recipe
+from amc.recover.recipe import Recipe
 from amc.task import Results
 
 SIDE = 32

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from amc.errors import AmcError
 from amc.evaluate import TEMPERATURE, Score, evaluate, evaluating, head, softened
-from amc.recover import finetune
 from amc.recover.batchnorm import adapt_batchnorm
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Distillation, cross_entropy, supervised
-from amc.recover.finetune import Recipe, Step, train
+from amc.recover.finetune import Step, train
+from amc.recover.recipe import Recipe, held
 
 Batch = tuple[Tensor, Tensor]
 
@@ -643,7 +643,7 @@ def test_no_filter_moves_fast_for_its_length() -> None:
 def test_clipping_leaves_frozen_weights_and_bad_numbers_alone() -> None:
     frozen, bad = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     bad.grad = torch.tensor([[1.0, math.nan], [math.inf, 1.0]])
-    finetune.held([frozen, bad], 0.1)
+    held([frozen, bad], 0.1)
     assert frozen.grad is None
     assert not bad.grad.isfinite().all(1).any()  # seen by the guard, not hidden
 

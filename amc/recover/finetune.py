@@ -6,13 +6,14 @@ processes share every batch, see `slices`; after each epoch they have the same n
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amc import feed, ranks
@@ -21,49 +22,28 @@ from amc.errors import AmcError
 from amc.feed import Feed
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.distill import Distillation, Loss, cross_entropy
+from amc.recover.judged import Judged
+from amc.recover.recipe import Recipe, held, optimiser
 from amc.recover.slices import gradient
 
 RETRIES = 3
 """How often in a row a training goes back to the end of its last epoch."""
 
+LOWERED = 5
+"""How often the rate is lowered to a quarter because the first losses rise."""
+
+RISEN, FIRST = 2.0, 5
+"""A loss rises if so many steps have this multiple of what the very first have, on average."""
+
 TOGETHER = 10
 """Steps whose losses a GPU hands over at once: it stands still while they are looked at."""
 
-SHORT, SHORTEST = 0.1, 1e-3
-"""When gradients are clipped, rows of weights count as at least so long: of the layer's mean, and
-at all. A silenced filter can grow again, and a layer that begins with zeros can begin."""
+RISING = math.inf
+"""In place of a loss: the rate is too high."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the training stream; 0 trains nothing.
-        learning_rate: at its highest; then a half cosine down to zero.
-        warmup: part of all steps over which the rate rises linearly.
-        momentum, weight_decay: of SGD with Nesterov's momentum; norms and biases do not decay.
-        clip: adaptive gradient clipping, see `held`; 0 for none.
-        ema: the result is an average of the weights of all steps, the older ones discounted by
-            this per step; 0 for the last weights.
-        mixed: matrix products in bfloat16; on a GPU only.
-    """
-
-    epochs: int
-    learning_rate: float
-    warmup: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip: float = 0.0
-    ema: float = 0.0
-    mixed: bool = False
-
-    def set_rate(self, sgd: torch.optim.Optimizer, progress: float, factor: float = 1.0) -> float:
-        """Sets the learning rate for this part of the training, in [0, 1); returns it."""
-        rate = factor * self.learning_rate * _cosine(progress, self.warmup)
-        for group in sgd.param_groups:
-            group["lr"] = rate
-        return rate
+class DivergedError(AmcError):
+    """A training whose loss is no number, whatever the rate."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +66,12 @@ def train(
     on_epoch: Callable[[int, nn.Module], None] = lambda epoch, network: None,
     first_epoch: int = 0,
     checkpoint: Checkpoint | None = None,
+    judged: Judged | None = None,
 ) -> nn.Module:
     """Trains in place and returns the model in eval mode.
+
+    Without batch norm nothing keeps a rate that is too high from ruining a good network: where
+    the losses of the first epoch rise, it begins anew with a quarter of the rate.
 
     Args:
         model: to be trained; the caller owns it.
@@ -100,23 +84,35 @@ def train(
         first_epoch: number of the first epoch for the order of the stream, so that consecutive
             calls see different orders.
         checkpoint: file that the training goes on from, and leaves behind.
+        judged: the result is the best network that it has seen: at the start, or after an epoch.
 
     Raises:
-        AmcError: the loss is not finite, `RETRIES` times in a row; the checkpoint is damaged.
+        DivergedError: the loss is not finite, `RETRIES` times in a row.
+        AmcError: the checkpoint is damaged.
     """
     training = _Training(model, recipe, loss, max(1, recipe.epochs * len(stream)))
     if checkpoint and (saved := checkpoint.load()):
         training.go_back(saved)
-    retries = 0
+        if judged:
+            judged.restore(saved)
+    if judged and not judged.scores:
+        judged.look(training.network)
+    retries, lowered = 0, LOWERED if normalised(model) else 0
     while training.epoch < recipe.epochs:
         before = training.state()
         start_epoch(stream, first_epoch + training.epoch)
         with ranks.apart(training.epoch):
+            training.watched = not training.epoch and lowered < LOWERED
             reached = training.run_epoch(stream, on_step)
+        if reached == RISING:
+            lowered += 1
+            training.go_back(before)
+            training.factor /= 4
+            continue
         if not math.isfinite(reached):
             retries += 1
             if retries > RETRIES:
-                raise AmcError(
+                raise DivergedError(
                     f"training: the loss is {reached} in epoch {training.epoch + 1} of "
                     f"{recipe.epochs}; a smaller learning rate than {recipe.learning_rate:g} may "
                     "help"
@@ -125,17 +121,25 @@ def train(
             training.factor /= 2
             continue
         retries = 0
+        if judged:
+            judged.look(training.network)
         if checkpoint:
-            checkpoint.save(training.state())
+            checkpoint.save({**training.state(), **(judged.saved() if judged else {})})
         on_epoch(training.epoch, training.network)
-    return training.finished()
+    return judged.best_of(training.finished()) if judged else training.finished()
+
+
+def normalised(model: nn.Module) -> bool:
+    """Whether batch norm bounds what a step of training can do to the network."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 class _Training:
     """A training between two epochs, or within one."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss, total: int) -> None:
-        self.epoch, self.factor = 0, 1.0
+        self.epoch, self.factor, self.watched = 0, 1.0, False
+        self._losses: list[float] = []
         self._model, self._recipe, self._loss, self._total = model, recipe, loss, total
         self._device, self._sgd = next(model.parameters()).device, optimiser(model, recipe)
         self._averaged: AveragedModel | None = None
@@ -149,7 +153,11 @@ class _Training:
         return self._averaged.module if self._averaged else self._model
 
     def run_epoch(self, stream: Loader, on_step: Callable[[Step], None]) -> float:
-        """One pass; one of its losses, which is not finite if the pass broke off."""
+        """One pass; one of its losses, which is not finite if the pass broke off.
+
+        It is `RISING` if the losses are watched and rise.
+        """
+        self._losses.clear()
         step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
         together = 1 if self._device.type == "cpu" else TOGETHER
         taken: list[tuple[int, float, Tensor]] = []
@@ -183,8 +191,15 @@ class _Training:
             if not math.isfinite(reached):
                 break
             on_step(Step(self.epoch + 1, step, self._total, reached, rate))
+            self._losses.append(reached)
         taken.clear()
-        return reached
+        return RISING if self.watched and self._rises() else reached
+
+    def _rises(self) -> bool:
+        losses = self._losses
+        if len(losses) < 2 * FIRST:
+            return False
+        return sum(losses[-FIRST:]) > RISEN * sum(map(abs, losses[:FIRST]))
 
     def _step(self, images: Feed, labels: Tensor, whole: int, progress: float) -> Tensor:
         kind, now = self._device.type, self._loss
@@ -248,49 +263,3 @@ class _Training:
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-
-
-def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD as the recipe says."""
-    return torch.optim.SGD(
-        _parameter_groups(model, recipe.weight_decay),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-    )
-
-
-def held(parameters: Iterable[Tensor], part: float) -> None:
-    """Scales gradients down in place, so that no filter moves fast for its length.
-
-    Brock et al. 2021 (equation 3): the gradient of each row of a weight [N, ...] is at most this
-    part of the row's own norm. Norms and biases are left alone. One bound for all networks, whose
-    losses and filters differ in size by orders of magnitude.
-    """
-    for weight in parameters:
-        if weight.grad is not None and weight.ndim > 1:
-            lengths = _lengths(weight.detach())
-            least = (SHORT * lengths.mean()).clamp(min=SHORTEST)
-            factor = (part * lengths.maximum(least) / _lengths(weight.grad)).clamp(max=1)
-            weight.grad.mul_(factor.reshape(-1, *[1] * (weight.ndim - 1)))
-
-
-def _lengths(rows: Tensor) -> Tensor:
-    """[N, ...] -> [N]."""
-    lengths: Tensor = rows.flatten(1).norm(dim=1)
-    return lengths
-
-
-def _cosine(progress: float, warmup: float) -> float:
-    """Part of the highest learning rate at this part of the training, both in [0, 1]."""
-    if progress < warmup:
-        return (progress + 1e-3) / (warmup + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    wanted = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in wanted if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0},
-    ]

@@ -14,7 +14,7 @@ from amc import feed
 from amc.data import Loader, start_epoch
 from amc.evaluate import Score, evaluate, evaluating, predictions
 from amc.feed import Feed
-from amc.recover.finetune import Recipe, held, optimiser
+from amc.recover.recipe import Recipe, held, optimiser
 from amc.recover.slices import backward
 from amc.task import CLASSIFICATION, Task
 
@@ -91,6 +91,8 @@ class Quick:
 
     def _train(self, model: nn.Module, device: torch.device) -> None:
         recipe = Recipe(1, self.learning_rate)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            model.requires_grad_(True)  # frozen by its owner; this copy is thrown away
         sgd = optimiser(model, recipe)
         for step, (images, targets) in enumerate(self.batches):
             recipe.set_rate(sgd, step / len(self.batches))
