@@ -117,7 +117,7 @@ def test_without_batch_norm_a_rate_that_is_too_high_is_lowered(rate: float) -> N
     quarters = math.log(factors[0], 0.25)
     assert 1 <= quarters <= 5 and quarters == pytest.approx(round(quarters))
     before = [s.loss for s in steps[:5]]
-    assert float(squared(model, *cloud(seed=1))) < 3 * max(before)
+    assert float(squared(model, *cloud(seed=1)).detach()) < 3 * max(before)
 
 
 def shape() -> list[float]:
@@ -132,7 +132,7 @@ def test_a_rate_that_is_right_is_kept() -> None:
 
 
 def test_with_batch_norm_the_rate_is_the_users() -> None:
-    _, steps = rates(True, 0.5)
+    _, steps = rates(True, 0.2)
     assert len(steps) == 30
 
 

@@ -38,10 +38,6 @@ RISEN, FIRST = 2.0, 5
 TOGETHER = 10
 """Steps whose losses a GPU hands over at once: it stands still while they are looked at."""
 
-RISING = math.inf
-"""In place of a loss: the rate is too high."""
-
-
 class DivergedError(AmcError):
     """A training whose loss is no number, whatever the rate."""
 
@@ -104,7 +100,7 @@ def train(
         with ranks.apart(training.epoch):
             training.watched = not training.epoch and lowered < LOWERED
             reached = training.run_epoch(stream, on_step)
-        if reached == RISING:
+        if training.watched and not math.isfinite(reached):
             lowered += 1
             training.go_back(before)
             training.factor /= 4
@@ -155,7 +151,7 @@ class _Training:
     def run_epoch(self, stream: Loader, on_step: Callable[[Step], None]) -> float:
         """One pass; one of its losses, which is not finite if the pass broke off.
 
-        It is `RISING` if the losses are watched and rise.
+        It is infinite if the losses are watched and rise.
         """
         self._losses.clear()
         step, reached = self.epoch * (self._total // max(1, self._recipe.epochs)), 0.0
@@ -193,7 +189,7 @@ class _Training:
             on_step(Step(self.epoch + 1, step, self._total, reached, rate))
             self._losses.append(reached)
         taken.clear()
-        return RISING if self.watched and self._rises() else reached
+        return math.inf if self.watched and self._rises() else reached
 
     def _rises(self) -> bool:
         losses = self._losses
