@@ -159,7 +159,12 @@ OWN = """
 import torch
 def tuned(model, original, data, epochs):
     with torch.no_grad():
-        model.fc.bias.fill_(epochs)
+        for tensor in model.fc.parameters():
+            tensor.mul_(epochs)  # which no prediction minds
+    return model
+def spoilt(model, original, data, epochs):
+    with torch.no_grad():
+        model.fc.weight.zero_()
     return model
 def wrong(model, original, data, epochs):
     return original
@@ -179,8 +184,11 @@ def ruined(model, original, data, epochs):
 def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     own = f"{tmp_path / 'own.py'}"
-    folder = run(TrainConfig(**common, finetune=f"{own}:tuned", run_dir=tmp_path / "run"))
-    assert bool((loaded(folder).get_parameter("fc.bias") == 3).all())
+    bias = {}
+    for name in ("tuned", "spoilt"):
+        run(TrainConfig(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name))
+        bias[name] = loaded(tmp_path / name).get_parameter("fc.bias")
+    torch.testing.assert_close(bias["tuned"], 3 * bias["spoilt"])  # the latter is as it was cut
     for name, message in (
         ("wrong", "other tensors"),
         ("nothing", "must return the network, got NoneType"),
