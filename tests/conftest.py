@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
+from amc import feed, latency
+from amc.evaluate import evaluating
 from amc.solve import least_squares
 
 
@@ -20,3 +23,24 @@ def one_thread() -> Iterator[None]:
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Least squares without the caution that few rows ask for, to be compared with lstsq."""
     monkeypatch.setattr(least_squares, "SCARCE", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def hasty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole runs need no exact times: short turns, and no export, which takes seconds.
+
+    Latency itself is measured as it is in its own tests.
+    """
+    if request.module.__name__ == "test_latency":
+        return
+
+    def session(model: nn.Module, sample: feed.Feed, threads: int = 1) -> latency.Run:
+        def run() -> object:
+            with torch.inference_mode(), evaluating(model):
+                return feed.call(model, sample)
+
+        return run
+
+    monkeypatch.setattr(latency, "ROUNDS", 2)
+    monkeypatch.setattr(latency, "SECONDS", 1e-3)
+    monkeypatch.setattr(latency, "session", session)

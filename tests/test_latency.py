@@ -1,14 +1,20 @@
 """Latency in two runtimes, and what is said where time does not follow the MACs."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from amc.config import TrainConfig
 from amc.latency import Latency, Timing, preferred, session, timings
+from amc.models import build
 from amc.report import Change, Report, slower
+from amc.train import run
 
 
 def convolutions(channels: int) -> nn.Sequential:
@@ -74,6 +80,22 @@ def test_a_network_that_cannot_be_exported_is_told_in_a_line() -> None:
     eager, other = timings(Elsewhere(), Elsewhere(), torch.randn(1, 3))
     assert other.ratio is None and other.problem and "\n" not in other.problem
     assert preferred((eager, other)) == eager.ratio
+
+
+def test_a_run_reports_the_times_of_both_networks_in_both_runtimes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(build("resnet20", num_classes=10, in_channels=1, width=0.5).state_dict(), weights)
+    folder = run(TrainConfig(
+        checkpoint=weights, width=0.5, mode="uniform", finetune_epochs=0, calibration_batches=2,
+        run_dir=tmp_path / "run", quiet=True, device="cpu",
+    ))  # fmt: skip
+    found = json.loads((folder / "report.json").read_text())
+    assert [one["runtime"].split()[0] for one in found["latency_ms"]] == ["PyTorch", "onnxruntime"]
+    for one in found["latency_ms"]:
+        assert one["original"]["median"] > 0 and one["pruned"]["median"] > 0 and one["ratio"] > 0
+        assert not one["problem"]
+    assert found["channel_multiple"] == 4
 
 
 def report(macs: int, multiple: int | None, *timings: Timing) -> Report:

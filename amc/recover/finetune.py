@@ -38,6 +38,7 @@ RISEN, FIRST = 2.0, 5
 TOGETHER = 10
 """Steps whose losses a GPU hands over at once: it stands still while they are looked at."""
 
+
 class DivergedError(AmcError):
     """A training whose loss is no number, whatever the rate."""
 
