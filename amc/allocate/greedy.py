@@ -1,13 +1,17 @@
 """Channels go where they are missed least: a greedy allocation, without agent or validation."""
 
 from collections.abc import Mapping
+from itertools import permutations, product
 
 import numpy as np
 
 from amc.allocate.uniform import uniform
 from amc.budget import Budget
-from amc.graph.labels import FloatArray
+from amc.graph.labels import FloatArray, IntArray
 from amc.plan import Strategy
+
+STEPS = 4
+"""Counts below its own that a group may go down to in an exchange."""
 
 
 def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
@@ -39,5 +43,34 @@ def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
         places = map(np.searchsorted, options, wanted)
         return float(sum(e[p] for e, p in zip(values, places, strict=True)))
 
-    found = budget.strategy(budget.complete(counts.tolist()))
-    return min(found, uniform(budget, errors), key=total)
+    whole = budget.complete(counts.tolist())
+    if (whole < counts).any():  # nothing fits beside the counts: they are no way into the budget
+        whole = _exchanged(budget, values, whole)
+    return min(budget.strategy(whole), uniform(budget, errors), key=total)
+
+
+def _exchanged(budget: Budget, errors: list[FloatArray], counts: IntArray) -> IntArray:
+    """One group takes its next count for another that gives up some, as long as errors fall."""
+    options, cost = budget.options, budget.graph.cost
+    lost = [np.interp(np.arange(o[-1] + 1), o, e) for o, e in zip(options, errors, strict=True)]
+
+    def total(rows: IntArray) -> FloatArray:
+        summed: FloatArray = np.sum([e[rows[:, t]] for t, e in enumerate(lost)], axis=0)
+        return summed
+
+    while True:
+        trials = [counts]
+        for t, u in permutations(range(len(options)), 2):
+            more = options[t][options[t] > counts[t]][:1]
+            fewer = options[u][options[u] < counts[u]][-STEPS:]
+            for up, down in product(more, fewer):
+                trials.append(counts.copy())
+                trials[-1][[t, u]] = up, down
+        rows = np.array(trials)
+        macs = cost.macs_of(rows)
+        inside = (budget.floor <= macs) & (macs <= budget.target)
+        inside[0] = True
+        best = int(np.where(inside, total(rows), np.inf).argmin())
+        if best == 0:
+            return counts
+        counts = rows[best]
