@@ -127,15 +127,17 @@ class Compressor:
         Raises:
             AmcError: an unknown group, one that must stay whole, or an impossible count.
         """
+        groups = {group.name: group for group in self.graph.decisions}
         for name, count in strategy.items():
-            size = self.graph.sizes.get(name)
-            if size is None:
-                raise AmcError(
-                    f"{name!r} cannot be pruned; groups are {', '.join(self.graph.sizes)}"
-                )
-            if not 1 <= count <= size:
-                raise AmcError(f"{name}: expected 1 to {size} channels, got {count}")
-        return self.graph.plan({name: self.keep(name, k) for name, k in strategy.items()})
+            if name not in groups:
+                raise AmcError(f"{name!r} cannot be pruned; groups are {', '.join(groups)}")
+            size, fewest = groups[name].size, min(1, groups[name].least)
+            if not fewest <= count <= size:
+                raise AmcError(f"{name}: expected {fewest} to {size} channels, got {count}")
+        nothing = np.zeros(0, dtype=np.int64)
+        return self.graph.plan(
+            {name: self.keep(name, k) if k else nothing for name, k in strategy.items()}
+        )
 
     def cut(self, strategy: Strategy) -> nn.Module:
         """A new network under a strategy, reconstructed on the cached statistics, in eval mode."""

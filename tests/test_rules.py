@@ -557,6 +557,8 @@ def test_products_of_attention_cost_what_pytorch_counts(run: Callable[..., Tenso
     if run is not fused:
         assert graph.sizes == {"stem.0": 8, "q": 4}
         assert graph.macs() - graph.macs(graph.plan({"q": [2]})) == 3 * (2 * 8 * 64 + 64 * 64)
+        found = amc.random_plan(graph, 0.5)
+        assert 0.3 * graph.macs() < graph.macs(found) <= 0.5 * graph.macs()
     check_cuts(model, graph, x, fewest=2 if run is by_einsum else 0)
 
 
