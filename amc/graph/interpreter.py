@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from amc.graph.attributes import holders
 from amc.graph.labels import CONSTANT, LabelSpace
@@ -180,6 +181,17 @@ class Labeller:
             self.opaque.setdefault(values.name, reason)
         elif isinstance(values, Tensor):
             self.space.freeze([values], reason)
+
+    def before(self, values: Value) -> str:
+        """Why the channels among these operands must stay whatever becomes of them, if they must.
+
+        What a parameter brings into them, or reads of the network's input, is another matter.
+        """
+        every = tree_leaves(values)
+        if any(isinstance(value, Source) for value in every):
+            return ""
+        reason = self.space.staying(value for value in every if isinstance(value, Tensor))
+        return "" if reason == "network input" else reason
 
     def fixed(self, out: Any, reason: str) -> Value:
         """Labels of a result whose channels must stay, shaped as ``out``."""

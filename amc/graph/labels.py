@@ -145,6 +145,14 @@ class LabelSpace:
                 if root >= 0:
                     self.frozen.setdefault(int(root), reason)
 
+    def staying(self, tensors: Iterable[Tensor]) -> str:
+        """Why all channels of these labels must stay, as far as is known; empty if some may go."""
+        roots = [self.roots(compact(tensor)).ravel() for tensor in tensors]
+        found = np.unique(np.concatenate([*roots, np.empty(0, dtype=np.int64)]))
+        reasons = self.frozen_roots()
+        every = [reasons.get(int(root), "") for root in found if root >= 0]
+        return every[0] if every and all(every) else ""
+
     def frozen_roots(self) -> dict[int, str]:
         """Representative of each frozen class -> the first reason given for it."""
         reasons: dict[int, str] = {}

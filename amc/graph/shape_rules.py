@@ -94,13 +94,18 @@ def parts(run: Labeller, op: Op) -> Value:
         for part in found[1:]:
             run.space.union(found[0], part)
         if op.name != "unbind":
-            run.perhaps_sized(run.space.along(found[0], dim % x.ndim))
+            for channels in (found[0], x):  # the code may divide the number of all channels
+                run.perhaps_sized(run.space.along(channels, dim % x.ndim))
     else:
         sizes = op.given.get("split_sizes", op.given.get("split_size"))
         labels = [run.space.along(p, dim % x.ndim) for p in found]
-        if not isinstance(sizes, list | tuple) or not run.sized(*labels):
+        several = [part for part in labels if len(part) > 1]
+        if isinstance(sizes, list | tuple) and several and run.sized(*several):
+            single = [part for part in labels if len(part) == 1]
+            run.space.freeze(single, f"{op.name} takes out a single channel{run.place}")
+        else:
             _tile(run, op, x, dim % x.ndim, [len(part) for part in labels], PIECES)
-            for part in labels:
+            for part in (*labels, run.space.along(x, dim % x.ndim)):
                 run.perhaps_sized(part)
     return tuple(uniform(p) for p in found)
 
@@ -179,7 +184,7 @@ def _slice(run: Labeller, op: Op, x: Tensor, dim: int) -> Tensor:
     elif not run.sized(*_as_written(op, labels, start, end)):
         if not all(_is_seam(labels, bound) for bound in {start, end} - {0, size}):
             _tile(run, op, x, dim, [start, end], POSITIONS)
-        for part in (*written, labels[start:end]):
+        for part in (*written, labels[start:end], labels):
             run.perhaps_sized(part)
     taken: Tensor = op.target(x, *op.args[1:], **op.kwargs)
     return uniform(taken)

@@ -109,7 +109,8 @@ class _Walk:
         except Exception as error:  # a rule that an odd form breaks must not end the trace
             reason = f"cannot be followed ({type(error).__name__}: {error})"
         run.counted &= costs_nothing(op)
-        why = f"{op.name} {reason}{run.place}"
+        earlier = "" if op.name in LAYERS else run.before([op.args, op.kwargs])
+        why = earlier or f"{op.name} {reason}{run.place}"
         run.give_up([op.args, op.kwargs], why)
         out = self._values[node] = run.fixed(op.out, why)
         if op.name in LAYERS and isinstance(out, Tensor):
