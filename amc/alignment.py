@@ -48,14 +48,20 @@ def budget_for(
         try:
             found = replace(finest, multiple=step)
         except AmcError:  # the target, or a bound of the user's, lies below its least counts
-            refused = refused or f"no multiples of {step} meet {preserve_ratio:g} of the MACs"
+            refused = refused or f"of {step} even the fewest have more MACs"
             continue
         # what is nearest below where nothing lies inside is no match for what lies inside
         count = 0 if found.shortfall else strategies(found, wanted)
         if count >= wanted:
             return replace(found, note=refused or "runtimes compute these fastest")
-        refused = refused or f"only {count} strategies in multiples of {step} meet the budget"
+        refused = refused or f"of {step} {_so_few(count)} the budget"
     return replace(finest, note=refused)
+
+
+def _so_few(count: int) -> str:
+    if count < 2:
+        return ("none meets", "only one strategy meets")[count]
+    return f"only {count} strategies meet"
 
 
 def strategies(budget: Budget, limit: int) -> int:

@@ -96,7 +96,8 @@ class Subject:
         ]
         for budget in budgets:
             if budget and budget.note:
-                lines.append(f"channels in multiples of {budget.multiple}: {budget.note}")
+                kept = f"multiples of {budget.multiple}" if budget.multiple > 1 else "any number"
+                lines.append(f"channels in {kept}: {budget.note}")
             if budget and budget.shortfall:
                 lines.append(f"budget   {budget.preserve_ratio:g}: {budget.shortfall}")
         if baked:
