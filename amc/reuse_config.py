@@ -79,6 +79,7 @@ class LearnConfig(Shared):
 
     def __post_init__(self) -> None:
         as_paths(self)
+        whole("seed", self.seed, 0)  # part of a name
         _ = self.training  # which checks all the other settings
         if self.checkpoint and len(self.models) > 1:
             raise AmcError(f"--checkpoint belongs to one network, --model names {self.model!r}")
@@ -155,6 +156,7 @@ class ParetoConfig(Shared):
 
     def __post_init__(self) -> None:
         as_paths(self)
+        whole("seed", self.seed, 0)
         _ = self.training, self.ratios  # which check all the other settings
         whole("steps", self.steps, 0)
         if self.max_drop is not None:

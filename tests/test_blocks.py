@@ -246,7 +246,11 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], float, str]] = {
     "shuffle": (lambda: within(ShuffleUnit(), ShuffleUnit()), ALL, ""),
     "selective kernel": (lambda: within(SelectiveKernel()), ALL, ""),
     "u-net": (UNet, ALL, ""),
-    "weighted fusion": (lambda: within(WeightedFusion()), ALL, "sum mixes channels"),
+    "weighted fusion": (
+        lambda: within(WeightedFusion()),
+        ALL,
+        "select takes channels at positions written in forward",
+    ),
     "simple gate": (lambda: within(SimpleGate()), ALL, ""),
     "efficient attention": (
         lambda: within(EfficientAttention()),
@@ -254,7 +258,7 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], float, str]] = {
         "conv1d reads along another dimension than that of the channels",
     ),
     "spatial attention": (lambda: within(SpatialAttention()), 0.8, "mean mixes channels"),
-    "recurrent": (Recurrent, 0.6, "lstm is not known"),
+    "recurrent": (Recurrent, 0.98, "hidden state of lstm"),
 }
 
 

@@ -207,7 +207,7 @@ def test_search_from_a_policy_begins_with_what_it_remembers(
 ) -> None:
     folder = train(TrainConfig(
         **QUICK(), checkpoint=checkpoint, policy=lesson, episodes=5, finalists=1,
-        finetune_epochs=0, preserve_ratio=0.5, run_dir=tmp_path / "run",
+        finetune_epochs=0, preserve_ratio=0.5, channel_multiple=1, run_dir=tmp_path / "run",
     ))  # fmt: skip
     tried = [json.loads(x) for x in (folder / "episodes.jsonl").read_text().splitlines()[1:]]
     model = build("resnet20", num_classes=10, in_channels=1, width=0.5)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 import amc
 from amc import compress as rooms
 from amc.compress import Compressor, Memo, calibrate
+from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.graph.groups import ChannelGraph
 from amc.graph.surgery import tensors
@@ -348,7 +349,7 @@ def test_validation_that_breaks_off_leaves_no_trace() -> None:
     compressor = prepared("residual")
     borrowed = compressor.borrow({"conv1": 3})
     before, plain = snapshot(borrowed), evaluate(borrowed, batches)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(AmcError):
         wrong = [batches[0], (torch.randn(2, 3, 16, 16), torch.zeros(2).long())]
         evaluate(borrowed, wrong, batch_statistics=True)
     assert_unchanged(borrowed, before)

@@ -642,8 +642,9 @@ def test_interrupt_before_the_run_has_begun_gives_no_advice(
     monkeypatch.setattr("amc.train.opened", interrupted)
     monkeypatch.setattr(sys, "argv", ["amc.train", *words({**tiny, "run_dir": folder})])
     other = as_json(TrainConfig(run_dir=folder, **{**tiny, "episodes": 77}))
-    for content in (None, json.dumps(other), "damaged"):
+    for content in (None, json.dumps(other)):
         if content is not None:
+            folder.mkdir(exist_ok=True)
             (folder / "config.json").write_text(content)
         with pytest.raises(SystemExit) as ended:
             main()
