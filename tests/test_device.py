@@ -14,7 +14,7 @@ from amc.data import load_data
 from amc.errors import AmcError
 from amc.evaluate import evaluate
 from amc.models import build
-from amc.recover.finetune import Step, train
+from amc.recover.finetune import LOWERED, RETRIES, Step, train
 from amc.recover.recipe import Recipe
 from amc.reuse_config import ApplyConfig, LearnConfig, ParetoConfig
 from amc.train import run
