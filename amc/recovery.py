@@ -108,12 +108,10 @@ class Recovery:
         bar_of, epochs = self.pipe.terminal.bar, recipe.epochs
         judged, tuned = Judged(self._score), copy.deepcopy(model)
         about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
-        steps, fastest = epochs * len(self.pipe.data.train), 0.0
+        steps = epochs * len(self.pipe.data.train)
         with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, thawed(tuned, plan):
 
             def show(step: Step) -> None:
-                nonlocal fastest
-                fastest = max(fastest, step.learning_rate)
                 self.journal.finetune_step(step)
                 name = f"fine-tune epoch {step.epoch} of {epochs}"
                 shown = f"loss {step.loss:.4f}  val {self._shown(judged.scores[-1])}"
