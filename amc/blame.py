@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from amc.errors import AmcError
+from amc.errors import AmcError, BrokenCodeError
 from amc.imports import one_line
 
 
@@ -19,7 +19,7 @@ def blamed(said: str) -> Iterator[None]:
         said: what a mistake is said of, such as ``--model nets.py:build:``.
 
     Raises:
-        AmcError: the code raises anything, or wants the program to end.
+        BrokenCodeError: the code raises anything, or wants the program to end.
     """
     grad, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), _device()
     try:
@@ -27,7 +27,7 @@ def blamed(said: str) -> Iterator[None]:
     except AmcError:
         raise
     except (Exception, SystemExit) as error:
-        raise AmcError(f"{said} {one_line(error)}") from error
+        raise BrokenCodeError(f"{said} {one_line(error)}") from error
     finally:
         if torch.is_grad_enabled() != grad:
             torch.set_grad_enabled(grad)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from amc import torchrun
-from amc.errors import AmcError, Lost, OutputLost
+from amc.errors import AmcError, BrokenCodeError, Lost, OutputLost
 from amc.files import UnwritableError
 from amc.imports import one_line, users_line
 from amc.wording import encodable, one_line_of, plain
@@ -50,7 +50,8 @@ def ending(name: str, advice: str = "", going_on: Callable[[], str] = str) -> It
     except (UnwritableError, OSError) as error:  # the disk is full, a folder went away
         sys.exit(_line(name, str(error), going_on()) if torchrun.speaks() else 1)
     except AmcError as error:
-        sys.exit(_line(name, f"{error}{advice}") if torchrun.speaks() else 1)
+        rest = going_on() if isinstance(error, BrokenCodeError) and error.kept else ""
+        sys.exit(_line(name, f"{error}{advice}", rest) if torchrun.speaks() else 1)
     except KeyboardInterrupt:
         if not torchrun.prefix():
             print(_line(name, "interrupted", going_on()), file=sys.stderr)

@@ -19,6 +19,16 @@ def _shortened(number: re.Match[str]) -> str:
     return f"{number[0][:12]}... ({len(number[0])} digits)"
 
 
+class BrokenCodeError(AmcError):
+    """Code of the user's own fails, or a loader gives what cannot be used, perhaps hours later.
+
+    Attributes:
+        kept: a run folder keeps what was computed before; once mended, ``--resume`` goes on.
+    """
+
+    kept = False
+
+
 class UnsupportedModelError(AmcError):
     """The network cannot be traced or cut at all; the message names the line that stops it."""
 

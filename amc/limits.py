@@ -40,20 +40,18 @@ def whole(name: str, value: object, least: int) -> None:
 
 
 def within(flag: str, value: object, low: float, high: float) -> None:
-    """Refuses a value outside of (low, high], and what is no number."""
-    number = real(flag, value)
-    if not low < number <= high or number == math.inf:  # NaN fails the comparison
+    """Refuses a value outside of (low, high], and what is no number, or more than `MOST`."""
+    high = min(high, MOST)
+    if not low < real(flag, value) <= high:  # NaN fails the comparison
         raise AmcError(f"{flag} must be in ({low:g}, {high:g}], got {shown(value)}")
-    _check_size(flag, number)
 
 
 def below(flag: str, value: object, high: float = math.inf) -> None:
-    """Refuses a value outside of [0, high), and what is no number."""
+    """Refuses a value outside of [0, high), and what is no number, or more than `MOST`."""
     number = real(flag, value)
-    if not 0 <= number < high:  # NaN fails the comparison
-        end = "infinity" if high == math.inf else f"{high:g}"
-        raise AmcError(f"{flag} must be in [0, {end}), got {shown(value)}")
-    _check_size(flag, number)
+    if not 0 <= number < high or number > MOST:  # NaN fails the comparison
+        end = f"{MOST:g}]" if high > MOST else f"{high:g})"
+        raise AmcError(f"{flag} must be in [0, {end}, got {shown(value)}")
 
 
 def real(flag: str, value: object) -> float:
@@ -78,8 +76,3 @@ def shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return repr(value) if isinstance(value, str) else str(value)
-
-
-def _check_size(flag: str, number: float) -> None:
-    if number > MOST:
-        raise AmcError(f"{flag} must be {MOST:g} or less, got {number:g}")

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from amc.allocate import uniform
 from amc.commandline import elsewhere, flags, parse
 from amc.config import TrainConfig
 from amc.ending import ending
+from amc.errors import BrokenCodeError
 from amc.journal import Journal
 from amc.latency import timings
 from amc.pipeline import Pipeline, reward_function
@@ -57,11 +58,11 @@ def run(config: TrainConfig) -> Path:
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
-    with torchrun.joined(config.device), own_folder(config) as own:
-        return _run(own)
+    with torchrun.joined(config.device), own_folder(config) as own, ExitStack() as rest:
+        return _run(own, rest)
 
 
-def _run(config: TrainConfig) -> Path:
+def _run(config: TrainConfig, rest: ExitStack) -> Path:
     terminal, clock = Terminal(config.quiet), Clock()
     config = settled(config, terminal.say)
     torch.manual_seed(config.seed)
@@ -82,6 +83,7 @@ def _run(config: TrainConfig) -> Path:
     subject = ready(pipe, given, graph)
     model = subject.model
     begin(folder, config, terminal.say)
+    rest.enter_context(kept())
     terminal.say(*subject.overview(pipe, budget))
     original, fingerprint = pipe.tested(model), weights.digest(model)
 
@@ -172,6 +174,16 @@ def _run(config: TrainConfig) -> Path:
     terminal.table(summary_table(report, task))
     terminal.say(*slower(report), "", *next_commands(config, folder))
     return folder
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """An image that cannot be read only in here loses nothing of what was done."""
+    try:
+        yield
+    except BrokenCodeError as error:
+        error.kept = True
+        raise
 
 
 class Clock:

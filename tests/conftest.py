@@ -4,11 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from amc import feed, latency
 from amc.evaluate import evaluating
 from amc.solve import least_squares
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no fault
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 """What people see: harmless names, any encoding, any output, progress, one line a mistake."""
 
+import contextlib
 import io
 import os
 import re
@@ -20,6 +21,7 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from amc.blame import blamed
 from amc.commandline import known_flags, parse
 from amc.compare_config import CompareConfig
 from amc.config import TrainConfig
@@ -36,6 +38,7 @@ from amc.picture import draw
 from amc.progress import EVERY, SOON, Bars, Lines
 from amc.standings import Attempt, draw_standings
 from amc.terminal import Terminal
+from amc.train import kept
 from amc.trials import Episode
 from amc.wording import duration, encodable, one_line_of, plain, suggestion
 from envs import Outcome
@@ -520,3 +523,18 @@ def test_inspect_shows_any_names(
     for name in ODD:
         assert "".join(encodable(plain(name), encoding).split()) in shown
     assert not re.search("[\x1b\r\x07\x9b\u202e\u2028\u200b\x00]", shown)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("broken", [KeyError("x"), AmcError("of the settings")])
+def test_code_that_breaks_late_loses_nothing_and_the_line_says_how_to_go_on(
+    begun: bool, broken: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not where the run has not begun, nor after a mistake that going on would only repeat."""
+    with pytest.raises(SystemExit) as ended, ending("x", going_on=lambda: "; go on: again"):
+        with kept() if begun else contextlib.nullcontext(), blamed("data.py: train:"):
+            raise broken
+    said = str(ended.value.code)
+    assert said.startswith("x: ") and "\n" not in said
+    assert said.endswith("; go on: again") == (begun and isinstance(broken, KeyError))
+    assert capsys.readouterr().err == ""

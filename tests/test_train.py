@@ -811,7 +811,7 @@ def test_resume_refuses_a_record_of_other_weights_or_settings(
     ("arguments", "expected"),
     [
         (["--patience", "0"], "--patience must be 1 or more"),
-        (["--time-limit", "0"], "--time-limit must be in (0, inf], got 0"),
+        (["--time-limit", "0"], "--time-limit must be in (0, 1e+09], got 0"),
         (["--time-limit", "nan"], "got nan"),
         (["--workers", "0"], "--workers must be 1 or more"),
         (["--walks", "0"], "--walks must be 1 or more"),

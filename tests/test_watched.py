@@ -94,6 +94,11 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Data]:
     return check
 
 
+def inference(tensor: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return tensor.clone()
+
+
 def refusal(made: Any, checked: Callable[..., Data]) -> str:
     before = torch.is_grad_enabled()
     with pytest.raises(AmcError) as refused:
@@ -107,6 +112,10 @@ def refusal(made: Any, checked: Callable[..., Data]) -> str:
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "nan": (lambda: Stream(batch(0), nan()), "batch 2 of 2: images hold NaN"),
     "infinity": (lambda: Stream(batch(0), infinite()), "batch 2 of 2: images hold NaN"),
+    "inference": (
+        lambda: Stream(batch(0), tuple(map(inference, batch(0)))),
+        "batch 2 of 2 is made in inference mode",
+    ),
     "negative": (lambda: Stream(batch(0), batch(-1)), "batch 2 of 2 has the label -1"),
     "ignored": (lambda: Stream(batch(0), batch(-100)), "has the label -100"),
     "floats": (
@@ -444,3 +453,43 @@ def test_inspect_reads_no_more_of_the_data_than_it_needs(checked: Callable[..., 
     train.passes = 0
     load_data(InspectConfig(data="own_data:make").data or "")
     assert train.passes == 1
+
+
+class Listed(Dataset[Any]):
+    """Images of three classes, whose labels can be had without reading any."""
+
+    def __init__(self, targets: Any = (0, 1, 2)) -> None:
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.zeros(1, 8, 8), (0, 1, 2)[index]
+
+
+WRONG_ROWS: dict[str, tuple[Any, str]] = {
+    "beyond": ([0, 3], "IndexError"),
+    "before": ([0, -4], "IndexError"),
+    "words": (["a", "b"], "TypeError"),
+    "halves": ([0.5, 1.0], "(Type|Index)Error"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ROWS)
+def test_a_subset_of_samples_that_there_are_not_is_one_line(name: str) -> None:
+    rows, kind = WRONG_ROWS[name]
+    for dataset in (Listed(), TensorDataset(torch.zeros(3, 1, 8, 8), torch.arange(3))):
+        loader = DataLoader(Subset(dataset, rows), 1)
+        stream = Watched(loader, "own: train", batch(0), labelled=True)
+        assert not stream.vouched
+        with pytest.raises(AmcError, match=rf"own: train, batch \d of 2, cannot be read: {kind}"):
+            stream.read_through()
+
+
+def test_labels_of_another_length_are_not_those_of_the_images() -> None:
+    stream = Watched(DataLoader(Listed([0, 1]), 1), "own: train", batch(0), labelled=True)
+    assert not stream.vouched
+    stream.read_through()
+    assert stream.highest == 2
+    assert Watched(DataLoader(Listed(), 1), "own: train", batch(0), labelled=True).vouched

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 
 from amc.blame import blamed
 from amc.data.loader import Data
-from amc.errors import AmcError
+from amc.errors import BrokenCodeError
 
 END = object()
 
@@ -73,10 +73,12 @@ class Watched:
                 break
             number += 1
             if number > promised:
-                raise AmcError(f"{self._where} gives more batches than its length, {promised}")
+                raise BrokenCodeError(
+                    f"{self._where} gives more batches than its length, {promised}"
+                )
             yield self._looked_at(batch, here)
         if number < promised:
-            raise AmcError(
+            raise BrokenCodeError(
                 f"{self._where} ends after {number} of {promised} batches; its length must be "
                 "true, and every pass over it must begin anew"
             )
@@ -116,7 +118,7 @@ class Watched:
         """Goes through all batches, unless it was done; random generators stay as they are.
 
         Raises:
-            AmcError: something is wrong with one, or there is no second pass.
+            BrokenCodeError: something is wrong with one, or there is no second pass.
         """
         with as_they_were(self._loader):
             if self.highest is None:
@@ -124,7 +126,9 @@ class Watched:
             with blamed(f"{self._where} cannot be read a second time:"):
                 again = next(iter(self._loader), END)
         if again is END:
-            raise AmcError(f"{self._where} can be read only once; every pass must begin anew")
+            raise BrokenCodeError(
+                f"{self._where} can be read only once; every pass must begin anew"
+            )
         self._again = True
 
     def _known(self) -> int | None:
@@ -144,23 +148,27 @@ class Watched:
 
     def _looked_at(self, batch: Any, where: str) -> tuple[Any, Tensor]:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise AmcError(f"{where} is {form(batch)}, the first one was (inputs, targets)")
+            raise BrokenCodeError(f"{where} is {form(batch)}, the first one was (inputs, targets)")
         inputs, targets = batch
         leaves, structure = tree_flatten(inputs)
         if structure != self._structure or not all(map(holds_numbers, leaves)):
-            raise AmcError(f"{where} has inputs {form(inputs)}, of another make than the first")
+            raise BrokenCodeError(
+                f"{where} has inputs {form(inputs)}, of another make than the first"
+            )
         for leaf, (dtype, shape) in zip(leaves, self._forms, strict=True):
             if leaf.dtype != dtype or not self._like(leaf.shape[1:], shape):
-                raise AmcError(
+                raise BrokenCodeError(
                     f"{where} has images {form(leaf)}, the first one [B, {_sizes(shape)}] "
                     f"{_plain(dtype)}"
                 )
             if not _finite(leaf, infinite=len(leaves) > 1):
-                raise AmcError(f"{where}: images hold NaN or infinity")
+                raise BrokenCodeError(f"{where}: images hold NaN or infinity")
         if not holds_numbers(targets) or any(
             x.shape[:1] != targets.shape[:1] or not len(targets) for x in leaves
         ):
-            raise AmcError(f"{where} has inputs {form(inputs)} and targets {form(targets)}")
+            raise BrokenCodeError(f"{where} has inputs {form(inputs)} and targets {form(targets)}")
+        if any(x.is_inference() for x in (*leaves, targets)):
+            raise BrokenCodeError(f"{where} is made in inference mode, which no training can use")
         if self._labelled:
             self._check_labels(targets, where)
         return inputs, targets
@@ -172,12 +180,12 @@ class Watched:
 
     def _check_labels(self, labels: Tensor, where: str) -> None:
         if labels.dtype != torch.int64 or labels.ndim != 1:
-            raise AmcError(f"{where} has labels {form(labels)}, expected [B] int64")
+            raise BrokenCodeError(f"{where} has labels {form(labels)}, expected [B] int64")
         low, high = int(labels.min()), int(labels.max())
         most = self._classes
         if low < 0 or (most is not None and high >= most):
             wrong, end = (low if low < 0 else high), "" if most is None else f" to {most - 1}"
-            raise AmcError(f"{where} has the label {wrong}, expected 0{end or ' or more'}")
+            raise BrokenCodeError(f"{where} has the label {wrong}, expected 0{end or ' or more'}")
 
 
 def unread(data: Data) -> list[Watched]:
@@ -206,12 +214,12 @@ def length(loader: Any, where: str) -> int:
     """The number of batches that a loader promises.
 
     Raises:
-        AmcError: it cannot tell, or there are none.
+        BrokenCodeError: it cannot tell, or there are none.
     """
     with blamed(f"{where} has no length:"):
         promised = len(loader)
     if promised < 1:
-        raise AmcError(f"{where} is empty")
+        raise BrokenCodeError(f"{where} is empty")
     return promised
 
 
@@ -285,6 +293,8 @@ def _targets(loader: Any) -> Tensor | None:
         return None
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         return None
+    if len(labels) != _size(dataset):  # they are those of something else
+        return None
     return labels if rows is None else labels[rows]
 
 
@@ -295,8 +305,28 @@ def _dataset(loader: Any) -> tuple[Dataset[Any] | None, Any]:
     dataset, rows = loader.dataset, None
     if type(dataset) is Subset:
         subset: Any = dataset
-        dataset, rows = subset.dataset, torch.as_tensor(subset.indices)
+        dataset, rows = subset.dataset, _rows(subset)
+        if rows is None:
+            return None, None
     return dataset, rows
+
+
+def _rows(subset: Any) -> Tensor | None:
+    """Which samples a subset takes; None where some cannot be taken, which reading tells."""
+    try:
+        rows = torch.as_tensor(subset.indices)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    size = _size(subset.dataset)
+    fine = rows.dtype == torch.int64 and rows.ndim == 1 and bool((rows < size).all())
+    return rows if fine and bool((rows >= -size).all()) else None
+
+
+def _size(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except Exception:  # code of the user's own
+        return -1
 
 
 def _orderly(value: Tensor) -> bool:
