@@ -7,6 +7,7 @@ costs; onnxruntime is nearer to what networks are deployed with. Both measure on
 import contextlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,12 +84,14 @@ def preferred(found: tuple[Timing, ...]) -> float:
 def raced(runtime: str, original: Run, pruned: Run, threads: int) -> Timing:
     """Two forward passes that take turns: what slows the machine for a while slows both."""
     times: dict[str, list[float]] = {"original": [], "pruned": []}
+    fastest = dict.fromkeys(times, math.inf)
     for _ in range(ROUNDS):
         for name, run in (("original", original), ("pruned", pruned)):
             timer = Timer("run()", globals={"run": run}, num_threads=threads)
             found = timer.blocked_autorange(min_run_time=SECONDS)
             times[name].append(1e3 * found.median)
-    before, after = map(_latency, times.values())
+            fastest[name] = min(fastest[name], 1e3 * min(found.times))
+    before, after = (_latency(times[name], fastest[name]) for name in times)
     return Timing(runtime, before, after, after.fastest / before.fastest)
 
 
@@ -132,9 +135,9 @@ def _where(device: str, threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
-def _latency(times: list[float]) -> Latency:
+def _latency(times: list[float], fastest: float) -> Latency:
     low, middle, high = quantiles(times, n=4)
-    return Latency(middle, high - low, min(times))
+    return Latency(middle, high - low, fastest)
 
 
 @contextlib.contextmanager
