@@ -20,13 +20,30 @@ from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
 from amc.imports import load_function
 from amc.models import build, is_bundled, load_checkpoint
 from amc.pipeline import Pipeline
-from amc.plan import Strategy
+from amc.plan import Strategy, read_json
 from amc.pretrain import pretrained
-from amc.reuse import load_fitting
+from amc.reuse import load_fitting, load_learned, read_plan
 from amc.solve.passes import passes
 from amc.task import Task
 from amc.terminal import Terminal
 from envs.rewards import UNCONSTRAINED
+
+
+def check_files(config: TrainConfig) -> None:
+    """Reads the plan or policy that the settings name, before data and network take their time.
+
+    Raises:
+        AmcError: it is missing or damaged.
+    """
+    if config.plan is not None:
+        read_plan(config.plan)
+    if config.policy is not None:
+        load_learned(config.policy)
+    listed_in = config.strategy
+    if listed_in is not None and not listed_in.is_file():
+        raise AmcError(f"--strategy {listed_in}: no such file")
+    if listed_in is not None and listed_in.suffix == ".json":
+        read_json(listed_in)
 
 
 def opened(config: Shared, task: Task, terminal: Terminal, **batching: int) -> Data:

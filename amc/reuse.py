@@ -91,6 +91,15 @@ def load_learned(stem: Path) -> Policy:
     return policy
 
 
+def read_plan(path: Path) -> Plan:
+    """The plan in a file, or in the folder of a run.
+
+    Raises:
+        AmcError: it cannot be used.
+    """
+    return load_plan(path / "plan.json" if path.is_dir() else path)
+
+
 def load_fitting(path: Path, graph: ChannelGraph) -> Plan:
     """A plan that was made for another checkpoint of the same network.
 

@@ -31,7 +31,15 @@ from amc.journal import Journal
 from amc.latency import timings
 from amc.pipeline import Pipeline, reward_function
 from amc.plan import Strategy, save_strategy
-from amc.prepare import allocation, choose_device, given_strategy, opened, outline, ready
+from amc.prepare import (
+    allocation,
+    check_files,
+    choose_device,
+    given_strategy,
+    opened,
+    outline,
+    ready,
+)
 from amc.recovery import Recovery
 from amc.report import Change, Report, layer_changes, layer_table, slower, summary_table
 from amc.reuse import best_of, described, load_fitting, load_learned, remembered
@@ -71,6 +79,7 @@ def _run(config: TrainConfig, rest: ExitStack) -> Path:
     folder = run_dir(config)
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
+    check_files(config)
     data = opened(config, task, terminal, seed=config.seed, batch_size=config.batch_size)
     pipe = Pipeline(config, data, device, terminal, task)
     given, graph = outline(pipe)

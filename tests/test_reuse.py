@@ -301,6 +301,22 @@ def test_policy_and_plan_of_a_run_are_applied(
         assert 0.29 < report["macs"]["ratio"] <= 0.3
 
 
+@pytest.mark.parametrize("kind", ["plan", "policy", "strategy"])
+def test_a_damaged_file_is_refused_before_data_and_network_are_opened(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{kind}.json"
+    path.write_text('{"format": "amc-')
+    modes = {"policy": {"mode": "policy"}, "strategy": {"mode": "list"}, "plan": {"mode": "plan"}}
+    config = TrainConfig(
+        model="nowhere.py:net", data="nowhere.py:data", run_dir=tmp_path / "run",
+        **{kind: path, **modes[kind]},
+    )  # fmt: skip
+    with pytest.raises(AmcError, match=rf"{kind}\.json: not a JSON file"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_apply_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["amc.apply", "--policy", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as ended:
