@@ -308,10 +308,8 @@ def test_a_damaged_file_is_refused_before_data_and_network_are_opened(
     path = tmp_path / f"{kind}.json"
     path.write_text('{"format": "amc-')
     modes = {"policy": {"mode": "policy"}, "strategy": {"mode": "list"}, "plan": {"mode": "plan"}}
-    config = TrainConfig(
-        model="nowhere.py:net", data="nowhere.py:data", run_dir=tmp_path / "run",
-        **{kind: path, **modes[kind]},
-    )  # fmt: skip
+    given: dict[str, Any] = {kind: path, **modes[kind], "run_dir": tmp_path / "run"}
+    config = TrainConfig(model="nowhere.py:net", data="nowhere.py:data", **given)
     with pytest.raises(AmcError, match=rf"{kind}\.json: not a JSON file"):
         run(config)
     assert not (tmp_path / "run").exists()
