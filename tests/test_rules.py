@@ -695,3 +695,33 @@ def test_layers_that_only_training_executes_follow_the_trunk() -> None:
     smaller = amc.shrink(model, graph.plan({"a.0": [0, 3, 7]})).train()
     assert smaller.aux[0][0].in_channels == 3
     assert [tuple(y.shape) for y in smaller(x)] == [(2, 5), (2, 5)]
+
+
+class Along(nn.Module):
+    """A residual branch under a gate that a convolution along its channels computes."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 1)
+        self.shortcut, self.head = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
+        self.along = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to four maps."""
+        x = torch.relu(self.stem(x))
+        y = self.body(x)
+        gate = torch.sigmoid(self.along(y.mean((2, 3)).unsqueeze(1))).transpose(1, 2)
+        y = y * gate.unsqueeze(3)
+        y += self.shortcut(x)
+        return self.head(torch.relu(y))
+
+
+@pytest.mark.parametrize("conv", [nn.Conv1d(1, 1, 3, padding=1), nn.Conv1d(1, 1, 1)])
+def test_what_is_added_to_channels_that_are_read_along_stays_for_their_reason(
+    conv: nn.Module,
+) -> None:
+    graph = amc.trace(Along(conv).eval(), (torch.randn(2, 3, 8, 8),))
+    whole = {m.tensor: g.reason for g in graph.groups if not g.prunable for m in g.members}
+    assert whole["shortcut.weight"] == whole["body.weight"]
+    assert "along another dimension" in whole["shortcut.weight"]
+    assert [g.name for g in graph.decisions] == ["stem"]

@@ -45,7 +45,7 @@ def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
     """What is broadcast over the channels of another operand must stay, and couples nothing."""
     ranked = [x[(None,) * (op.outs[0].ndim - x.ndim)] for x in labels]
     varying = {d for x in ranked for d in run.space.varying(x)}
-    spread = [any(_repeats(run, x, d) for d in varying) for x in ranked]
+    spread = [any(_repeats(x, d) for d in varying) for x in ranked]
     run.space.freeze(
         [x for x, wide in zip(ranked, spread, strict=True) if wide],
         f"{op.name} applies it to all channels alike{run.place}",
@@ -56,11 +56,15 @@ def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
     ]
 
 
-def _repeats(run: Labeller, labels: Tensor, dim: int) -> bool:
-    """Whether a map stands in every slice: it is broadcast, or has been expanded already."""
+def _repeats(labels: Tensor, dim: int) -> bool:
+    """Whether a map stands in every slice: it is broadcast, or has been expanded already.
+
+    Channels that have been joined to one class are still as many: their labels differ.
+    """
     if labels.shape[dim] == 1:
         return True
-    return not run.space.varying(labels) and not bool((compact(labels) == CONSTANT).all())
+    small = compact(labels).ravel()
+    return bool((small == small[:1]).all()) and not bool((small == CONSTANT).all())
 
 
 def same(run: Labeller, op: Op) -> Value:
