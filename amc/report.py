@@ -126,6 +126,8 @@ def slower(report: Report) -> list[str]:
         hint = "layers as small as these cost more by their number than by their MACs"
         if multiple is not None and multiple < 8:
             hint = "--channel-multiple 8 keeps counts that runtimes compute fast"
+        elif multiple == 8:
+            hint = "some processors compute blocks of 16: --channel-multiple 16"
         lines.append(
             f"slow     {timing.ratio:.0%} of the time for {macs:.0%} of the MACs in "
             f"{timing.runtime}; {hint}"
