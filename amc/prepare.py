@@ -17,11 +17,13 @@ from amc.devices import choose_device as choose_device
 from amc.errors import AmcError
 from amc.evaluate import evaluate, evaluating, predictions
 from amc.graph import ChannelGraph, bake, baked_layers, choose, trace
+from amc.graph.surgery import duplicate
 from amc.imports import load_function
 from amc.models import build, is_bundled, load_checkpoint
 from amc.pipeline import Pipeline
 from amc.plan import Strategy, read_json
 from amc.pretrain import pretrained
+from amc.recover.slices import backward
 from amc.reuse import load_fitting, load_learned, read_plan
 from amc.solve.passes import passes
 from amc.task import Task
@@ -181,6 +183,27 @@ def check_outputs(model: nn.Module, pipe: Pipeline) -> None:
     for part, value in (("loss", loss.detach()), ("distance", apart)):
         if not bool(value.isfinite()):
             raise AmcError(f"{task.source}: {part} is {float(value)} for the original network")
+
+
+def check_training(model: nn.Module, pipe: Pipeline) -> None:
+    """Makes sure that the network can be trained: one step of a copy, before anything long runs.
+
+    Raises:
+        AmcError: it cannot; the message says why, and how to do without.
+    """
+    config, (inputs, targets) = pipe.config, pipe.images[0]
+    if not config.finetune_epochs or config.finetune or len(targets) < 2:
+        return
+    copy, device = duplicate(model).train(), pipe.device
+    for parameter in copy.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            backward(pipe.task.batch_loss(predictions(copy, inputs), targets.to(device)))
+    except AmcError as error:
+        raise AmcError(
+            f"in training mode {error}; --finetune-epochs 0 prunes without training"
+        ) from None
 
 
 def _check_classes(model: nn.Module, pipe: Pipeline) -> None:

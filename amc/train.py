@@ -34,6 +34,7 @@ from amc.plan import Strategy, save_strategy
 from amc.prepare import (
     allocation,
     check_files,
+    check_training,
     choose_device,
     given_strategy,
     opened,
@@ -91,6 +92,7 @@ def _run(config: TrainConfig, rest: ExitStack) -> Path:
     # The network with its weights.
     subject = ready(pipe, given, graph)
     model = subject.model
+    check_training(model, pipe)
     begin(folder, config, terminal.say)
     rest.enter_context(kept())
     terminal.say(*subject.overview(pipe, budget))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import amc
 from amc.config import TrainConfig
+from amc.errors import AmcError
 from amc.plan import read_json
 from amc.recover.checkpoint import Checkpoint
 from amc.recover.finetune import Step, train
@@ -192,3 +193,50 @@ def test_frozen_networks_are_trained_and_spoilt_ones_are_not_taken(
     assert all(line in said for line in lines)
     accuracy = read_json(tuned / "report.json")["accuracy"]
     assert accuracy["recovered"] >= accuracy["pruned"] - 0.02
+
+
+UNTRAINABLE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).mean((2, 3)))
+
+class Inference(Net):
+    def forward(self, x):
+        if self.training:
+            raise ValueError("for inference only")
+        return super().forward(x)
+
+class Ungraded(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("Inference", "for inference only"), ("Ungraded", "turns gradients off in forward")],
+)
+def test_what_cannot_be_trained_is_known_before_anything_long(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(UNTRAINABLE)
+    settings = dict(
+        model=f"{file}:{name}", calibration_batches=2, reward_images=40, device="cpu", quiet=True,
+        mode="uniform",
+    )  # fmt: skip
+    with pytest.raises(AmcError, match=message) as refused:
+        run(TrainConfig(**settings, run_dir=tmp_path / "trained"))
+    assert "--finetune-epochs 0" in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "trained").exists()
+    folder = run(TrainConfig(**settings, finetune_epochs=0, run_dir=tmp_path / "cut"))
+    assert (folder / "pruned.safetensors").exists()
