@@ -20,14 +20,20 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from amc.allocate import random_plan
-    from amc.budget import Budget
-    from amc.choice import Choice
-    from amc.errors import AmcError, InfeasibleBudgetError, UnsupportedModelError
-    from amc.graph import ChannelGraph, ChannelGroup, bake, choose, mask, shrink, trace
-    from amc.plan import Plan, Strategy, load_plan, save_plan
-    from amc.run_folder import load_pruned
-    from amc.task import Task
+    from amc.allocators.random_plan import random_plan
+    from amc.graph.capture.bake import bake
+    from amc.graph.channel_graph import ChannelGraph
+    from amc.graph.groups import ChannelGroup
+    from amc.graph.plan import Plan, Strategy
+    from amc.graph.plan_files import load_plan, save_plan
+    from amc.graph.restrict import choose
+    from amc.graph.restrictions import Choice
+    from amc.graph.shrink import mask, shrink
+    from amc.graph.tracing.trace import trace
+    from amc.objectives.budget import Budget
+    from amc.runs.network import load_pruned
+    from amc.runtime.errors import AmcError, InfeasibleBudgetError, UnsupportedModelError
+    from amc.tasks.task import Task
 
 __all__ = [
     "AmcError",
@@ -52,14 +58,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "amc.allocate": ("random_plan",),
-    "amc.budget": ("Budget",),
-    "amc.choice": ("Choice",),
-    "amc.errors": ("AmcError", "InfeasibleBudgetError", "UnsupportedModelError"),
-    "amc.graph": ("ChannelGraph", "ChannelGroup", "bake", "choose", "mask", "shrink", "trace"),
-    "amc.plan": ("Plan", "Strategy", "load_plan", "save_plan"),
-    "amc.run_folder": ("load_pruned",),
-    "amc.task": ("Task",),
+    "amc.allocators.random_plan": ("random_plan",),
+    "amc.objectives.budget": ("Budget",),
+    "amc.graph.restrictions": ("Choice",),
+    "amc.runtime.errors": ("AmcError", "InfeasibleBudgetError", "UnsupportedModelError"),
+    "amc.graph.capture.bake": ("bake",),
+    "amc.graph.channel_graph": ("ChannelGraph",),
+    "amc.graph.groups": ("ChannelGroup",),
+    "amc.graph.restrict": ("choose",),
+    "amc.graph.shrink": ("mask", "shrink"),
+    "amc.graph.tracing.trace": ("trace",),
+    "amc.graph.plan": ("Plan", "Strategy"),
+    "amc.graph.plan_files": ("load_plan", "save_plan"),
+    "amc.runs.network": ("load_pruned",),
+    "amc.tasks.task": ("Task",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -5,18 +5,18 @@ again on another checkpoint of its network, reconstructed from that one's data.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.ending import interruptible
+    from amc.config.ending import interruptible
 
     interruptible("amc.apply")
-    from amc.commandline import at_once
-    from amc.reuse_config import ApplyConfig
+    from amc.config.command_line import at_once
+    from amc.config.reuse import ApplyConfig
 
     at_once("amc.apply", ApplyConfig)
 
-from amc.commandline import parse
-from amc.config import TrainConfig
-from amc.ending import ending
-from amc.reuse_config import ApplyConfig
+from amc.config.command_line import parse
+from amc.config.ending import ending
+from amc.config.reuse import ApplyConfig
+from amc.config.train import TrainConfig
 from amc.train import going_on, run
 
 

@@ -6,11 +6,11 @@ comparison: the same command, given again after a stop, goes on from there.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.ending import interruptible
+    from amc.config.ending import interruptible
 
     interruptible("amc.compare")
-    from amc.commandline import at_once
-    from amc.compare_config import CompareConfig
+    from amc.config.command_line import at_once
+    from amc.config.compare import CompareConfig
 
     at_once("amc.compare", CompareConfig)
 
@@ -24,26 +24,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc import weights
-from amc.allocate import greedy, uniform
-from amc.budget import Budget
-from amc.claimed import held
-from amc.commandline import as_json, command, flags
-from amc.compare_config import CompareConfig
-from amc.compress import Compressor
-from amc.errors import AmcError
-from amc.files import safe_name
-from amc.pipeline import Pipeline, decisive, reward_function
-from amc.plan import Strategy, read_json
-from amc.prepare import allocation, choose_device, opened, outline, ready
-from amc.run_folder import write_json
-from amc.search import METHODS, Errors, Problem, Settings, search
-from amc.sensitivity import sensitivity
-from amc.sequential import Originals
-from amc.standings import Attempt, draw_standings, standings_table, verdicts
-from amc.task import load_task
-from amc.terminal import Bar, Terminal
-from amc.trials import Episode, Limits, Trials
+from amc.allocators.greedy import greedy
+from amc.allocators.uniform import uniform
+from amc.config.command_line import as_json, command, flags
+from amc.config.compare import CompareConfig
+from amc.graph.plan import Strategy
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals
+from amc.reconstruction.sensitivity import sensitivity
+from amc.reporting.comparison import Attempt, draw_standings, standings_table, verdicts
+from amc.runs.lock import held
+from amc.runs.terminal import Bar, Terminal
+from amc.runtime import weights
+from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json, safe_name, write_json
+from amc.search.search import METHODS, Errors, Problem, Settings, search
+from amc.search.trials import Episode, Limits, Trials
+from amc.steps.pipeline import Pipeline, decisive, reward_function
+from amc.steps.setup import allocation, choose_device, opened, outline, ready
+from amc.tasks.task import load_task
 from envs import Outcome, Reward
 
 AT_ONCE: Mapping[str, Callable[[Compressor, Budget], Strategy]] = {

@@ -1,11 +1,11 @@
 """``python -m amc.inspect``: what can be pruned in a network, before anything runs."""
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.ending import interruptible
+    from amc.config.ending import interruptible
 
     interruptible("amc.inspect")
-    from amc.commandline import at_once
-    from amc.inspect_config import InspectConfig
+    from amc.config.command_line import at_once
+    from amc.config.inspect import InspectConfig
 
     at_once("amc.inspect", InspectConfig)
 
@@ -21,23 +21,25 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from amc import feed
-from amc.account import Account, examine
-from amc.commandline import command
+from amc.config.command_line import command
+from amc.config.inspect import InspectConfig
 from amc.data import load_data
-from amc.errors import AmcError
-from amc.evaluate import evaluating, predictions
-from amc.feed import Feed
-from amc.figure import picture_format
-from amc.graph import bake, baked_layers, choose, trace
-from amc.inspect_config import InspectConfig
-from amc.models import build, is_bundled
-from amc.picture import draw
-from amc.report import short
-from amc.run_folder import write_json
-from amc.suggest import suggested
-from amc.task import load_task
-from amc.terminal import Terminal
+from amc.graph.capture.bake import bake, baked_layers
+from amc.graph.restrict import choose
+from amc.graph.tracing.trace import trace
+from amc.models.catalog import build, is_bundled
+from amc.reporting.figures import picture_format
+from amc.reporting.group_chart import draw
+from amc.reporting.inspection import Account, examine
+from amc.reporting.report import short
+from amc.reporting.suggest import suggested
+from amc.runs.terminal import Terminal
+from amc.runtime import feed
+from amc.runtime.errors import AmcError
+from amc.runtime.feed import Feed
+from amc.runtime.files import write_json
+from amc.tasks.evaluate import evaluating, predictions
+from amc.tasks.task import load_task
 
 LARGEST = 10**9
 """Numbers in a batch that a network is traced with; a machine of little memory says so earlier."""

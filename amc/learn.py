@@ -7,11 +7,11 @@ same command, given again after a stop, goes on from there.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.ending import interruptible
+    from amc.config.ending import interruptible
 
     interruptible("amc.learn")
-    from amc.commandline import at_once
-    from amc.reuse_config import LearnConfig
+    from amc.config.command_line import at_once
+    from amc.config.reuse import LearnConfig
 
     at_once("amc.learn", LearnConfig)
 
@@ -26,23 +26,22 @@ from rich import box
 from rich.table import Table
 
 from agents import save_policy
-from amc import weights
-from amc.budget import Budget
-from amc.claimed import held
-from amc.commandline import as_json, command, flags
-from amc.compress import Compressor
-from amc.files import safe_name
-from amc.journal import Journal
-from amc.pipeline import Pipeline, decisive, reward_function
-from amc.prepare import allocation, choose_device, opened, outline, ready
-from amc.reuse import best_of, described
-from amc.reuse_config import LearnConfig
-from amc.run_folder import write_json
-from amc.search import Found, Problem, Settings, learn
-from amc.sensitivity import sensitivity
-from amc.task import load_task
-from amc.terminal import Bar, Terminal
-from amc.trials import Episode, Limits, Trials
+from amc.config.command_line import as_json, command, flags
+from amc.config.reuse import LearnConfig
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.sensitivity import sensitivity
+from amc.runs.lock import held
+from amc.runs.tensorboard import Journal
+from amc.runs.terminal import Bar, Terminal
+from amc.runtime import weights
+from amc.runtime.files import safe_name, write_json
+from amc.search.policies import best_of, described
+from amc.search.search import Found, Problem, Settings, learn
+from amc.search.trials import Episode, Limits, Trials
+from amc.steps.pipeline import Pipeline, decisive, reward_function
+from amc.steps.setup import allocation, choose_device, opened, outline, ready
+from amc.tasks.task import load_task
 from envs import Reward, gain
 
 WARMUP = 10

@@ -5,11 +5,11 @@ Every point is a network on disk; the same command, given again after a stop, go
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.ending import interruptible
+    from amc.config.ending import interruptible
 
     interruptible("amc.pareto")
-    from amc.commandline import at_once
-    from amc.reuse_config import ParetoConfig
+    from amc.config.command_line import at_once
+    from amc.config.reuse import ParetoConfig
 
     at_once("amc.pareto", ParetoConfig)
 
@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 
-from amc.claimed import held
-from amc.commandline import as_json, command
-from amc.front import Point, draw_front, front_table, smallest
+from amc.config.command_line import as_json, command
+from amc.config.reuse import LearnConfig, ParetoConfig
 from amc.learn import run as learn
-from amc.pipeline import Pipeline, reward_function
-from amc.prepare import allocation, choose_device, opened, outline, ready
-from amc.reuse import load_learned
-from amc.reuse_config import LearnConfig, ParetoConfig
-from amc.run_folder import write_json
-from amc.sweep import Sweep, closer
-from amc.task import CLASSIFICATION, Task, load_task
-from amc.terminal import Terminal
-from amc.trust import check_owner
+from amc.reporting.pareto_front import Point, draw_front, front_table, smallest
+from amc.runs.lock import held
+from amc.runs.terminal import Terminal
+from amc.runs.trust import check_owner
+from amc.runtime.files import write_json
+from amc.search.policies import load_learned
+from amc.steps.pipeline import Pipeline, reward_function
+from amc.steps.setup import allocation, choose_device, opened, outline, ready
+from amc.steps.sweep import Sweep, closer
+from amc.tasks.task import CLASSIFICATION, Task, load_task
 
 
 def run(config: ParetoConfig) -> Path:

@@ -1,11 +1,11 @@
 """``python -m amc.train``: from a network and images to a smaller network, top to bottom."""
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.ending import interruptible
+    from amc.config.ending import interruptible
 
     interruptible("amc.train")
-    from amc.commandline import at_once
-    from amc.config import TrainConfig
+    from amc.config.command_line import at_once
+    from amc.config.train import TrainConfig
 
     at_once("amc.train", TrainConfig)
 
@@ -21,17 +21,28 @@ from typing import Any
 import torch
 
 from agents import save_policy
-from amc import torchrun, weights
-from amc.allocate import uniform
-from amc.commandline import elsewhere, flags, parse
-from amc.config import TrainConfig
-from amc.ending import ending
-from amc.errors import BrokenCodeError
-from amc.journal import Journal
-from amc.latency import timings
-from amc.pipeline import Pipeline, reward_function
-from amc.plan import Strategy, save_strategy
-from amc.prepare import (
+from amc.allocators.uniform import uniform
+from amc.config.command_line import elsewhere, flags, parse
+from amc.config.ending import ending
+from amc.config.train import TrainConfig
+from amc.graph.plan import Strategy
+from amc.graph.plan_files import load_fitting, save_strategy
+from amc.objectives.latency import timings
+from amc.reconstruction.sensitivity import sensitivity
+from amc.reporting.report import Change, Report, layer_changes, layer_table, slower, summary_table
+from amc.runs.folder import begin, own_folder, record, resumable, run_dir, settled
+from amc.runs.network import save_network
+from amc.runs.tensorboard import Journal
+from amc.runs.terminal import Terminal
+from amc.runtime import launch, weights
+from amc.runtime.errors import BrokenCodeError
+from amc.runtime.files import write_json
+from amc.search.policies import best_of, described, load_learned, remembered
+from amc.search.search import proposed, starts
+from amc.steps.gradual import Stages
+from amc.steps.pipeline import Pipeline, reward_function
+from amc.steps.recover import Recovery
+from amc.steps.setup import (
     allocation,
     check_files,
     check_training,
@@ -41,24 +52,7 @@ from amc.prepare import (
     outline,
     ready,
 )
-from amc.recovery import Recovery
-from amc.report import Change, Report, layer_changes, layer_table, slower, summary_table
-from amc.reuse import best_of, described, load_fitting, load_learned, remembered
-from amc.run_folder import (
-    begin,
-    own_folder,
-    record,
-    resumable,
-    run_dir,
-    save_network,
-    settled,
-    write_json,
-)
-from amc.search import proposed, starts
-from amc.sensitivity import sensitivity
-from amc.stages import Stages
-from amc.task import load_task
-from amc.terminal import Terminal
+from amc.tasks.task import load_task
 
 
 def run(config: TrainConfig) -> Path:
@@ -67,7 +61,7 @@ def run(config: TrainConfig) -> Path:
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
-    with torchrun.joined(config.device), own_folder(config) as own, ExitStack() as rest:
+    with launch.joined(config.device), own_folder(config) as own, ExitStack() as rest:
         return _run(own, rest)
 
 
@@ -245,7 +239,7 @@ def going_on(config: TrainConfig | None) -> str:
     if config is None or not resumable(config):
         return ""
     command = ["--resume", str(run_dir(config)), *flags(config, "workers", "memory")]
-    return f"; go on: {torchrun.launcher()} -m amc.train {shlex.join(command)}"
+    return f"; go on: {launch.launcher()} -m amc.train {shlex.join(command)}"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from amc.budget import Budget
-from amc.errors import AmcError
-from amc.graph.labels import FloatArray
-from amc.plan import Strategy
+from amc.graph.arrays import FloatArray
+from amc.graph.plan import Strategy
+from amc.objectives.budget import Budget
+from amc.runtime.errors import AmcError
 from envs.features import NAMES, Features
 from envs.rewards import Outcome, Reward, accuracy
 
@@ -24,7 +24,7 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
     ## Action space
     `Box(0, 1, (1,), float32)`: the preserve ratio of the next group, relative to what is left of
     the budget. 0.5 everywhere is the uniform strategy; 0 and 1 are the fewest and the most
-    channels from which the walk can still end inside the budget. See `amc.budget.Budget.execute`.
+    channels from which the walk can still end inside the budget. See `Budget.execute`.
 
     ## Observation space
     `Box(0, 1, (15,), float32)`:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from amc.budget import Budget
-from amc.graph.labels import FloatArray, IntArray
+from amc.graph.arrays import FloatArray, IntArray
+from amc.objectives.budget import Budget
 
 NAMES = (
     "index",
@@ -47,7 +47,7 @@ class Features:
 
     Args:
         budget: the graph, and what it may cost.
-        errors: group name -> error at each of its `Budget.options` (`amc.sensitivity`); without,
+        errors: group name -> error at each of its `Budget.options` (`sensitivity`); without,
             the last two numbers are 0.5.
     """
 

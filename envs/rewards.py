@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from amc.errors import AmcError
-from amc.evaluate import Score
+from amc.runtime.errors import AmcError
+from amc.tasks.evaluate import Score
 
 
 @dataclass(frozen=True)

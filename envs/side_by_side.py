@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from amc.plan import Strategy
+from amc.graph.plan import Strategy
 from envs.channel_pruning import ChannelPruningEnv
 
 

@@ -26,20 +26,20 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from agents import AmcDDPG, Settings
-from amc.budget import Budget
-from amc.compress import reconstructed_layers
-from amc.evaluate import evaluate
-from amc.graph import mask
-from amc.graph.groups import ChannelGraph
-from amc.graph.surgery import tensors
-from amc.metric import SELECTORS, Evidence
-from amc.plan import Strategy
-from amc.search import Problem, proxy, search
-from amc.sensitivity import sensitivity
-from amc.solve.columns import input_columns
-from amc.solve.rows import Rows
-from amc.solve.stats import Batches, Recorder, Sampling
-from amc.trials import Enough, Episode, Limits, Trials
+from amc.calibration.calibrate import reconstructed_layers
+from amc.calibration.columns import input_columns
+from amc.calibration.rows import Rows
+from amc.calibration.statistics import Batches, Recorder, Sampling
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Strategy
+from amc.graph.shrink import mask, tensors
+from amc.metrics import METRICS
+from amc.metrics.metric import Evidence
+from amc.objectives.budget import Budget
+from amc.reconstruction.sensitivity import sensitivity
+from amc.search.search import Problem, proxy, search
+from amc.search.trials import Enough, Episode, Limits, Trials
+from amc.tasks.evaluate import evaluate
 from envs import REWARDS
 from envs.channel_pruning import Array
 from envs.features import Features
@@ -126,7 +126,7 @@ class Fake:
     def __init__(self, graph: ChannelGraph, model: nn.Module, batches: Batches, rows: int) -> None:
         self.graph, self.model = graph, model
         evidence = Evidence(graph, model, {})
-        self.order = {g.name: SELECTORS["l1"](evidence, g) for g in graph.decisions}
+        self.order = {g.name: METRICS["l1"](evidence, g) for g in graph.decisions}
         layers = reconstructed_layers(graph)
         recorder, parts = Recorder(model, layers, Sampling()), dict[str, list[Rows]]()
         with torch.no_grad():

@@ -7,17 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc.budget import Budget
-from amc.compress import Compressor, calibrate
-from amc.config import TrainConfig
+from amc.calibration.calibrate import calibrate
+from amc.config.train import TrainConfig
 from amc.data import Data, load_data
-from amc.feed import Feed
-from amc.graph import ChannelGraph, trace
-from amc.metric import SELECTORS
-from amc.pipeline import Pipeline
-from amc.plan import Strategy
-from amc.pretrain import pretrained
-from amc.terminal import Terminal
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Strategy
+from amc.graph.tracing.trace import trace
+from amc.metrics import METRICS
+from amc.models.pretrained import pretrained
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.runs.terminal import Terminal
+from amc.runtime.feed import Feed
+from amc.steps.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Bench:
     def compressor(self) -> Compressor:
         """What cuts, with statistics."""
         stats = calibrate(self.graph, self.model, self.images, self.pipe.sampling)
-        return Compressor(self.graph, self.model, stats, SELECTORS[self.selector])
+        return Compressor(self.graph, self.model, stats, METRICS[self.selector])
 
     def budget(self, preserve_ratio: float) -> Budget:
         """A budget with the defaults of a run."""

@@ -19,14 +19,14 @@ import torch
 import tyro
 from bench import Bench
 
-import amc.search
+import amc.search.search
 from agents import AmcDDPG
-from amc.allocate import uniform
-from amc.evaluate import evaluate
-from amc.feed import Feed
-from amc.search import Problem, Settings, proxy, search
-from amc.sensitivity import sensitivity
-from amc.trials import Limits, Trials
+from amc.allocators.uniform import uniform
+from amc.reconstruction.sensitivity import sensitivity
+from amc.runtime.feed import Feed
+from amc.search.search import Problem, Settings, proxy, search
+from amc.search.trials import Limits, Trials
+from amc.tasks.evaluate import evaluate
 from envs.rewards import divergence
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     validating: list[float] = []
     learning: list[float] = []
     with (
-        timed(amc.search, "evaluate", validating),
+        timed(amc.search.search, "evaluate", validating),
         timed(AmcDDPG, "train", learning),
         timed(AmcDDPG, "_imitate", learning),
     ):

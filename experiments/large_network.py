@@ -19,19 +19,20 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from amc.allocate import uniform
-from amc.budget import Budget
-from amc.compress import Compressor, calibrate
-from amc.evaluate import evaluate
-from amc.graph import trace
-from amc.memory import parse_bytes
-from amc.metric import SELECTORS
-from amc.models import build
-from amc.search import Problem, Settings, proxy, search
-from amc.sensitivity import sensitivity
-from amc.sequential import Originals, compress
-from amc.solve.stats import Sampling
-from amc.trials import Limits, Trials
+from amc.allocators.uniform import uniform
+from amc.calibration.calibrate import calibrate
+from amc.calibration.statistics import Sampling
+from amc.graph.tracing.trace import trace
+from amc.metrics import METRICS
+from amc.models.catalog import build
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.sensitivity import sensitivity
+from amc.runtime.memory import parse_bytes
+from amc.search.search import Problem, Settings, proxy, search
+from amc.search.trials import Limits, Trials
+from amc.tasks.evaluate import evaluate
 from envs import REWARDS
 
 
@@ -115,7 +116,7 @@ def main() -> None:
     print(f"| {len(stats)} layers, {held / 1e9:.2f} GB; left | | | | {resident('VmRSS'):.2f} |")
     if setting.steps == "calibrate":
         return
-    compressor = Compressor(graph, model, stats, SELECTORS[setting.selector], memory=limit)
+    compressor = Compressor(graph, model, stats, METRICS[setting.selector], memory=limit)
     budget = Budget(graph, setting.preserve_ratio)
     errors = step("selection, errors", lambda: sensitivity(compressor, budget))
     if setting.steps == "selection":

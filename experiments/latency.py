@@ -14,12 +14,14 @@ import torch
 import tyro
 from torch import nn
 
-from amc.alignment import budget_for
-from amc.allocate import uniform
-from amc.errors import AmcError
-from amc.graph import ChannelGraph, shrink, trace
-from amc.latency import raced, session
-from amc.models import build
+from amc.allocators.multiples import budget_for
+from amc.allocators.uniform import uniform
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.shrink import shrink
+from amc.graph.tracing.trace import trace
+from amc.models.catalog import build
+from amc.objectives.latency import raced, session
+from amc.runtime.errors import AmcError
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,15 @@ from bench import Bench, random_strategy
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from amc.allocate import uniform
-from amc.evaluate import Score, evaluate, softened
+from amc.allocators.uniform import uniform
+from amc.calibration.columns import as_columns, input_columns
+from amc.calibration.least_squares import error
 from amc.graph.groups import Layer
-from amc.plan import Strategy
-from amc.recover.finetune import train
-from amc.recover.quick import Quick
-from amc.recover.recipe import Recipe
-from amc.solve.columns import as_columns, input_columns
-from amc.solve.least_squares import error
+from amc.graph.plan import Strategy
+from amc.tasks.evaluate import Score, evaluate, softened
+from amc.training.recipe import Recipe
+from amc.training.short_training import Quick
+from amc.training.trainer import train
 
 Truth = dict[str, float]
 

@@ -20,16 +20,16 @@ import torch_pruning
 import tyro
 from torch import nn
 
-from amc.config import TrainConfig
+from amc.config.train import TrainConfig
 from amc.data import Data, load_data
-from amc.evaluate import evaluate
-from amc.graph import trace
-from amc.pretrain import pretrained
-from amc.recover.distill import Distillation, Loss, cross_entropy
-from amc.recover.finetune import train
-from amc.recover.recipe import Recipe
-from amc.standings import percent
+from amc.graph.tracing.trace import trace
+from amc.models.pretrained import pretrained
+from amc.reporting.comparison import percent
+from amc.tasks.evaluate import evaluate
 from amc.train import run
+from amc.training.distillation import Distillation, Loss, cross_entropy
+from amc.training.recipe import Recipe
+from amc.training.trainer import train
 
 OURS: dict[str, dict[str, Any]] = {
     "full": {},

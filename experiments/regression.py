@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 import amc
 from amc.data import Data, TensorLoader
-from amc.evaluate import evaluate
-from amc.pretrain import trained
-from amc.recover.distill import supervised
-from amc.recover.recipe import Recipe
-from amc.task import Results
+from amc.models.pretrained import trained
+from amc.tasks.evaluate import evaluate
+from amc.tasks.task import Results
+from amc.training.distillation import supervised
+from amc.training.recipe import Recipe
 
 SIDE = 32
 RECIPE = Recipe(epochs=5, learning_rate=0.01)

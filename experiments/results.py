@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import tyro
 
-from amc.config import TrainConfig
-from amc.standings import percent
+from amc.config.train import TrainConfig
+from amc.reporting.comparison import percent
 from amc.train import run
 
 Selector = Literal["lasso", "obs", "l1", "l2", "random"]

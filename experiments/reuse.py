@@ -17,9 +17,9 @@ from typing import Any
 
 import tyro
 
-from amc.config import TrainConfig
+from amc.config.reuse import LearnConfig
+from amc.config.train import TrainConfig
 from amc.learn import run as learn
-from amc.reuse_config import LearnConfig
 from amc.train import run
 
 

@@ -14,18 +14,20 @@ from statistics import mean
 
 import tyro
 
-from amc import feed
-from amc.allocate import uniform
-from amc.budget import Budget
-from amc.compress import Compressor, calibrate
+from amc.allocators.uniform import uniform
+from amc.calibration.calibrate import calibrate
+from amc.calibration.statistics import Sampling
 from amc.data import load_data
-from amc.evaluate import evaluate, head
-from amc.graph import trace
-from amc.metric import SELECTORS
-from amc.pretrain import pretrained
-from amc.sequential import Originals, compress
-from amc.solve.stats import Sampling
-from amc.standings import percent
+from amc.graph.tracing.trace import trace
+from amc.metrics import METRICS
+from amc.models.pretrained import pretrained
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reporting.comparison import percent
+from amc.runtime import feed
+from amc.tasks.batches import head
+from amc.tasks.evaluate import evaluate
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def main() -> None:
             for seed in setting.seeds:
                 sampling = Sampling(seed=seed)
                 stats = calibrate(graph, model, images, sampling)
-                compressor = Compressor(graph, model, stats, SELECTORS[name], seed)
+                compressor = Compressor(graph, model, stats, METRICS[name], seed)
                 start = time.perf_counter()
                 plan = compressor.plan(strategy)
                 seconds = time.perf_counter() - start

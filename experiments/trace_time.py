@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import amc  # before torch: it sets how long OpenMP's threads spin
-from amc.models.bottleneck import resnet50
+from amc.models.resnet import resnet50
 
 
 class Block(nn.Module):

@@ -7,9 +7,10 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from amc import feed, latency
-from amc.evaluate import evaluating
-from amc.solve import least_squares
+from amc.calibration import least_squares
+from amc.objectives import latency
+from amc.runtime import feed
+from amc.tasks.evaluate import evaluating
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault
 settings.load_profile("patient")

@@ -12,17 +12,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import amc
-from amc import in_step, ranks, torchrun
-from amc.compress import Compressor, calibrate
+from amc.calibration.calibrate import calibrate
+from amc.calibration.statistics import Sampling
 from amc.data.loader import TensorLoader
-from amc.errors import AmcError
-from amc.evaluate import evaluate, softened
-from amc.metric import SELECTORS
-from amc.recover.batchnorm import adapt_batchnorm
-from amc.recover.checkpoint import Checkpoint
-from amc.recover.finetune import Recipe, Step, train
-from amc.sequential import Originals, compress
-from amc.solve.stats import Sampling
+from amc.metrics import METRICS
+from amc.reconstruction import one_pass
+from amc.reconstruction.batchnorm import adapt_batchnorm
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.runtime import distributed, launch
+from amc.runtime.errors import AmcError
+from amc.tasks.evaluate import evaluate, softened
+from amc.training.checkpoint import Checkpoint
+from amc.training.trainer import Recipe, Step, train
 
 SAMPLING = Sampling(4)
 
@@ -56,9 +58,9 @@ def images(*sizes: int) -> list[tuple[Tensor, Tensor]]:
 @contextmanager
 def held(size: int) -> Iterator[None]:
     """How much the passes of a cut may hold; little makes it go layer by layer."""
-    before, in_step.HELD_BYTES = in_step.HELD_BYTES, size
+    before, one_pass.HELD_BYTES = one_pass.HELD_BYTES, size
     yield
-    in_step.HELD_BYTES = before
+    one_pass.HELD_BYTES = before
 
 
 def statistics() -> Iterator[tuple[str, Tensor]]:
@@ -85,7 +87,7 @@ def cuts() -> Iterator[tuple[str, Tensor]]:
     for name, batches in (("five", images(8, 8, 8, 8, 3)), ("one", images(8))):
         graph = amc.trace(model, (batches[0][0],))
         stats = calibrate(graph, model, batches, SAMPLING)
-        compressor = Compressor(graph, model, stats, SELECTORS["l1"])
+        compressor = Compressor(graph, model, stats, METRICS["l1"])
         plan = compressor.plan({group: size // 2 for group, size in graph.sizes.items()})
         for way, size in (("in step", 2**30), ("by layer", 0)):
             with held(size):
@@ -134,7 +136,9 @@ def resumed() -> Iterator[tuple[str, Tensor]]:
         checkpoint = Checkpoint(Path(place) / "training.safetensors", {})
         with suppress(_Stop):
             train(network(2, dropout=0.5), stream, recipe, on_epoch=stop, checkpoint=checkpoint)
-        left = ranks.first(checkpoint.path.read_bytes)  # all go on from what the first has left
+        left = distributed.first(
+            checkpoint.path.read_bytes
+        )  # all go on from what the first has left
         checkpoint.path.write_bytes(left)
         train(again, stream, recipe, checkpoint=checkpoint)
     for key, tensor in whole.state_dict().items():
@@ -147,12 +151,15 @@ def words() -> Iterator[tuple[str, Tensor]]:
     def refused() -> bytes:
         raise AmcError("refused by the first")
 
-    yield "first", torch.tensor(list(ranks.first(lambda: b"said by the first")))
+    yield "first", torch.tensor(list(distributed.first(lambda: b"said by the first")))
     try:
-        ranks.first(refused)
+        distributed.first(refused)
     except AmcError as error:
         yield "refused", torch.tensor(list(str(error).encode()))
-    yield "alike", torch.tensor([ranks.alike("same"), ranks.alike(f"rank {ranks.rank()}")])
+    yield (
+        "alike",
+        torch.tensor([distributed.alike("same"), distributed.alike(f"rank {distributed.rank()}")]),
+    )
 
 
 def everything() -> dict[str, Tensor]:
@@ -162,5 +169,5 @@ def everything() -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with torchrun.joined("cpu"):
-        save_file(everything(), Path(sys.argv[1]) / f"{ranks.rank()}.safetensors")
+    with launch.joined("cpu"):
+        save_file(everything(), Path(sys.argv[1]) / f"{distributed.rank()}.safetensors")

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 import amc
-from amc.alignment import ENOUGH, budget_for, common_ratio_for, strategies
-from amc.allocate import uniform
-from amc.allocate.uniform import CLEARLY
-from amc.budget import Budget
-from amc.errors import InfeasibleBudgetError
-from amc.graph.labels import FloatArray
-from amc.models import build
+from amc.allocators.multiples import ENOUGH, budget_for, common_ratio_for, strategies
+from amc.allocators.uniform import CLEARLY, uniform
+from amc.graph.arrays import FloatArray
+from amc.models.catalog import build
+from amc.objectives.budget import Budget
+from amc.runtime.errors import InfeasibleBudgetError
 
 
 @cache

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import amc
-from amc.allocate import common_ratio, listed
-from amc.models import build
-from amc.plan import save_strategy
+from amc.allocators.listed import listed
+from amc.allocators.uniform import common_ratio
+from amc.graph.plan_files import save_strategy
+from amc.models.catalog import build
 
 
 class Coupled(nn.Module):

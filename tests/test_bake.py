@@ -66,7 +66,7 @@ def test_transposed_convolution_is_baked(name: str) -> None:
     x, other = torch.randn(2, 3, 9, 9), torch.randn(3, 3, 9, 9)
     baked = amc.bake(model, (x,))
     torch.testing.assert_close(baked(other), model(other), rtol=1e-4, atol=1e-5)
-    assert amc.graph.baked_layers(model, baked) == ["1", "5"]
+    assert amc.graph.capture.bake.baked_layers(model, baked) == ["1", "5"]
     graph = amc.trace(baked, (x,))
     assert set(graph.sizes) == {"0", "1", "5"}
     plan = amc.random_plan(graph, 0.5)
@@ -84,7 +84,7 @@ def test_size_of_the_output_is_given_to_the_plain_layer() -> None:
 
     model, x = Up(), torch.randn(2, 3, 6)
     baked = amc.bake(model, (x,))
-    assert amc.graph.baked_layers(model, baked) == ["up"]
+    assert amc.graph.capture.bake.baked_layers(model, baked) == ["up"]
     torch.testing.assert_close(baked(x), model(x))
 
 
@@ -105,7 +105,7 @@ def test_baked_network_has_the_same_outputs_and_can_be_cut(name: str) -> None:
     baked = amc.bake(model, (x,))
     torch.testing.assert_close(baked(other), model(other), rtol=1e-4, atol=1e-5)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert amc.graph.baked_layers(model, baked) == ["1", "5"]
+    assert amc.graph.capture.bake.baked_layers(model, baked) == ["1", "5"]
     assert type(baked[1]) is nn.Conv2d and type(baked[5]) is nn.Linear
     assert (
         list(dict(baked[1].named_parameters()))
@@ -126,7 +126,7 @@ def test_layer_that_does_more_than_its_operator_is_left_as_it_is() -> None:
     model = network(PaddedConv(8, 6, 3))
     baked = amc.bake(model, (torch.randn(2, 3, 9, 9),))
     assert isinstance(baked[1], PaddedConv)
-    assert amc.graph.baked_layers(model, baked) == ["5"]
+    assert amc.graph.capture.bake.baked_layers(model, baked) == ["5"]
 
 
 def test_modes_and_hooks_stay() -> None:
@@ -145,7 +145,7 @@ def test_modes_and_hooks_stay() -> None:
 def test_ordinary_network_is_just_copied() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1))
     baked = amc.bake(model, (torch.randn(1, 3, 9, 9),))
-    assert baked is not model and amc.graph.baked_layers(model, baked) == []
+    assert baked is not model and amc.graph.capture.bake.baked_layers(model, baked) == []
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), baked.parameters(), strict=True)
     )

@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import amc
-from amc.blame import blamed
-from amc.config import TrainConfig
-from amc.errors import AmcError, UnsupportedModelError
-from amc.evaluate import Score, predictions
-from amc.imports import load_function
-from amc.models import build
-from amc.names import check
-from amc.pipeline import reward_function
-from amc.task import load_task
+from amc.config.train import TrainConfig
+from amc.models.catalog import build
+from amc.runtime.errors import AmcError, UnsupportedModelError
+from amc.runtime.names import check
+from amc.runtime.user_code import blamed, load_function
+from amc.steps.pipeline import reward_function
+from amc.tasks.evaluate import Score, predictions
+from amc.tasks.task import load_task
 from envs import Outcome
 
 CODE = """

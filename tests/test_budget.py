@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import amc
 from amc import Budget
-from amc.allocate import uniform
-from amc.models import build
-from amc.options import allowed_counts
+from amc.allocators.uniform import uniform
+from amc.models.catalog import build
+from amc.objectives.options import allowed_counts
 
 NETWORKS = {"resnet20": 1.0, "mobilenet_v2": 0.5, "vgg16": 0.25}
 """Name -> width."""

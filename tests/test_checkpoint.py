@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from amc.errors import AmcError
-from amc.models import load_checkpoint
+from amc.models.checkpoint import load_checkpoint
+from amc.runtime.errors import AmcError
 
 State = dict[Any, Any]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import amc
-from amc.budget import Budget
-from amc.models import build
+from amc.models.catalog import build
+from amc.objectives.budget import Budget
 
 
 class Blocks(nn.Module):
@@ -130,8 +130,8 @@ def test_every_strategy_keeps_to_the_bounds() -> None:
         assert counts.get("block.a", 6) >= 4
         assert counts["stem"] <= 6
         assert budget.allows(counts)
-    assert amc.allocate.common_ratio(chosen, 0.1)["block.a"] == 4
-    assert amc.allocate.common_ratio(chosen, 1.0)["stem"] == 6
+    assert amc.allocators.uniform.common_ratio(chosen, 0.1)["block.a"] == 4
+    assert amc.allocators.uniform.common_ratio(chosen, 1.0)["stem"] == 6
 
 
 def test_budget_below_the_bounds_is_refused_with_the_nearest() -> None:

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from amc.claimed import LOCK, held, moved_aside
-from amc.commandline import as_json
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.files import write_atomically
-from amc.models import build
-from amc.run_folder import resumed, run_dir
+from amc.config.command_line import as_json
+from amc.config.train import TrainConfig
+from amc.models.catalog import build
+from amc.runs.folder import resumed, run_dir
+from amc.runs.lock import LOCK, held, moved_aside
+from amc.runs.trust import check_owner, code_named
+from amc.runtime.errors import AmcError
+from amc.runtime.files import write_atomically
+from amc.search.trials import Limits, Trials
 from amc.train import run
-from amc.trials import Limits, Trials
-from amc.trust import check_owner, code_named
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -46,7 +46,7 @@ def other(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 
     def start(folder: Path) -> subprocess.Popen[str]:
         code = (
-            "import sys, time; from pathlib import Path; from amc.claimed import held\n"
+            "import sys, time; from pathlib import Path; from amc.runs.lock import held\n"
             "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
         )
         words = [sys.executable, "-c", code, str(folder)]
@@ -156,7 +156,7 @@ def test_the_folder_here_can_be_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_halves_of_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     code = (
-        "import os, sys, signal; from pathlib import Path; import amc.files as f\n"
+        "import os, sys, signal; from pathlib import Path; import amc.runtime.files as f\n"
         "f.os.fsync = lambda place: os.kill(os.getpid(), signal.SIGKILL)\n"
         "f.write_atomically(Path(sys.argv[1]), 'x' * 1000)"
     )

@@ -14,20 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
-from amc.allocate import greedy, uniform
-from amc.budget import Budget
-from amc.commandline import parse
+from amc.allocators.greedy import greedy
+from amc.allocators.uniform import uniform
+from amc.calibration.calibrate import calibrate
+from amc.calibration.statistics import Sampling
 from amc.compare import AT_ONCE, default_folder, run
-from amc.compare_config import CompareConfig
-from amc.compress import Compressor, calibrate
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.metric import SELECTORS
-from amc.models import build
-from amc.search import METHODS
-from amc.sensitivity import sensitivity
-from amc.solve.stats import Sampling
-from amc.standings import Attempt, draw_standings, verdicts
+from amc.config.command_line import parse
+from amc.config.compare import CompareConfig
+from amc.config.train import TrainConfig
+from amc.metrics import METRICS
+from amc.models.catalog import build
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.sensitivity import sensitivity
+from amc.reporting.comparison import Attempt, draw_standings, verdicts
+from amc.runtime.errors import AmcError
+from amc.search.search import METHODS
 
 # --- greedy
 
@@ -135,7 +137,7 @@ def prepared(selector: str = "lasso") -> tuple[nn.Module, Compressor]:
     model = Small().eval()
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, [(IMAGES, torch.zeros(200))], Sampling(0))
-    return model, Compressor(graph, model, stats, SELECTORS[selector])
+    return model, Compressor(graph, model, stats, METRICS[selector])
 
 
 @torch.no_grad()
@@ -188,7 +190,7 @@ def test_sensitivity_is_the_error_of_the_refitted_readers(selector: str) -> None
 
 def test_without_statistics_the_error_is_the_part_that_goes() -> None:
     model, compressor = prepared()
-    blind = Compressor(compressor.graph, model, {}, SELECTORS["l2"])
+    blind = Compressor(compressor.graph, model, {}, METRICS["l2"])
     budget = Budget(compressor.graph, 0.5)
     for name, options in zip(blind.graph.sizes, budget.options, strict=True):
         expected = 1 - options / blind.graph.sizes[name]

@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
-from amc import compress as rooms
-from amc.compress import Compressor, calibrate, reconstructed_layers
-from amc.errors import AmcError
-from amc.graph.groups import ChannelGraph, Layer
-from amc.graph.surgery import tensors
-from amc.metric import SELECTORS
-from amc.plan import Plan
-from amc.recover.batchnorm import adapt_batchnorm
-from amc.sequential import Originals, compress
-from amc.solve.stats import Batches, Recorder, Sampling
+from amc.calibration.calibrate import calibrate, reconstructed_layers
+from amc.calibration.statistics import Batches, Recorder, Sampling
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.groups import Layer
+from amc.graph.plan import Plan
+from amc.graph.shrink import tensors
+from amc.metrics import METRICS
+from amc.reconstruction import compressor as rooms
+from amc.reconstruction.batchnorm import adapt_batchnorm
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.runtime.errors import AmcError
 
 pytestmark = pytest.mark.usefixtures("exact")
 
@@ -135,7 +137,7 @@ def prepared(
     model = network(kind, seed)
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, ALL)
-    return model, graph, Compressor(graph, model, stats, SELECTORS[selector], seed)
+    return model, graph, Compressor(graph, model, stats, METRICS[selector], seed)
 
 
 def originals(compressor: Compressor, sampling: Sampling = ALL) -> Originals:
@@ -224,7 +226,7 @@ def test_compress_is_the_network_with_weights_fitted_layer_by_layer(
     kind: Network, memory: int, selector: str, adapt: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one pass, where all images are one batch to batch norm, and in one pass per layer."""
-    monkeypatch.setattr("amc.in_step.HELD_BYTES", memory)
+    monkeypatch.setattr("amc.reconstruction.one_pass.HELD_BYTES", memory)
     model, graph, compressor = prepared(kind, selector)
     plan = compressor.plan(halved(graph))
     batches = [(IMAGES, torch.zeros(len(IMAGES)))] if memory else BATCHES
@@ -301,7 +303,7 @@ def test_original_stays_bit_for_bit(kind: Network) -> None:
     shapes = {id(p): p.shape for p in model.parameters()}
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, ALL)
-    compressor = Compressor(graph, model, stats, SELECTORS["lasso"])
+    compressor = Compressor(graph, model, stats, METRICS["lasso"])
     compressor.cut(halved(graph))
     compress(compressor, compressor.plan(halved(graph)), originals(compressor))
     assert model.state_dict().keys() == before.keys()
@@ -424,7 +426,7 @@ def test_sampled_positions_are_enough_to_reconstruct(points: int) -> None:
     graph, sampling = amc.trace(model, (IMAGES[:2],)), Sampling(points)
     stats = calibrate(graph, model, BATCHES, sampling)
     assert stats["b"].rows == len(IMAGES) * min(points, 9)
-    compressor = Compressor(graph, model, stats, SELECTORS["lasso"])
+    compressor = Compressor(graph, model, stats, METRICS["lasso"])
     plan = compressor.plan({name: size - 2 for name, size in graph.sizes.items()})
     found = compress(compressor, plan, originals(compressor, sampling))
     assert output_error(found, model) < output_error(amc.shrink(model, plan), model)

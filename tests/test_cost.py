@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.models import build
+from amc.models.catalog import build
 
 
 class Small(nn.Module):

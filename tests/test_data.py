@@ -18,15 +18,23 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from amc.data import Data, Loader, TensorLoader, load_data, start_epoch
 from amc.data.augment import both, random_flip, random_shift
-from amc.data.cache import cache_dir, cached_arrays
 from amc.data.cifar import load_cifar
-from amc.data.fonts import CHARACTERS, FONTS, character_masks
-from amc.data.glyphs import Recipe, draw_glyphs, glyph_images, glyph_labels
+from amc.data.glyphs import (
+    CHARACTERS,
+    FONTS,
+    Recipe,
+    cached_arrays,
+    character_masks,
+    draw_glyphs,
+    glyph_images,
+    glyph_labels,
+)
 from amc.data.images import NORMALISE
 from amc.data.loader import Batching
 from amc.data.split import stratified_order
-from amc.errors import AmcError
-from amc.imports import load_function
+from amc.runtime.errors import AmcError
+from amc.runtime.files import cache_dir
+from amc.runtime.user_code import load_function
 
 STREAMS = ("train", "calibration", "val", "test")
 

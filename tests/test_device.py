@@ -9,15 +9,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from amc import learn, pareto
-from amc.config import TrainConfig
+from amc.config.reuse import ApplyConfig, LearnConfig, ParetoConfig
+from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.errors import AmcError
-from amc.evaluate import evaluate
-from amc.models import build
-from amc.recover.finetune import LOWERED, RETRIES, Step, train
-from amc.recover.recipe import Recipe
-from amc.reuse_config import ApplyConfig, LearnConfig, ParetoConfig
+from amc.models.catalog import build
+from amc.runtime.errors import AmcError
+from amc.tasks.evaluate import evaluate
 from amc.train import run
+from amc.training.recipe import Recipe
+from amc.training.trainer import LOWERED, RETRIES, Step, train
 from elsewhere import ELSEWHERE, Away, reachable
 
 

@@ -19,20 +19,21 @@ from torch.distributions import Categorical, kl_divergence
 
 import amc
 from agents import AGENTS, Settings
-from amc.allocate import Variations, uniform
-from amc.allocate.variations import Tried
-from amc.budget import Budget
-from amc.compare_config import CompareConfig
-from amc.compress import Compressor, calibrate
-from amc.config import TrainConfig
-from amc.evaluate import TEMPERATURE, Score, evaluate, softened
-from amc.graph.groups import ChannelGraph
-from amc.metric import SELECTORS
-from amc.plan import Strategy
-from amc.recover.quick import Quick
-from amc.search import METHODS, Found, Problem, proxy, search, starts, walk
-from amc.solve.stats import Sampling
-from amc.trials import Episode, Limits, Trials
+from amc.allocators.uniform import uniform
+from amc.calibration.calibrate import calibrate
+from amc.calibration.statistics import Sampling
+from amc.config.compare import CompareConfig
+from amc.config.train import TrainConfig
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Strategy
+from amc.metrics import METRICS
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.search.search import METHODS, Found, Problem, proxy, search, starts, walk
+from amc.search.trials import Episode, Limits, Trials
+from amc.search.variations import Tried, Variations
+from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, softened
+from amc.training.short_training import Quick
 from envs import REWARDS, ChannelPruningEnv, Outcome, SideBySide
 from envs.features import NAMES
 from envs.rewards import UNCONSTRAINED
@@ -121,7 +122,7 @@ def calibrated() -> tuple[nn.Module, ChannelGraph, Compressor, list[tuple[Tensor
     with torch.no_grad():
         batches = [(images, model(images).argmax(dim=1))]
     stats = calibrate(graph, model, batches, Sampling(0))
-    return model, graph, Compressor(graph, model, stats, SELECTORS["lasso"]), batches
+    return model, graph, Compressor(graph, model, stats, METRICS["lasso"]), batches
 
 
 def real() -> ChannelPruningEnv:
@@ -626,7 +627,7 @@ def test_an_agent_is_suggested_variations_of_all_that_was_tried(
             asked.append((list(known), super().__call__(known, rng)))
             return dict(asked[-1][1])
 
-    monkeypatch.setattr("amc.search.Variations", Watched)
+    monkeypatch.setattr("amc.search.search.Variations", Watched)
     trials = Trials(cheap(budget), REWARDS["accuracy"], Limits(13))
     settings = Settings(net_arch=(16, 16), warmup_episodes=4, elite=1.0)
     found = search(Problem(budget, trials, errors), method, settings=settings, walks=walks)
@@ -752,7 +753,7 @@ def normed() -> tuple[nn.Module, Compressor, list[tuple[Tensor, Tensor]]]:
     with torch.no_grad():
         batches = [(x, model(x).argmax(dim=1)) for x in images.split(32)]
     stats = calibrate(graph, model, batches, Sampling(0))
-    return model, Compressor(graph, model, stats, SELECTORS["lasso"]), batches
+    return model, Compressor(graph, model, stats, METRICS["lasso"]), batches
 
 
 @torch.no_grad()

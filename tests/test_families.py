@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.budget import Budget
+from amc.objectives.budget import Budget
 from oracles import coupled, coupled_by_torch_pruning
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -19,23 +19,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import amc
-from amc import feed
 from amc.apply import main as apply
-from amc.commandline import parse
 from amc.compare import run as compare
-from amc.compare_config import CompareConfig
-from amc.config import TrainConfig
+from amc.config.command_line import parse
+from amc.config.compare import CompareConfig
+from amc.config.inspect import InspectConfig
+from amc.config.reuse import LearnConfig, ParetoConfig
+from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.errors import AmcError
-from amc.evaluate import evaluate, head, tail
-from amc.imports import load_function
 from amc.inspect import run as inspect
-from amc.inspect_config import InspectConfig
 from amc.learn import run as learn
 from amc.pareto import run as pareto
-from amc.recover.remembered import Remembered, remembered
-from amc.reuse_config import LearnConfig, ParetoConfig
+from amc.runtime import feed
+from amc.runtime.errors import AmcError
+from amc.runtime.user_code import load_function
+from amc.tasks.batches import head, tail
+from amc.tasks.evaluate import evaluate
 from amc.train import run
+from amc.training.teacher_outputs import Remembered, remembered
 
 MINE = """
 import torch
@@ -272,7 +273,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
 ) -> None:
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr("amc.recovery.train", _interrupted)
+        patch.setattr("amc.steps.recover.train", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(TrainConfig(**settings(mine, "words", run_dir=folder)))
     run(TrainConfig(resume=folder, quiet=True))

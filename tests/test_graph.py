@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.graph.surgery import load_tensors
-from amc.models import BUNDLED, build
+from amc.graph.shrink import load_tensors
+from amc.models import BUNDLED
+from amc.models.catalog import build
 from oracles import coupled, coupled_by_torch_pruning
 
 BUNDLED_SETTINGS: dict[str, tuple[float, int]] = {  # width, image size

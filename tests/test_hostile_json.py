@@ -10,13 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amc.commandline import as_json, from_json
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.plan import Cut, GroupKeep, Plan, digest, load_plan, parsed_json, read_json, save_plan
-from amc.reuse import load_learned
-from amc.run_folder import resumed
-from amc.trials import FORMAT, Limits, Trials
+from amc.config.command_line import as_json, from_json
+from amc.config.train import TrainConfig
+from amc.graph.plan import Cut, GroupKeep, Plan
+from amc.graph.plan_files import digest, load_plan, save_plan
+from amc.runs.folder import resumed
+from amc.runtime.errors import AmcError
+from amc.runtime.files import parsed_json, read_json
+from amc.search.policies import load_learned
+from amc.search.trials import FORMAT, Limits, Trials
 
 ONCE = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 

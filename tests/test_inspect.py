@@ -19,19 +19,20 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.account import Account
-from amc.allocate import uniform
-from amc.budget import Budget
-from amc.commandline import parse
-from amc.config import TrainConfig
+from amc.allocators.uniform import uniform
+from amc.config.command_line import parse
+from amc.config.inspect import InspectConfig
+from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.errors import AmcError, InfeasibleBudgetError
-from amc.graph import ChannelGraph, Choice
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.restrictions import Choice
 from amc.inspect import images, main, run
-from amc.inspect_config import InspectConfig
-from amc.lanes import lanes
-from amc.models import build
-from amc.picture import draw
+from amc.models.catalog import build
+from amc.objectives.budget import Budget
+from amc.reporting.group_chart import draw
+from amc.reporting.group_chart_layout import lanes
+from amc.reporting.inspection import Account
+from amc.runtime.errors import AmcError, InfeasibleBudgetError
 
 NETS = '''
 from torch import nn

@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import amc
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.plan import read_json
-from amc.recover.checkpoint import Checkpoint
-from amc.recover.finetune import Step, train
-from amc.recover.judged import Judged
-from amc.recover.recipe import Recipe
-from amc.recover.thawed import thawed
+from amc.config.train import TrainConfig
+from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json
 from amc.train import run
+from amc.training.best_network import Judged
+from amc.training.checkpoint import Checkpoint
+from amc.training.recipe import Recipe
+from amc.training.trainable import thawed
+from amc.training.trainer import Step, train
 
 
 def cloud(count: int = 60, seed: int = 0) -> tuple[Tensor, Tensor]:

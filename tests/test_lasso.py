@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import amc.solve.lasso
-from amc.solve.lasso import (
+import amc.metrics.lasso
+from amc.calibration.least_squares import error, solve
+from amc.calibration.statistics import LayerStats
+from amc.metrics.lasso import (
     RIDGE,
     RUNG,
     SHRINKAGE,
@@ -19,9 +21,7 @@ from amc.solve.lasso import (
     novelty,
     refit,
 )
-from amc.solve.least_squares import error, solve
-from amc.solve.obs import Reader, elimination_order
-from amc.solve.stats import LayerStats
+from amc.metrics.obs import Reader, elimination_order
 
 
 def problem(
@@ -423,7 +423,7 @@ def test_ladder_goes_only_as_far_down_as_asked(monkeypatch: pytest.MonkeyPatch) 
         solved.append(len(left))
         return refit(reader, left)
 
-    monkeypatch.setattr(amc.solve.lasso, "refit", counted)
+    monkeypatch.setattr(amc.metrics.lasso, "refit", counted)
     ladder = Ladder([regression(*draw(0, channels=20))])
     ladder.keep(17)
     assert solved == [20]

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from amc.config import TrainConfig
-from amc.latency import Latency, Timing, preferred, session, timings
-from amc.models import build
-from amc.report import Change, Report, slower
+from amc.config.train import TrainConfig
+from amc.models.catalog import build
+from amc.objectives.latency import Latency, Timing, preferred, session, timings
+from amc.reporting.report import Change, Report, slower
 from amc.train import run
 
 

@@ -11,18 +11,19 @@ from safetensors.torch import save_file
 
 import amc
 from amc import learn, pareto
-from amc.allocate import uniform
-from amc.budget import Budget
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.evaluate import head, tail
-from amc.front import Point, smallest
-from amc.models import build
+from amc.allocators.uniform import uniform
+from amc.config.reuse import LearnConfig, ParetoConfig, several
+from amc.config.train import TrainConfig
+from amc.graph.plan import Strategy
+from amc.models.catalog import build
+from amc.objectives.budget import Budget
 from amc.pareto import verdict
-from amc.plan import Strategy, read_json
-from amc.reuse import best_of, load_learned, remembered
-from amc.reuse_config import LearnConfig, ParetoConfig, several
-from amc.sweep import Sweep, closer
+from amc.reporting.pareto_front import Point, smallest
+from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json
+from amc.search.policies import best_of, load_learned, remembered
+from amc.steps.sweep import Sweep, closer
+from amc.tasks.batches import head, tail
 from amc.train import main as train_main
 from amc.train import run as train
 from test_env import budget_of, chain

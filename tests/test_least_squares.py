@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from amc.calibration import least_squares
+from amc.calibration.columns import as_columns, input_columns
+from amc.calibration.least_squares import RIDGE, error, solve
+from amc.calibration.statistics import LayerStats, Recorder, Sampling, collect
 from amc.graph.groups import Layer
-from amc.solve import least_squares
-from amc.solve.columns import as_columns, input_columns
-from amc.solve.least_squares import RIDGE, error, solve
-from amc.solve.stats import LayerStats, Recorder, Sampling, collect
 
 pytestmark = pytest.mark.usefixtures("exact")
 

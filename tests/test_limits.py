@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import amc
-from amc.choice import Choice
-from amc.compare_config import CompareConfig
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.inspect_config import InspectConfig
-from amc.limits import MOST, shown
-from amc.memory import parse_bytes
-from amc.names import folder_settings
-from amc.reuse_config import ApplyConfig, LearnConfig, ParetoConfig
+from amc.config.compare import CompareConfig
+from amc.config.inspect import InspectConfig
+from amc.config.reuse import ApplyConfig, LearnConfig, ParetoConfig
+from amc.config.train import TrainConfig
+from amc.graph.restrictions import Choice
+from amc.runtime.errors import AmcError
+from amc.runtime.limits import MOST, shown
+from amc.runtime.memory import parse_bytes
+from amc.runtime.names import folder_settings
 
 NEEDED: dict[type, dict[str, Any]] = {ApplyConfig: {"plan": Path("plan.json")}}
 COMMANDS = (TrainConfig, ApplyConfig, LearnConfig, ParetoConfig, CompareConfig, InspectConfig)

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
-from amc.aside import Aside
-from amc.compress import Compressor, calibrate
-from amc.in_step import Steps, course
-from amc.lockstep import Diverged, Lockstep, Operation
-from amc.metric import SELECTORS
-from amc.models import build
-from amc.sequential import Originals, _Task, compress
-from amc.solve.residual import additions
-from amc.solve.stats import Sampling
+from amc.calibration.calibrate import calibrate
+from amc.calibration.shortcuts import additions
+from amc.calibration.statistics import Sampling
+from amc.metrics import METRICS
+from amc.models.catalog import build
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals, _Task, compress
+from amc.reconstruction.lockstep import Diverged, Lockstep, Operation
+from amc.reconstruction.offload import Aside
+from amc.reconstruction.one_pass import Steps, course
 
 BATCHES = [torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (6, 5, 4)]
 
@@ -76,7 +77,7 @@ def prepared(kind: type[nn.Module]) -> tuple[Compressor, Originals]:
     labelled = [(x, torch.zeros(len(x))) for x in BATCHES]
     graph = amc.trace(model, (BATCHES[1],))
     stats = calibrate(graph, model, labelled, Sampling(0))
-    compressor = Compressor(graph, model, stats, SELECTORS["lasso"])
+    compressor = Compressor(graph, model, stats, METRICS["lasso"])
     return compressor, Originals(graph, model, labelled, Sampling(0))
 
 
@@ -149,7 +150,7 @@ def test_the_result_is_that_of_one_pass_per_layer(
     compressor, originals = prepared(kind)
     plan = compressor.plan({name: size // 2 for name, size in compressor.graph.sizes.items()})
     together = compress(compressor, plan, originals)
-    monkeypatch.setattr("amc.in_step.HELD_BYTES", 0)
+    monkeypatch.setattr("amc.reconstruction.one_pass.HELD_BYTES", 0)
     alone = compress(compressor, plan, originals)
     with torch.no_grad():
         for images in BATCHES:

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 import amc
-from amc.commandline import parse
-from amc.compress import Compressor, Memo, calibrate, reconstructed_layers
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.memory import as_size, parse_bytes, share
-from amc.metric import SELECTORS
-from amc.models import build
-from amc.on_disk import TensorFile
-from amc.sequential import Originals, compress
-from amc.solve.passes import Shelf, passes, statistics_bytes
-from amc.solve.stats import Sampling
+from amc.calibration.calibrate import calibrate, reconstructed_layers
+from amc.calibration.on_disk import TensorFile
+from amc.calibration.passes import Shelf, passes, statistics_bytes
+from amc.calibration.statistics import Sampling
+from amc.config.command_line import parse
+from amc.config.train import TrainConfig
+from amc.metrics import METRICS
+from amc.models.catalog import build
+from amc.reconstruction.compressor import Compressor, Memo
+from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.runtime.errors import AmcError
+from amc.runtime.memory import as_size, parse_bytes, share
 from amc.train import run
 
 NETWORK = """
@@ -182,7 +183,7 @@ def test_results_are_the_same_with_and_without_a_limit(
         assert torch.equal(one.yy, other.yy) and one.rows == other.rows
     small = []
     for stats, memory in ((plain, None), (bounded, limit)):
-        compressor = Compressor(graph, model, stats, SELECTORS[selector], memory=memory)
+        compressor = Compressor(graph, model, stats, METRICS[selector], memory=memory)
         strategy = {name: max(1, size // 2) for name, size in graph.sizes.items()}
         originals = Originals(graph, model, BATCHES, SAMPLING, memory)
         plan = compressor.plan(strategy)

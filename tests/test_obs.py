@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from amc.solve import obs
-from amc.solve.obs import Reader, _Problem, elimination_order
-from amc.solve.stats import LayerStats
+from amc.calibration.statistics import LayerStats
+from amc.metrics import obs
+from amc.metrics.obs import Reader, _Problem, elimination_order
 
 
 def reader(

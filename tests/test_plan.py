@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import amc
-from amc.allocate import listed
-from amc.files import write_atomically
-from amc.plan import save_strategy
+from amc.allocators.listed import listed
+from amc.graph.plan_files import save_strategy
+from amc.runtime.files import write_atomically
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def plan(graph: amc.ChannelGraph) -> amc.Plan:
 
 def edit(path: Path, change: Any) -> None:
     """Rewrites a plan with a valid checksum, as somebody with bad intentions could."""
-    from amc.plan import digest
+    from amc.graph.plan_files import digest
 
     document = json.loads(path.read_text())
     change(document)

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 import amc
-from amc.allocate import Proposals, Variations, evolution, greedy, random_search, uniform, walked
-from amc.budget import Budget
-from amc.plan import Strategy
+from amc.allocators.greedy import greedy
+from amc.allocators.uniform import uniform
+from amc.graph.plan import Strategy
+from amc.objectives.budget import Budget
+from amc.search.evolution import Proposals, evolution, random_search, walked
+from amc.search.variations import Variations
 
 
 @cache

@@ -16,15 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from amc import torchrun
-from amc.commandline import parse
-from amc.config import TrainConfig
+from amc.config.command_line import parse
+from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.data.images import ImageLoader
-from amc.errors import AmcError
-from amc.models import build
-from amc.recover.finetune import Recipe, train
+from amc.models.catalog import build
+from amc.runtime import launch
+from amc.runtime.errors import AmcError
 from amc.train import run
+from amc.training.trainer import Recipe, train
 from ranks_job import everything
 
 pytestmark = [
@@ -252,7 +252,7 @@ def as_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(wanted: str) -> str:
-    with pytest.raises(AmcError) as refused, torchrun.joined(wanted):
+    with pytest.raises(AmcError) as refused, launch.joined(wanted):
         pass
     assert "\n" not in str(refused.value)
     return str(refused.value)

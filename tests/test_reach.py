@@ -10,10 +10,10 @@ from torch import nn
 
 import amc
 from amc import Budget
-from amc.allocate import uniform
+from amc.allocators.uniform import uniform
 from amc.graph.cost import CostModel, _Products
-from amc.models import build
-from amc.reach import Reach
+from amc.models.catalog import build
+from amc.objectives.reach import Reach
 
 
 def coarse_costs(rng: np.random.Generator, groups: int) -> CostModel:

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
-from amc.errors import AmcError
-from amc.evaluate import TEMPERATURE, Score, evaluate, evaluating, head, softened
-from amc.recover.batchnorm import adapt_batchnorm
-from amc.recover.checkpoint import Checkpoint
-from amc.recover.distill import Distillation, cross_entropy, supervised
-from amc.recover.finetune import Step, train
-from amc.recover.recipe import Recipe, held
+from amc.reconstruction.batchnorm import adapt_batchnorm
+from amc.runtime.errors import AmcError
+from amc.tasks.batches import head
+from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, evaluating, softened
+from amc.training.checkpoint import Checkpoint
+from amc.training.distillation import Distillation, cross_entropy, supervised
+from amc.training.recipe import Recipe, held
+from amc.training.trainer import Step, train
 
 Batch = tuple[Tensor, Tensor]
 

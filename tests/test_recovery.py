@@ -9,17 +9,18 @@ import torch
 from safetensors.torch import save_file
 
 import amc
-from amc.config import TrainConfig
+from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.errors import AmcError
-from amc.evaluate import evaluate
-from amc.models import build
-from amc.plan import load_plan, read_json
-from amc.recover import finetune
-from amc.recover.finetune import train
-from amc.recover.recipe import Recipe
-from amc.stages import silenced
+from amc.graph.plan_files import load_plan
+from amc.models.catalog import build
+from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json
+from amc.steps.gradual import silenced
+from amc.tasks.evaluate import evaluate
 from amc.train import run
+from amc.training import trainer
+from amc.training.recipe import Recipe
+from amc.training.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
     settings = {**common, **given}
     whole = run(TrainConfig(**settings, run_dir=tmp_path / "whole"))
     epochs: list[int] = []
-    run_epoch = finetune._Training.run_epoch
+    run_epoch = trainer._Training.run_epoch
 
     def stopping(self: Any, *arguments: Any) -> float:
         epochs.append(self.epoch)
@@ -144,7 +145,7 @@ def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
             raise Stopped
         return run_epoch(self, *arguments)
 
-    monkeypatch.setattr(finetune._Training, "run_epoch", stopping)
+    monkeypatch.setattr(trainer._Training, "run_epoch", stopping)
     with pytest.raises(Stopped):
         run(TrainConfig(**settings, run_dir=tmp_path / "stopped"))
     assert (tmp_path / "stopped" / "training-0.safetensors").exists()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from amc.config import TrainConfig
+from amc.config.inspect import InspectConfig
+from amc.config.reuse import ApplyConfig, LearnConfig
+from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.errors import AmcError
-from amc.inspect_config import InspectConfig
-from amc.models.load import BUNDLED
-from amc.names import MODELS, REWARDS, check
-from amc.reuse_config import ApplyConfig, LearnConfig
+from amc.models.catalog import BUNDLED
+from amc.runtime.errors import AmcError
+from amc.runtime.names import MODELS, REWARDS, check
 from envs import REWARDS as KNOWN_REWARDS
 
 PROBE = """

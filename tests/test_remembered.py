@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amc import ranks
-from amc.config import TrainConfig
+from amc.config.train import TrainConfig
 from amc.data import TensorLoader, load_data, start_epoch
-from amc.errors import AmcError
-from amc.recover import finetune, remembered
-from amc.recover.distill import Distillation
+from amc.runtime import distributed
+from amc.runtime.errors import AmcError
 from amc.train import run
+from amc.training import teacher_outputs, trainer
+from amc.training.distillation import Distillation
 
 
 class Counting(nn.Module):
@@ -46,7 +46,7 @@ def stream(augmented: bool = False) -> TensorLoader:
 def test_outputs_are_the_teacher_s_in_any_order() -> None:
     teacher, data = Counting().eval(), stream()
     steps: list[None] = []
-    by_heart = remembered.remembered(teacher, data, lambda: steps.append(None))
+    by_heart = teacher_outputs.remembered(teacher, data, lambda: steps.append(None))
     assert (teacher.asked, len(steps)) == (10, 3)
     for epoch in (0, 1, 5):
         start_epoch(data, epoch)
@@ -57,7 +57,7 @@ def test_outputs_are_the_teacher_s_in_any_order() -> None:
 
 def test_teacher_is_asked_in_eval_mode_and_left_as_it_was() -> None:
     teacher, data = Counting().train(), stream()
-    by_heart = remembered.remembered(teacher, data)
+    by_heart = teacher_outputs.remembered(teacher, data)
     assert teacher.training
     images, _ = next(iter(data))
     torch.testing.assert_close(by_heart(images), teacher.eval().inner(images))
@@ -68,9 +68,9 @@ def test_outputs_do_not_depend_on_the_epoch_they_are_first_wanted_in() -> None:
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
     data = stream()
-    first = remembered.remembered(teacher, data)
+    first = teacher_outputs.remembered(teacher, data)
     start_epoch(data, 3)
-    later = remembered.remembered(teacher, data)
+    later = teacher_outputs.remembered(teacher, data)
     for images, _ in data:
         assert torch.equal(first(images), later(images))
 
@@ -84,10 +84,10 @@ def test_random_numbers_go_on_as_if_nothing_had_been_computed() -> None:
         torch.utils.data.TensorDataset(images, torch.zeros(32)), batch_size=5, shuffle=True
     )
     state = torch.get_rng_state()
-    first = remembered.remembered(teacher, data)
+    first = teacher_outputs.remembered(teacher, data)
     assert torch.get_rng_state().equal(state)
     torch.manual_seed(5)
-    assert remembered.remembered(teacher, data)(images).equal(first(images))
+    assert teacher_outputs.remembered(teacher, data)(images).equal(first(images))
 
 
 def test_distillation_by_heart_is_distillation() -> None:
@@ -95,39 +95,41 @@ def test_distillation_by_heart_is_distillation() -> None:
     teacher, student = Counting(), nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     data = stream()
     images, labels = next(iter(data))
-    by_heart = Distillation(remembered.remembered(teacher, data))
+    by_heart = Distillation(teacher_outputs.remembered(teacher, data))
     expected = Distillation(teacher)(student, images, labels)
     torch.testing.assert_close(by_heart(student, images, labels), expected)
 
 
 def test_only_images_that_never_change_are_remembered() -> None:
     teacher = Counting()
-    assert remembered.memorable(teacher, stream())
-    assert not remembered.memorable(teacher, stream(augmented=True))
-    assert not remembered.memorable(teacher, list(stream()))  # says nothing
-    assert not remembered.memorable(teacher.to("meta"), stream())
+    assert teacher_outputs.memorable(teacher, stream())
+    assert not teacher_outputs.memorable(teacher, stream(augmented=True))
+    assert not teacher_outputs.memorable(teacher, list(stream()))  # says nothing
+    assert not teacher_outputs.memorable(teacher.to("meta"), stream())
     data = load_data("digits")
-    assert not remembered.memorable(Counting(), data.train)
-    assert remembered.memorable(Counting(), data.calibration)
+    assert not teacher_outputs.memorable(Counting(), data.train)
+    assert teacher_outputs.memorable(Counting(), data.calibration)
 
 
 def test_several_ranks_do_not_remember() -> None:
-    with ranks.among(0, 2, torch.device("cpu")):
-        assert not remembered.memorable(Counting(), stream())
+    with distributed.among(0, 2, torch.device("cpu")):
+        assert not teacher_outputs.memorable(Counting(), stream())
 
 
 def test_too_many_outputs_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = Counting()
-    monkeypatch.setattr(remembered, "MOST_BYTES", 4 * 4 * 4 * 3)  # 3 batches of 4 images, exactly
-    assert remembered.remembered(teacher, stream()) is not teacher
-    monkeypatch.setattr(remembered, "MOST_BYTES", 4 * 4 * 4 * 3 - 1)
-    assert remembered.remembered(teacher, stream()) is teacher
+    monkeypatch.setattr(
+        teacher_outputs, "MOST_BYTES", 4 * 4 * 4 * 3
+    )  # 3 batches of 4 images, exactly
+    assert teacher_outputs.remembered(teacher, stream()) is not teacher
+    monkeypatch.setattr(teacher_outputs, "MOST_BYTES", 4 * 4 * 4 * 3 - 1)
+    assert teacher_outputs.remembered(teacher, stream()) is teacher
 
 
 def test_loader_that_claims_too_much_is_told_so() -> None:
     data = stream(augmented=True)
     data.fixed = True
-    by_heart = remembered.remembered(Counting(), data)
+    by_heart = teacher_outputs.remembered(Counting(), data)
     start_epoch(data, 1)
     with pytest.raises(AmcError, match=r"^training: .*fixed = True"):
         by_heart(next(iter(data))[0])
@@ -152,13 +154,13 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[nn.Module] = []
-    remember = remembered.remembered
+    remember = teacher_outputs.remembered
 
     def noted(*arguments: Any) -> nn.Module:
         made.append(remember(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("amc.recovery.remembered", noted)
+    monkeypatch.setattr("amc.steps.recover.remembered", noted)
     monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
 
     def settings(fixed: bool, name: str) -> TrainConfig:
@@ -173,18 +175,18 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
     run(settings(False, "run-anew"))
     assert not made
     whole = run(settings(True, "whole"))
-    assert len(made) == 1 and isinstance(made[0], remembered.Remembered)  # for all stages
+    assert len(made) == 1 and isinstance(made[0], teacher_outputs.Remembered)  # for all stages
 
-    run_epoch, epochs = finetune._Training.run_epoch, 0
+    run_epoch, epochs = trainer._Training.run_epoch, 0
 
-    def stopping(self: finetune._Training, *arguments: Any) -> float:
+    def stopping(self: trainer._Training, *arguments: Any) -> float:
         nonlocal epochs
         epochs += 1
         if epochs == 4:  # the second of the second stage
             raise KeyboardInterrupt
         return run_epoch(self, *arguments)
 
-    monkeypatch.setattr(finetune._Training, "run_epoch", stopping)
+    monkeypatch.setattr(trainer._Training, "run_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(settings(True, "stopped"))
     run(TrainConfig(resume=tmp_path / "stopped", quiet=True))

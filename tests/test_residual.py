@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
-from amc import sequential
-from amc.compress import Compressor, calibrate
+from amc.calibration.calibrate import calibrate
+from amc.calibration.shortcuts import FAINT, additions
+from amc.calibration.statistics import Recorder, Sampling, collect, sample_outputs
 from amc.graph.groups import Layer
-from amc.graph.surgery import tensors
-from amc.metric import SELECTORS
-from amc.sequential import Originals, compress
-from amc.solve.residual import FAINT, additions
-from amc.solve.stats import Recorder, Sampling, collect, sample_outputs
+from amc.graph.shrink import tensors
+from amc.metrics import METRICS
+from amc.reconstruction import layer_by_layer
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals, compress
 
 ALL = Sampling(0)
 IMAGES = torch.randn(60, 4, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -65,7 +66,7 @@ def network(join: Join = plus, norm: nn.Module | None = None) -> Linear:
 def prepared(model: nn.Module, sampling: Sampling = ALL) -> tuple[Compressor, Originals]:
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, sampling)
-    compressor = Compressor(graph, model, stats, SELECTORS["l1"])
+    compressor = Compressor(graph, model, stats, METRICS["l1"])
     return compressor, Originals(graph, model, BATCHES, sampling)
 
 
@@ -359,7 +360,7 @@ def test_original_network_is_sampled_once_for_all_plans_if_it_fits(
     compressor, originals = prepared(model)
     plans = [compressor.plan(s) for s in (STRATEGY, {"narrow": 3, "wide": 5, "short": 2})]
     expected = [outputs(compress(compressor, plan, prepared(model)[1])) for plan in plans]
-    monkeypatch.setattr(sequential, "OUTPUT_BYTES", limit)
+    monkeypatch.setattr(layer_by_layer, "OUTPUT_BYTES", limit)
     assert originals.additions  # looked for once, on two images
     runs: list[nn.Module] = []
     model.wide.register_forward_hook(lambda module, *_: runs.append(module))

@@ -14,18 +14,19 @@ from safetensors.torch import save_file
 import amc
 from agents import load_policy, save_policy
 from agents.policy_file import _checksum
-from amc.allocate import uniform
+from amc.allocators.uniform import uniform
 from amc.apply import main
-from amc.budget import Budget
-from amc.config import TrainConfig
-from amc.errors import AmcError
-from amc.models import build
-from amc.plan import load_plan, read_json, save_plan
-from amc.reuse import described, load_fitting, load_learned
-from amc.reuse_config import ApplyConfig
-from amc.search import Found, Problem, Settings, learn, proposed, search
+from amc.config.reuse import ApplyConfig
+from amc.config.train import TrainConfig
+from amc.graph.plan_files import load_fitting, load_plan, save_plan
+from amc.models.catalog import build
+from amc.objectives.budget import Budget
+from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json
+from amc.search.policies import described, load_learned
+from amc.search.search import Found, Problem, Settings, learn, proposed, search
+from amc.search.trials import Limits, Trials
 from amc.train import run
-from amc.trials import Limits, Trials
 from envs import ChannelPruningEnv, Outcome, Rotation, gain
 from test_env import budget_of, chain, cheap
 

@@ -21,26 +21,25 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from amc.blame import blamed
-from amc.commandline import known_flags, parse
-from amc.compare_config import CompareConfig
-from amc.config import TrainConfig
-from amc.ending import CLOSED, ending
-from amc.errors import AmcError, OutputLost
-from amc.evaluate import Score
-from amc.front import Point, draw_front
-from amc.graph import trace
-from amc.imports import load_function, one_line, users_line
+from amc.config.command_line import known_flags, parse
+from amc.config.compare import CompareConfig
+from amc.config.ending import CLOSED, ending
+from amc.config.inspect import InspectConfig
+from amc.config.train import TrainConfig
+from amc.graph.tracing.trace import trace
 from amc.inspect import run as inspect
-from amc.inspect_config import InspectConfig
-from amc.journal import Journal
-from amc.picture import draw
-from amc.progress import EVERY, SOON, Bars, Lines
-from amc.standings import Attempt, draw_standings
-from amc.terminal import Terminal
+from amc.reporting.comparison import Attempt, draw_standings
+from amc.reporting.group_chart import draw
+from amc.reporting.pareto_front import Point, draw_front
+from amc.runs.progress import EVERY, SOON, Bars, Lines
+from amc.runs.tensorboard import Journal
+from amc.runs.terminal import Terminal
+from amc.runtime.errors import AmcError, OutputLost
+from amc.runtime.user_code import blamed, load_function, one_line, users_line
+from amc.runtime.wording import duration, encodable, one_line_of, plain, suggestion
+from amc.search.trials import Episode
+from amc.tasks.evaluate import Score
 from amc.train import kept
-from amc.trials import Episode
-from amc.wording import duration, encodable, one_line_of, plain, suggestion
 from envs import Outcome
 
 HOSTILE = [
@@ -293,8 +292,8 @@ def test_steps_within_steps_are_told_in_one_line(told: Told) -> None:
 def test_the_thread_speaks_by_itself_and_ends_with_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("amc.progress.SOON", 0.02)
-    monkeypatch.setattr("amc.progress.EVERY", 0.02)
+    monkeypatch.setattr("amc.runs.progress.SOON", 0.02)
+    monkeypatch.setattr("amc.runs.progress.EVERY", 0.02)
     spoken, said = threading.Event(), list[str]()
 
     def say(line: str) -> None:
@@ -311,7 +310,7 @@ def test_the_thread_speaks_by_itself_and_ends_with_the_step(
 def test_what_the_thread_meets_is_raised_where_the_work_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("amc.progress.SOON", 0.01)
+    monkeypatch.setattr("amc.runs.progress.SOON", 0.01)
     met = threading.Event()
 
     def say(line: str) -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from amc.schedule import (
+from amc.schedules.stages import (
     Kind,
     densities,
     group_by_group,

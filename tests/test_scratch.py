@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import amc
-from amc import compress as rooms
-from amc.compress import Compressor, Memo, calibrate
-from amc.errors import AmcError
-from amc.evaluate import evaluate
-from amc.graph.groups import ChannelGraph
-from amc.graph.surgery import tensors
-from amc.metric import SELECTORS
-from amc.models import build
-from amc.plan import Strategy
-from amc.solve.stats import LayerStats, Sampling
+from amc.calibration.calibrate import calibrate
+from amc.calibration.statistics import LayerStats, Sampling
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Strategy
+from amc.graph.shrink import tensors
+from amc.metrics import METRICS
+from amc.models.catalog import build
+from amc.reconstruction import compressor as rooms
+from amc.reconstruction.compressor import Compressor, Memo
+from amc.runtime.errors import AmcError
+from amc.tasks.evaluate import evaluate
 from networks import build as random_network
 from networks import random_spec
 from test_blocks import BLOCKS
@@ -147,7 +148,7 @@ def calibrated(
 
 def prepared(name: str, selector: str = "random") -> Compressor:
     model, graph, stats, _ = calibrated(name)
-    return Compressor(graph, model, stats, SELECTORS[selector])
+    return Compressor(graph, model, stats, METRICS[selector])
 
 
 def strategies(graph: ChannelGraph, number: int, seed: int = 0) -> Iterator[Strategy]:
@@ -298,7 +299,7 @@ def check_cuts(model: nn.Module, inputs: tuple[Tensor, ...], number: int) -> int
     """Borrowed networks against fresh cuts; how many groups there are to decide."""
     graph = amc.trace(model, inputs)
     before = snapshot(model)
-    compressor = Compressor(graph, model, {}, SELECTORS["random"])
+    compressor = Compressor(graph, model, {}, METRICS["random"])
     for strategy in strategies(graph, number):
         expected = amc.shrink(model, compressor.plan(strategy)).eval()
         assert_same_network(compressor.borrow(strategy), expected, *inputs)
@@ -408,7 +409,7 @@ def test_network_that_keeps_activations_can_be_cut_after_it_was_used() -> None:
     x, model = torch.randn(4, 1, 8, 8), Keeping().eval()
     graph = amc.trace(model, (x,))
     model(x)
-    compressor = Compressor(graph, model, {}, SELECTORS["l1"])
+    compressor = Compressor(graph, model, {}, METRICS["l1"])
     for count in (3, 5, 2):
         borrowed = compressor.borrow({"a": count})
         evaluate(borrowed, [(x, torch.zeros(4).long())])
@@ -486,7 +487,7 @@ def test_remembered_strategies_are_looked_up(monkeypatch: pytest.MonkeyPatch) ->
 def test_model_in_training_mode_is_borrowed_in_eval_mode_and_stays_as_it_is() -> None:
     model = copy.deepcopy(calibrated("residual")[0]).train()
     _, graph, stats, _ = calibrated("residual")
-    compressor = Compressor(graph, model, stats, SELECTORS["l1"])
+    compressor = Compressor(graph, model, stats, METRICS["l1"])
     assert not any(m.training for m in compressor.borrow({"conv1": 4}).modules())
     assert not any(m.training for m in compressor.cut({"conv1": 4}).modules())
     assert all(m.training for m in model.modules())

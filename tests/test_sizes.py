@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.graph.cuts import uneven, unevenly, usual_counts
-from amc.graph.export import Inputs
-from amc.graph.observe import Comparison, observe
-from amc.graph.prove import objection
+from amc.graph.capture.export import Inputs
+from amc.graph.capture.observe import Comparison, observe
+from amc.graph.tracing.cuts import uneven, unevenly, usual_counts
+from amc.graph.tracing.proof import objection
 
 
 def unit(inputs: int, outputs: int, kernel: int = 3) -> nn.Module:

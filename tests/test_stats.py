@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
+from amc.calibration.columns import as_columns, as_weight
+from amc.calibration.rows import Rows
+from amc.calibration.statistics import LayerStats, Recorder, Sampling, collect, sample_outputs
 from amc.graph.groups import Layer
-from amc.graph.surgery import tensors
-from amc.solve.columns import as_columns, as_weight
-from amc.solve.rows import Rows
-from amc.solve.stats import LayerStats, Recorder, Sampling, collect, sample_outputs
+from amc.graph.shrink import tensors
 
 ALL = Sampling(points=0)
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from amc.commandline import decimal, parse
-from amc.config import TrainConfig
+from amc.config.command_line import decimal, parse
+from amc.config.inspect import InspectConfig
+from amc.config.train import TrainConfig
 from amc.inspect import run
-from amc.inspect_config import InspectConfig
-from amc.models import is_bundled
-from amc.names import check
-from amc.pipeline import Pipeline
-from amc.prepare import allocation, choose_device, opened, outline, ready
-from amc.task import load_task
-from amc.terminal import Terminal
+from amc.models.catalog import is_bundled
+from amc.runs.terminal import Terminal
+from amc.runtime.names import check
+from amc.steps.pipeline import Pipeline
+from amc.steps.setup import allocation, choose_device, opened, outline, ready
+from amc.tasks.task import load_task
 
 NETS = """
 import torch

@@ -13,22 +13,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import amc
-from amc.commandline import parse
-from amc.config import TrainConfig
+from amc.config.command_line import parse
+from amc.config.reuse import ApplyConfig, LearnConfig, ParetoConfig
+from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.data.loader import TensorLoader
-from amc.errors import AmcError
-from amc.evaluate import Score, evaluate, predictions, softened
-from amc.front import Point, front_table
-from amc.imports import load_function
 from amc.pareto import verdict
-from amc.pipeline import decisive, reward_function
-from amc.recover.distill import Distillation, supervised
-from amc.recover.quick import Quick
-from amc.reuse_config import ApplyConfig, LearnConfig, ParetoConfig
-from amc.standings import Attempt, standings_table, verdicts
-from amc.task import CLASSIFICATION, Task, accuracy, load_task, relative_error
+from amc.reporting.comparison import Attempt, standings_table, verdicts
+from amc.reporting.pareto_front import Point, front_table
+from amc.runtime.errors import AmcError
+from amc.runtime.user_code import load_function
+from amc.steps.pipeline import decisive, reward_function
+from amc.tasks.evaluate import Score, evaluate, predictions, softened
+from amc.tasks.task import CLASSIFICATION, Task, accuracy, load_task, relative_error
 from amc.train import run
+from amc.training.distillation import Distillation, supervised
+from amc.training.short_training import Quick
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 

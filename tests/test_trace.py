@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
-from amc.graph.cuts import uneven
-from amc.graph.export import Inputs
-from amc.graph.prove import Proof
+from amc.graph.capture.export import Inputs
+from amc.graph.tracing.cuts import uneven
+from amc.graph.tracing.proof import Proof
 
 
 def conv(inputs: int, outputs: int, **options: Any) -> nn.Conv2d:

@@ -26,18 +26,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.commandline import as_json, from_json, parse
-from amc.config import TrainConfig
+from amc.config.command_line import as_json, from_json, parse
+from amc.config.inspect import InspectConfig
+from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.errors import AmcError
-from amc.evaluate import Score, evaluate
-from amc.graph import Choice
-from amc.inspect_config import InspectConfig
-from amc.models import build
-from amc.pipeline import Pipeline, reward_function
-from amc.recover.batchnorm import adapt_batchnorm
-from amc.search import METHODS, Episode, Found
-from amc.terminal import Terminal
+from amc.graph.restrictions import Choice
+from amc.models.catalog import build
+from amc.reconstruction.batchnorm import adapt_batchnorm
+from amc.runs.terminal import Terminal
+from amc.runtime.errors import AmcError
+from amc.search.search import METHODS, Episode, Found
+from amc.steps.pipeline import Pipeline, reward_function
+from amc.tasks.evaluate import Score, evaluate
 from amc.train import main, run
 from envs import Outcome
 
@@ -72,7 +72,7 @@ EPISODES = 9
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A narrow ResNet-20 that was trained for two epochs."""
-    from amc.recover.finetune import Recipe, train
+    from amc.training.trainer import Recipe, train
 
     torch.manual_seed(0)
     model = build("resnet20", num_classes=10, in_channels=1, width=0.5)

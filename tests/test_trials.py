@@ -23,16 +23,16 @@ import torch
 from torch import nn
 
 import amc
-from amc import trials as rooms
-from amc.allocate import uniform
-from amc.budget import Budget
-from amc.errors import AmcError
-from amc.evaluate import Score
-from amc.files import UnwritableError
-from amc.plan import Strategy
-from amc.search import METHODS, Found, Problem, Settings, search
-from amc.trials import Enough, Episode, Limits, Trials
-from amc.workers import workers
+from amc.allocators.uniform import uniform
+from amc.graph.plan import Strategy
+from amc.objectives.budget import Budget
+from amc.runtime.errors import AmcError
+from amc.runtime.files import UnwritableError
+from amc.search import trials as rooms
+from amc.search.search import METHODS, Found, Problem, Settings, search
+from amc.search.trials import Enough, Episode, Limits, Trials
+from amc.search.workers import workers
+from amc.tasks.evaluate import Score
 from envs import REWARDS, Outcome
 from test_agents import assert_same_state
 
@@ -764,7 +764,7 @@ def test_workers_of_a_killed_search_end_too(tmp_path: Path) -> None:
     script = tmp_path / "search.py"
     script.write_text(
         "import os, time\n"
-        "from amc.workers import workers\n"
+        "from amc.search.search.workers import workers\n"
         "def pid(strategy):\n"
         "    time.sleep(0.1)\n"
         "    return os.getpid()\n"

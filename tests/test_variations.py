@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from amc.allocate import Tried, Variations, evolution, uniform, walked
-from amc.budget import Budget
-from amc.plan import Strategy
+from amc.allocators.uniform import uniform
+from amc.graph.plan import Strategy
+from amc.objectives.budget import Budget
+from amc.search.evolution import evolution, walked
+from amc.search.variations import Tried, Variations
 from test_budget import can_be_widened
 from test_proposals import budget, errors_of, tried
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from amc.config import TrainConfig
+from amc.config.inspect import InspectConfig
+from amc.config.train import TrainConfig
 from amc.data import Data, load_data, settled, unread
 from amc.data.watched import Watched
-from amc.errors import AmcError
-from amc.imports import load_object
-from amc.inspect_config import InspectConfig
-from amc.pipeline import Pipeline
-from amc.prepare import opened, outline, ready
-from amc.task import CLASSIFICATION
-from amc.terminal import Terminal
+from amc.runs.terminal import Terminal
+from amc.runtime.errors import AmcError
+from amc.runtime.user_code import load_object
+from amc.steps.pipeline import Pipeline
+from amc.steps.setup import opened, outline, ready
+from amc.tasks.task import CLASSIFICATION
 from amc.train import run
 
 Batch = tuple[Any, Any]

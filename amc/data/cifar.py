@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from amc.data.augment import both, random_flip, random_shift
 from amc.data.loader import Batching, Data, Normalise, Split, from_tensors
 from amc.data.split import stratified_order
-from amc.errors import AmcError
+from amc.runtime.errors import AmcError
 
 VAL_SIZE = 5_000
 PIXELS = (3, 32, 32)

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc import feed
-from amc.blame import blamed
 from amc.data.loader import Data, Loader
 from amc.data.watched import Watched, holds_numbers, length
-from amc.errors import AmcError
-from amc.feed import Feed
-from amc.imports import load_function
+from amc.runtime import feed
+from amc.runtime.errors import AmcError
+from amc.runtime.feed import Feed
+from amc.runtime.user_code import blamed, load_function
 
 STREAMS = ("train", "val", "test", "calibration")
 TYPES = (torch.float32, torch.int64, torch.int32, torch.bool)

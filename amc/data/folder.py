@@ -11,7 +11,7 @@ import numpy as np
 from amc.data.images import ImageLoader
 from amc.data.loader import Batching, Data
 from amc.data.split import stratified_order
-from amc.errors import AmcError
+from amc.runtime.errors import AmcError
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 HELD_OUT = 10  # one in so many training images for val, and for test, where they have no folder

@@ -10,17 +10,24 @@ z/Z); and a line may cover what tells two characters apart. A ResNet-20 reads 95
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import io
+import string
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from amc.data.augment import random_shift
-from amc.data.cache import Bytes, cached_arrays
-from amc.data.fonts import CHARACTERS, FONTS, MASK_SIDE, character_masks
 from amc.data.loader import Batching, Data, Normalise, Split, from_tensors
+from amc.runtime.errors import AmcError
+from amc.runtime.files import cache_dir, write_atomically
 
 Floats = NDArray[np.float32]
 
@@ -170,3 +177,80 @@ def _line(batch: int, recipe: Recipe, random: np.random.Generator) -> Floats:
     distance = np.abs((x - across) * np.sin(angle) - (y - down) * np.cos(angle))
     cover: Floats = (width / 2 + 0.5 - distance).clip(0, 1).astype(np.float32)
     return cover
+
+
+CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits
+MASK_SIDE = 48  # pixels; room around the largest character, so that a mask's border is blank
+CAP_HEIGHT = 16  # pixels of an `H`, in every font
+
+# All come inside the matplotlib package, so the images do not depend on the system's fonts.
+FONTS = [
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
+]
+
+
+@cache
+def character_masks() -> NDArray[np.float32]:
+    """Every character in every font, [fonts, 62, 48, 48] in [0, 1], standing on one base line."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    masks = np.empty((len(FONTS), len(CHARACTERS), MASK_SIDE, MASK_SIDE), np.float32)
+    for i, name in enumerate(FONTS):
+        font = _font(folder / f"{name}.ttf")
+        for j, character in enumerate(CHARACTERS):
+            image = Image.new("L", (MASK_SIDE, MASK_SIDE))
+            base = (MASK_SIDE / 2, (MASK_SIDE + CAP_HEIGHT) / 2)
+            ImageDraw.Draw(image).text(base, character, fill=255, font=font, anchor="ms")
+            masks[i, j] = np.asarray(image, np.float32) / 255
+    masks.flags.writeable = False  # every caller gets this one array
+    return masks
+
+
+def _font(path: Path) -> ImageFont.FreeTypeFont:
+    """The font at the size whose capitals are CAP_HEIGHT pixels high."""
+    # The basic layout engine is part of every Pillow; the other one is not.
+    basic = ImageFont.Layout.BASIC
+    _, top, _, _ = ImageFont.truetype(path, 1000, layout_engine=basic).getbbox("H", anchor="ls")
+    return ImageFont.truetype(path, round(-1000 * CAP_HEIGHT / top), layout_engine=basic)
+
+
+Bytes = NDArray[np.uint8]
+
+
+def cached_arrays(
+    name: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    make: Callable[[], dict[str, Bytes]],
+) -> dict[str, Bytes]:
+    """Read uint8 arrays from the cache, or make them and try to keep them there.
+
+    Args:
+        name: The file's name without its suffix; it must change whenever what `make` returns does.
+        shapes: The arrays' names and shapes; a file with anything else counts as missing.
+        make: Makes the arrays when the cache does not hold them.
+
+    Returns:
+        The arrays by name, the same whether they were read or made.
+    """
+    path = cache_dir() / f"{name}.npz"
+    # A damaged zip can raise almost anything; whatever it is, the arrays are simply made again.
+    with suppress(Exception):
+        return _read(path, shapes)
+    arrays = make()
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    with suppress(AmcError):  # a full or read-only disk costs time on the next run, nothing else
+        write_atomically(path, buffer.getvalue())
+    return arrays
+
+
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Bytes]:
+    """The arrays in `path`; raises when they are not exactly those of `shapes`."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    found = {key: array.shape for key, array in arrays.items() if array.dtype == np.uint8}
+    if found != dict(shapes):
+        raise ValueError(f"{path}: holds {found}, expected {dict(shapes)}")
+    return arrays

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from amc.data.loader import Batching, Normalise, epoch_generator, to_float
-from amc.errors import AmcError
+from amc.runtime.errors import AmcError
 
 NORMALISE: Normalise = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet, as usual
 CROP_AREA = (0.25, 1.0)  # of the image; milder than usual, since pruned networks underfit

@@ -8,8 +8,8 @@ from amc.data.digits import load_digits
 from amc.data.folder import load_folder
 from amc.data.glyphs import load_glyphs
 from amc.data.loader import Batching, Data
-from amc.files import expanded
-from amc.names import data_form, folder_settings
+from amc.runtime.files import expanded
+from amc.runtime.names import data_form, folder_settings
 
 
 def load_data(
@@ -25,7 +25,7 @@ def load_data(
     """Load the data set that `spec` names.
 
     Args:
-        spec: One of `amc.names.FORMS`.
+        spec: One of `amc.runtime.names.FORMS`.
         seed: Orders and augments the training stream. What is in which split never depends on it.
         batch_size: Images per batch of the training stream.
         eval_batch_size: Images per batch of the other three.

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from amc import feed, ranks
 from amc.data.augment import Augment
-from amc.errors import AmcError
-from amc.feed import Feed
+from amc.runtime import distributed, feed
+from amc.runtime.errors import AmcError
+from amc.runtime.feed import Feed
 
 Normalise = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel, in [0, 1]
 
@@ -151,11 +151,11 @@ def slices(loader: Loader) -> Iterator[tuple[Feed, Tensor, int]]:
     A loader with a method `slices_of_rank` need not make those of the other ranks.
     """
     own = getattr(loader, "slices_of_rank", None)
-    if ranks.count() > 1 and callable(own):
-        yield from own(ranks.rank(), ranks.count())
+    if distributed.count() > 1 and callable(own):
+        yield from own(distributed.rank(), distributed.count())
         return
     for images, labels in loader:
-        yield feed.each(images, ranks.part), ranks.part(labels), len(labels)
+        yield feed.each(images, distributed.part), distributed.part(labels), len(labels)
 
 
 def to_float(images: Tensor, normalise: Normalise | None) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
-from amc.blame import blamed
 from amc.data.loader import Data
-from amc.errors import BrokenCodeError
+from amc.runtime.errors import BrokenCodeError
+from amc.runtime.user_code import blamed
 
 END = object()
 

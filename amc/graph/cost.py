@@ -5,18 +5,14 @@ products; not normalisation, activation, pooling or bias. Every count of a tenso
 affine in the kept channels, so the cost of a layer is a product of two affine functions.
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amc.graph.labels import FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from amc.graph.groups import ChannelGraph, Layer
+from amc.graph.arrays import FloatArray, IntArray
+from amc.graph.groups import ChannelGroup, Layer, Product
 
 
 @dataclass(frozen=True)
@@ -72,33 +68,44 @@ class CostModel:
     other_params: int
 
     @classmethod
-    def of(cls, graph: ChannelGraph) -> CostModel:
-        """The cost model of a graph."""
+    def of(
+        cls,
+        decisions: Sequence[ChannelGroup],
+        layers: Sequence[Layer],
+        products: Sequence[Product],
+        shapes: Mapping[str, tuple[int, ...]],
+        parameters: Collection[str],
+        *,
+        batch: int,
+        other_macs: int,
+        total_params: int,
+    ) -> "CostModel":
+        """The cost model of a network; the arguments are those of a `ChannelGraph`."""
         slices: dict[tuple[str, int], IntArray] = {}
-        for t, group in enumerate(graph.decisions):
+        for t, group in enumerate(decisions):
             for member in group.members:
                 row = slices.setdefault(
-                    (member.tensor, member.dim), np.zeros(len(graph.decisions), dtype=np.int64)
+                    (member.tensor, member.dim), np.zeros(len(decisions), dtype=np.int64)
                 )
                 row[t] += member.index.shape[1]
-        sizes = np.array([g.size for g in graph.decisions], dtype=np.int64)
+        sizes = np.array([g.size for g in decisions], dtype=np.int64)
         none = np.zeros(len(sizes), dtype=np.int64)
 
         def affine(tensor: str, dim: int) -> tuple[int, IntArray]:
             row = slices.get((tensor, dim), none)
-            return int(graph.shapes[tensor][dim] - row @ sizes), row
+            return int(shapes[tensor][dim] - row @ sizes), row
 
-        layers = [
+        rows = [
             (
-                layer.positions * _kernel(layer, graph.shapes[layer.weight]),
+                layer.positions * _kernel(layer, shapes[layer.weight]),
                 *affine(layer.weight, layer.in_dim),
                 *affine(layer.weight, layer.out_dim),
             )
-            for layer in graph.layers
+            for layer in layers
         ]
         tensors = []
-        for name in sorted({t for t, _ in slices} & graph.parameters):
-            shape = graph.shapes[name]
+        for name in sorted({t for t, _ in slices} & set(parameters)):
+            shape = shapes[name]
             dims = [d for d in range(len(shape)) if (name, d) in slices]
             first, second = (dims + [d for d in range(len(shape)) if d not in dims] + [-1, -1])[:2]
             rest = [n for d, n in enumerate(shape) if d not in (first, second)]
@@ -110,12 +117,10 @@ class CostModel:
                     *(affine(name, second) if second >= 0 else one),
                 )
             )
-        touched = sum(
-            int(np.prod(graph.shapes[n])) for n in {t for t, _ in slices} & graph.parameters
-        )
+        touched = sum(int(np.prod(shapes[n])) for n in {t for t, _ in slices} & set(parameters))
         return cls(
-            *_columns(layers, len(sizes)), _products(graph, sizes), graph.batch, graph.other_macs,
-            *_columns(tensors, len(sizes)), graph.total_params - touched,
+            *_columns(rows, len(sizes)), _products(products, decisions, sizes), batch, other_macs,
+            *_columns(tensors, len(sizes)), total_params - touched,
         )  # fmt: skip
 
     def layer_channels(self, counts: IntArray) -> tuple[IntArray, IntArray]:
@@ -161,14 +166,16 @@ class CostModel:
         return int((self.tensor_scale * a * b).sum()) + self.other_params
 
 
-def _products(graph: ChannelGraph, sizes: IntArray) -> _Products:
+def _products(
+    products: Sequence[Product], decisions: Sequence[ChannelGroup], sizes: IntArray
+) -> _Products:
     """Costs of the operators outside of the layers."""
     rows = []
-    for product in graph.products:
+    for product in products:
         axes = [*product.axes, (1, {})][:2]
         terms = []
         for size, per_channel in axes:
-            row = np.array([per_channel.get(g.name, 0) for g in graph.decisions], dtype=np.int64)
+            row = np.array([per_channel.get(g.name, 0) for g in decisions], dtype=np.int64)
             terms.append((int(size - row @ sizes), row))
         rows.append((product.macs // (axes[0][0] * axes[1][0]), *terms[0], *terms[1]))
     return _Products(*_columns(rows, len(sizes)))

@@ -1,6 +1,6 @@
 """Networks: small reference ones, and the user's own."""
 
+from amc.models.catalog import BUNDLED, build, is_bundled
 from amc.models.checkpoint import load_checkpoint
-from amc.models.load import BUNDLED, build, is_bundled
 
 __all__ = ["BUNDLED", "build", "is_bundled", "load_checkpoint"]

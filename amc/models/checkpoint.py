@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc import weights
-from amc.blame import blamed
-from amc.errors import AmcError
-from amc.imports import one_line
+from amc.runtime import weights
+from amc.runtime.errors import AmcError
+from amc.runtime.user_code import blamed, one_line
 
 UNDER = ("state_dict", "model")
 """Where files that hold more than a state dict have it."""

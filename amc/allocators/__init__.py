@@ -1,0 +1,1 @@
+"""How much every group keeps, where nothing needs to be tried."""

@@ -1,0 +1,1 @@
+"""Statistics of layers from training images, streamed in bounded memory."""

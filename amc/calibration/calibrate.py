@@ -1,0 +1,80 @@
+"""Which layers are reconstructed, and their statistics."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
+
+from amc.calibration.passes import in_passes
+from amc.calibration.statistics import Batches, LayerStats, Sampling, collect
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.groups import Layer
+from amc.runtime.errors import AmcError
+
+MAX_COLUMNS = 8192
+"""Layers with more inputs x kernel than this are cut but not reconstructed (X'X: 0.5 GB)."""
+
+
+SOLVED = ("conv1d", "conv2d", "conv3d", "linear")
+"""Kinds of layers whose weights are solved for; others are only cut."""
+
+
+def reconstructed_layers(graph: ChannelGraph) -> tuple[Layer, ...]:
+    """The readers of prunable groups whose weights can be solved for, in execution order."""
+    readers = {name for group in graph.decisions for name in group.readers}
+    return tuple(
+        layer
+        for layer in graph.layers
+        if layer.name in readers
+        and layer.kind in SOLVED
+        and layer.in_channels // layer.groups * _kernel(graph, layer) <= MAX_COLUMNS
+    )
+
+
+def _kernel(graph: ChannelGraph, layer: Layer) -> int:
+    size = 1
+    for extent in graph.shapes[layer.weight][2:]:
+        size *= extent
+    return size
+
+
+def calibrate(
+    graph: ChannelGraph,
+    model: nn.Module,
+    batches: Batches,
+    sampling: Sampling,
+    on_batch: Callable[[], None] = lambda: None,
+    memory: int | None = None,
+) -> Mapping[str, LayerStats]:
+    """Statistics of the original network for every layer that may lose inputs.
+
+    Args:
+        graph: of the model.
+        model: never changed.
+        batches: images; under a limit they may be gone through several times.
+        sampling: which output positions become rows.
+        on_batch: called after every batch of every pass.
+        memory: bytes that statistics may take at a time, see `in_passes`; None: no limit.
+
+    Raises:
+        AmcError: there are no images, a layer's inputs or outputs are not finite, or a layer alone
+            does not fit the memory.
+    """
+
+    def one_pass(layers: Sequence[Layer]) -> Mapping[str, LayerStats]:
+        stats = collect(model, layers, batches, sampling, on_batch=on_batch)
+        for layer in layers:
+            _check(layer, stats.get(layer.name))
+        return stats
+
+    return in_passes(graph, reconstructed_layers(graph), memory, one_pass)
+
+
+def _check(layer: Layer, stats: LayerStats | None) -> None:
+    """Refuses statistics of nothing, and those that no solver can work with."""
+    if stats is None:
+        raise AmcError("calibration: the data yields no images")
+    if not all(bool(t.isfinite().all()) for t in (stats.xx, stats.xy)):
+        raise AmcError(
+            f"{layer.name}: its inputs or outputs are not finite (NaN or infinity in weights or "
+            "data)"
+        )

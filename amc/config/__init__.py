@@ -1,0 +1,1 @@
+"""Settings: sections, the commands that are composed of them, and their words."""

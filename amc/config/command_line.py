@@ -1,0 +1,193 @@
+"""Settings as words of a command line and as JSON, there and back."""
+
+import contextlib
+import io
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+
+from amc.config.ending import ending
+from amc.config.typed import typed
+from amc.runtime import launch
+from amc.runtime.errors import AmcError
+from amc.runtime.names import check
+from amc.runtime.wording import suggestion
+
+Config = TypeVar("Config")
+
+
+def flags(config: Any, *names: str) -> list[str]:
+    """The words of a command line that say what of these settings is not the default."""
+    words: list[str] = []
+    for one in fields(config):
+        value = getattr(config, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if value == default or (names and one.name not in names):
+            continue
+        flag = "--" + one.name.replace("_", "-")
+        if is_dataclass(value):
+            words += flags(value)
+        elif isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, tuple):
+            words += [flag, *value]
+        elif isinstance(value, Mapping):
+            words += [flag, *(str(word) for pair in value.items() for word in pair)]
+        else:
+            words += [flag, decimal(value) if isinstance(value, float) else str(value)]
+    return words
+
+
+def decimal(number: float) -> str:
+    """A number as a person writes it, and exactly the same when it is read."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """Every setting, as JSON values."""
+    found: dict[str, Any] = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        found[one.name] = as_json(value) if is_dataclass(value) else _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_json(config: type[Config], settings: Mapping[str, Any], where: Path) -> Config:
+    """The inverse of `as_json`; settings that are not there have their defaults.
+
+    Raises:
+        AmcError: an unknown setting, or one of the wrong kind; the message names the file.
+    """
+    hints, values = get_type_hints(config), dict[str, Any]()
+    for name, value in settings.items():
+        if name not in hints:
+            raise AmcError(
+                f"{where}: unknown setting {name!r}; was it written by a newer version?"
+            )
+        if is_dataclass(hints[name]) and isinstance(value, dict):
+            values[name] = from_json(hints[name], value, where)
+        else:
+            values[name] = typed(value, hints[name], f"{where}: {name}")
+    try:
+        return config(**values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise AmcError(f"{where}: {error}") from None
+
+
+def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:
+    """The configuration on the command line of ``python -m <command>``.
+
+    Raises:
+        AmcError: an unknown flag or an impossible value, in one line.
+        SystemExit: after ``--help``.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.ExitStack() as hushed:
+            if launch.prefix():  # the first process gives the help
+                hushed.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            return tyro.cli(config, prog=f"python -m {command}", args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = sys.argv[1:] if arguments is None else arguments
+        said = _unknown(config, words) or _condensed(complaint.getvalue(), config.__name__)
+        raise AmcError(f"{said} (--help lists all flags)") from None
+
+
+def at_once(name: str, config: type[Config]) -> None:
+    """Refuses what the words of ``python -m <name>`` alone show to be wrong; gives the help.
+
+    The first thing that a command does: what it imports, torch above all, takes seconds.
+    """
+    advice = elsewhere(sys.argv) if name == "amc.train" else ""
+    with ending(name, advice=advice):
+        settings: Any = parse(config, name)
+        check(settings)
+        alone = launch.launched()[1] == 1  # devices of several are shared out later
+        if alone and getattr(settings, "device", "auto") not in ("auto", "cpu"):
+            from amc.runtime.distributed import (
+                choose_device,  # with torch, but without all the rest
+            )
+
+            choose_device(settings.device)
+
+
+def command(
+    name: str, config: type[Config], job: Callable[[Config], object], going_on: str = ""
+) -> None:
+    """Runs ``python -m <name>``, which knows one process only; ends as `ending` says.
+
+    Args:
+        name: of the command.
+        config: its settings.
+        job: what it does.
+        going_on: how to go on after a stop.
+    """
+    begun = False
+    with ending(name, going_on=lambda: going_on if begun else ""):
+        settings = parse(config, name)
+        if launch.launched()[1] > 1:
+            raise AmcError("runs in one process; torchrun is for amc.train and amc.apply")
+        begun = True
+        job(settings)
+
+
+def known_flags(config: Any) -> Iterator[str]:
+    """All flags of a class of settings."""
+    hints = get_type_hints(config)
+    for one in fields(config):
+        if is_dataclass(hints[one.name]):
+            yield from known_flags(hints[one.name])
+            continue
+        flag = "--" + one.name.replace("_", "-")
+        yield flag
+        if hints[one.name] is bool:
+            yield flag.replace("--", "--no-", 1)
+
+
+def _unknown(config: Any, words: Sequence[str]) -> str:
+    """The first flag that there is not, with the nearest that there is."""
+    known = {*known_flags(config), "--help"}
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag.replace("_", "-") not in known:
+            return f"there is no {flag}{suggestion(flag.replace('_', '-'), sorted(known))}"
+    return ""
+
+
+def elsewhere(words: Sequence[str]) -> str:
+    """Where to turn with several budgets or networks, if words for `amc.train` name some."""
+    marks = {"--preserve-ratio": ":,", "--model": ","}
+    several = any(set(marks.get(flag, "")) & set(value) for flag, value in pairwise(words))
+    return "; for several budgets or networks: python -m amc.learn" if several else ""
+
+
+def _condensed(box: str, name: str) -> str:
+    """The first paragraph under the title of tyro's framed message, as one line."""
+    lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
+    ruled = ["" if set(line) <= set("-─") else line for line in lines if line][1:]
+    said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
+    text = " ".join(said).removeprefix(f"Error parsing {name}: ")
+    choice = re.match(
+        r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", text
+    )
+    if choice is None:
+        return text.removesuffix(".")
+    given, flag, listed = choice.groups()
+    allowed = re.findall(r"'([^']*)'", listed)
+    return f"{flag} {given!r}: allowed are {', '.join(allowed)}{suggestion(given, allowed)}"

@@ -1,0 +1,60 @@
+"""Every setting of ``python -m amc.inspect``."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from amc.config.train import Multiple
+from amc.graph.restrictions import Choice
+from amc.runtime.files import as_paths
+from amc.runtime.limits import WIDEST, flag, whole, within
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Shows the layers of a network, which channels can be pruned, and how far; runs nothing."""
+
+    model: str = "resnet20"
+    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2,
+    package.module:function or path/to/file.py:function. No weights are needed."""
+    width: float = 1.0
+    """Factor on every number of channels of a bundled network."""
+    data: str | None = None
+    """digits, glyphs, cifar10:/path ...: shape and number of classes are those of the data."""
+    task: str = "classification"
+    """What the network is for, as for amc.train; only tells whether --data have labels."""
+    input_shape: str | None = None
+    """Without --data: sizes of an image, as 3x224x224 or 3,224,224. Without both: 1x16x16 (digits)
+    for bundled networks, 3x224x224 for others."""
+    num_classes: int | None = None
+    """Without --data: outputs of the network. Default: 10 for bundled networks, 1000 for others;
+    a function that does not name num_classes decides itself."""
+    batch: int = 1
+    """Images in the batch that the network is traced with; costs are per image."""
+
+    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
+    """Which layers may be cut."""
+
+    channel_multiple: Multiple = "auto"
+    """Kept channels are multiples of this; 1: any number. auto: 8, or the largest of 4, 2, 1 under
+    which --preserve-ratio leaves a search enough strategies; without one, 1."""
+    min_ratio: float = 0.1
+    """No group keeps less than this part of its channels."""
+    preserve_ratio: float | None = None
+    """Also show what the uniform strategy keeps with this part of the MACs, in (0, 1]."""
+
+    plot: Path | None = None
+    """Draw layers and groups: a name that ends in .svg, .png or .pdf."""
+    json: Path | None = None
+    """Write the whole account, with complete lists."""
+
+    def __post_init__(self) -> None:
+        as_paths(self)
+        for name in ("preserve_ratio", "min_ratio"):
+            if (ratio := getattr(self, name)) is not None:
+                within(flag(name), ratio, 0, 1)
+        within("--width", self.width, 0, WIDEST)
+        for name in ("batch", "num_classes", "channel_multiple"):
+            if (number := getattr(self, name)) not in (None, "auto"):
+                whole(name, number, 1)

@@ -1,0 +1,1 @@
+"""A network looked at from outside: as a program of operators, and with its numbers watched."""

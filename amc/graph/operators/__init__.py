@@ -1,0 +1,1 @@
+"""What every operator does to channels, by rules on labels."""

@@ -1,0 +1,177 @@
+"""The walk of an exported program on labels: sub-graphs in line, writes carried to what they hit.
+
+Programs have sub-graphs where a region runs under a mode of its own (autocast, gradients); the
+mode does not concern channels. An operator may write into a view of another value.
+"""
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from amc.graph.operators.interpreter import Labeller
+from amc.graph.operators.labels import CONSTANT, compact
+from amc.graph.operators.operands import Op, Source, Unknown, Value
+from amc.graph.operators.rules import LAYERS, costs_nothing, execute
+from amc.graph.operators.shape_rules import scattered
+from amc.graph.shrink import tensors
+
+Replay = Callable[[Any], Any]
+"""The operators that make a view, to be executed on other labels of its base."""
+
+
+def label(program: Any, model: nn.Module, run: Labeller) -> None:
+    """Executes an exported program of the model on labels.
+
+    Args:
+        program: from `export`.
+        model: whose tensors are meant.
+        run: takes what is found; it may have executed another program of the model.
+    """
+    first_names = _first_names(model)
+    signature = program.graph_signature
+    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+
+    def given(node: Node) -> Value:
+        out: Any = node.meta.get("val")
+        if node.name in named:
+            return Source(first_names[named[node.name]], out.shape)
+        if node.name not in signature.inputs_to_lifted_tensor_constants:
+            return run.fixed(out, "network input")
+        if out.numel() == 1:
+            return torch.tensor(CONSTANT).expand(out.shape)
+        return run.fixed(out, "meets a tensor made in forward")
+
+    walk = _Walk(run)
+    outputs = walk.along(
+        program.graph_module,
+        [given(node) for node in program.graph.nodes if node.op == "placeholder"],
+    )
+    run.give_up(outputs, "network output")
+
+
+class _Walk:
+    """The values of all nodes, those of sub-graphs included."""
+
+    def __init__(self, run: Labeller) -> None:
+        self._run = run
+        self._values: dict[Node, Value] = {}
+        self._views: dict[Node, tuple[Node, Replay]] = {}
+
+    def along(self, module: GraphModule, inputs: list[Value], given: Iterable[Any] = ()) -> Value:
+        """Executes a graph and returns its outputs.
+
+        Args:
+            module: holds the graph.
+            inputs: values of its placeholders.
+            given: what they stand for in the graph outside.
+        """
+        places = [node for node in module.graph.nodes if node.op == "placeholder"]
+        self._values.update(zip(places, inputs, strict=True))
+        for place, outside in zip(places, given, strict=False):
+            if isinstance(outside, Node):
+                self._views[place] = outside, lambda labels: labels
+        for node in module.graph.nodes:
+            if node.op == "output":
+                return self._operands(node.args[0])
+            if node.op == "get_attr":  # a sub-graph
+                part = getattr(module, node.target, None)
+                self._values[node] = part if isinstance(part, GraphModule) else None
+            elif node.op == "call_function":
+                self._call(node)
+        return None
+
+    def _operands(self, given: Any) -> Any:
+        return torch.fx.node.map_arg(given, self._values.__getitem__)
+
+    def _call(self, node: Node) -> None:
+        """The labels of an operator's result; what cannot be followed is frozen."""
+        fakes = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
+        args, kwargs = self._operands((tuple(node.args), dict(node.kwargs)))
+        op = Op(node.target, args, kwargs, node.meta.get("val"), fakes)
+        inner = _inner(op)
+        if inner is not None:
+            start = inner + 1
+            self._values[node] = self.along(args[inner], list(args[start:]), node.args[start:])
+            return
+        run, stack = self._run, list((node.meta.get("nn_module_stack") or {}).values())
+        site = stack[-1][0] if stack else ""
+        run.enter(site, op.name, _place(site, node))
+        try:
+            self._values[node] = execute(run, op)
+            self._follow_writes(node, op)
+            return
+        except Unknown as unknown:
+            reason = str(unknown)
+        except Exception as error:  # a rule that an odd form breaks must not end the trace
+            reason = f"cannot be followed ({type(error).__name__}: {error})"
+        run.counted &= costs_nothing(op)
+        earlier = "" if op.name in LAYERS else run.before([op.args, op.kwargs])
+        why = earlier or f"{op.name} {reason}{run.place}"
+        run.give_up([op.args, op.kwargs], why)
+        out = self._values[node] = run.fixed(op.out, why)
+        if op.name in LAYERS and isinstance(out, Tensor):
+            run.unseen.setdefault(site or op.name, (compact(out).ravel(), why))
+
+    def _follow_writes(self, node: Node, op: Op) -> None:
+        """Remembers what the result is a view of; a write changes the labels of what it hits."""
+        base = node.args[0] if node.args else None
+        if not isinstance(base, Node):
+            return
+        if op.target is operator.getitem:
+            if base in self._views:
+                whole, replay = self._views[base]
+                self._views[node] = whole, lambda labels: replay(labels)[node.args[1]]
+            return
+        schema = getattr(op.target, "_schema", None)
+        alias = schema.arguments[0].alias_info if schema and schema.arguments else None
+        if alias is None:
+            return
+        if alias.is_write:
+            self._views[node] = base, lambda labels: labels
+            self._write(base, self._values[node])
+        else:
+            args, kwargs = op.args[1:], op.kwargs
+            self._views[node] = base, lambda labels: op.target(labels, *args, **kwargs)
+
+    def _write(self, node: Node, labels: Value) -> None:
+        """Changes the labels of a value, and of what it is a view of, where there were none."""
+        before = self._values[node]
+        if not isinstance(before, Tensor) or not isinstance(labels, Tensor):
+            return
+        self._values[node] = labels
+        if node in self._views and bool((compact(before) == CONSTANT).any()):
+            base, replay = self._views[node]
+            whole = self._values[base]
+            if not isinstance(whole, Tensor):
+                raise Unknown("writes into a parameter")
+            self._write(base, scattered(self._run, whole, replay, labels))
+
+
+def _inner(op: Op) -> int | None:
+    """Where the operator is given the one sub-graph that it executes once, on what follows."""
+    graphs = [i for i, a in enumerate(op.args) if isinstance(a, GraphModule)]
+    if len(graphs) != 1 or op.kwargs:
+        return None
+    places = [n for n in op.args[graphs[0]].graph.nodes if n.op == "placeholder"]
+    return graphs[0] if len(places) == len(op.args) - graphs[0] - 1 else None
+
+
+def _place(site: str, node: Node) -> str:
+    """Where the operator stands: module, and line of the user's code."""
+    frames = [x.strip() for x in (node.meta.get("stack_trace") or "").splitlines()]
+    user = [x for x in frames if x.startswith('File "') and "/torch/nn/" not in x]
+    where = [f"in {site}"] if site else []
+    if user:
+        file, line = user[-1].split(",")[:2]
+        where.append(f"{file[6:-1].rsplit('/', 1)[-1]}:{line.split()[-1]}")
+    return f" ({', '.join(where)})" if where else ""
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Name of a tensor -> the first of its names; tied tensors have several."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(t), name) for name, t in tensors(model).items()}

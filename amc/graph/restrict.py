@@ -1,0 +1,149 @@
+"""Which layers may be cut, and how far: what the user says beyond what the network allows."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.groups import ChannelGroup, Layer
+from amc.graph.restrictions import Choice
+from amc.runtime.errors import AmcError
+
+
+def choose(graph: ChannelGraph, model: nn.Module, choice: Choice) -> ChannelGraph:
+    """The graph with the user's restrictions: more groups frozen, bounds on the others.
+
+    A group whose layers are coupled is cut only if all of them may be.
+
+    Args:
+        graph: of the model.
+        model: for the classes of its layers.
+        choice: the restrictions.
+
+    Raises:
+        AmcError: a pattern that matches no layer, or bounds that contradict each other.
+    """
+    types = {layer.name: _types(model, layer) for layer in graph.layers}
+    for pattern in (*choice.include, *choice.exclude, *choice.min_channels, *choice.max_channels):
+        _check_pattern(pattern, types)
+    written = _layers_by_group(graph)
+    first = _readers_of_input(graph)
+    reasons = {}
+    for group in graph.decisions:
+        reason = _reason(group, written[group.name], choice, types, first)
+        if reason:
+            reasons[group.name] = reason
+    frozen = graph.freeze(reasons)
+    groups = tuple(
+        _bounded(g, written[g.name], graph, choice, types) if g.prunable else g
+        for g in frozen.groups
+    )
+    return replace(frozen, groups=groups)
+
+
+def matches(pattern: str, name: str, types: frozenset[str]) -> bool:
+    """Whether a layer of this name and these types is meant."""
+    return pattern in types or fnmatchcase(name, pattern)
+
+
+def _reason(
+    group: ChannelGroup,
+    layers: list[Layer],
+    choice: Choice,
+    types: Mapping[str, frozenset[str]],
+    first: set[str],
+) -> str:
+    """Why the user does not want this group cut; empty if it may be."""
+    for layer in layers:
+
+        def meant(patterns: tuple[str, ...], layer: Layer = layer) -> bool:
+            return any(matches(p, layer.name, types[layer.name]) for p in patterns)
+
+        if meant(choice.exclude):
+            return f"excluded ({layer.name})"
+        if choice.include and not meant(choice.include):
+            return f"not included ({layer.name})"
+        if not choice.prune_first_conv and layer.name in first:
+            return f"first layer ({layer.name})"
+        if not choice.prune_downsample and layer.stride > 1:
+            return f"has a stride ({layer.name})"
+    if group.residual and not choice.prune_residual:
+        return "residual stream"
+    return ""
+
+
+def _bounded(
+    group: ChannelGroup,
+    layers: list[Layer],
+    graph: ChannelGraph,
+    choice: Choice,
+    types: Mapping[str, frozenset[str]],
+) -> ChannelGroup:
+    least, most = group.bounds
+    for layer in layers:
+        per_unit = next(
+            m.index.shape[1]
+            for m in group.members
+            if (m.tensor, m.dim) == (layer.weight, layer.out_dim)
+        ) * (layer.groups if "transpose" in layer.kind else 1)  # whose weight holds one group
+        for pattern, channels in choice.min_channels.items():
+            if matches(pattern, layer.name, types[layer.name]):
+                _check_bound("--min-channels", layer, channels)
+                least = max(least, math.ceil(channels / per_unit))
+        for pattern, channels in choice.max_channels.items():
+            if matches(pattern, layer.name, types[layer.name]):
+                _check_bound("--max-channels", layer, channels)
+                most = min(most, max(1, channels // per_unit))
+    if least > most:
+        names = ", ".join(layer.name for layer in layers)
+        raise AmcError(
+            f"{names}: --min-channels asks for {least * group.width} or more, --max-channels "
+            f"for {most * group.width} or fewer"
+        )
+    return replace(group, least=min(least, group.size), most=most)
+
+
+def _check_bound(flag: str, layer: Layer, channels: int) -> None:
+    if not 1 <= channels <= layer.out_channels:
+        raise AmcError(
+            f"{flag} {layer.name}: expected 1 to {layer.out_channels} channels, got {channels}"
+        )
+
+
+def _types(model: nn.Module, layer: Layer) -> frozenset[str]:
+    try:
+        module = model.get_submodule(layer.name)
+    except AttributeError:  # a functional layer, named after its parameter
+        return frozenset({layer.kind})
+    return frozenset({layer.kind, type(module).__name__})
+
+
+def _check_pattern(pattern: str, types: Mapping[str, frozenset[str]]) -> None:
+    if any(matches(pattern, name, kinds) for name, kinds in types.items()):
+        return
+    kinds = sorted(set[str]().union(*types.values()))
+    near = difflib.get_close_matches(pattern, [*types, *kinds], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise AmcError(
+        f"{pattern!r} matches no layer{hint} Types here: {', '.join(kinds)}; "
+        "python -m amc.inspect lists the layers"
+    )
+
+
+def _layers_by_group(graph: ChannelGraph) -> dict[str, list[Layer]]:
+    """Group name -> the layers whose outputs it holds, depthwise ones included."""
+    found = {}
+    for group in graph.groups:
+        places = {(m.tensor, m.dim) for m in group.members}
+        found[group.name] = [x for x in graph.layers if (x.weight, x.out_dim) in places]
+    return found
+
+
+def _readers_of_input(graph: ChannelGraph) -> set[str]:
+    """The layers that read the network's input; the first one if none is seen to."""
+    found = {r for g in graph.groups if g.reason == "network input" for r in g.readers}
+    return found or {layer.name for layer in graph.layers[:1]}

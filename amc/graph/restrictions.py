@@ -1,0 +1,35 @@
+"""The layers that a user wants cut, in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from amc.runtime.limits import whole
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The user's restrictions. A pattern is a layer's name, a glob, or a type.
+
+    Globs are those of file names (``layer1.*``); types are class names (``Conv2d``) or kinds of
+    operators (``conv2d``, ``depthwise``, ``linear``, ``conv_transpose2d``).
+    """
+
+    include: tuple[str, ...] = ()
+    """Only cut outputs of these layers: names, globs such as layer1.*, types such as Conv2d."""
+    exclude: tuple[str, ...] = ()
+    """Never cut outputs of these layers."""
+    min_channels: Mapping[str, int] = field(default_factory=dict)
+    """Fewest output channels of layers: PATTERN N [PATTERN N ...]."""
+    max_channels: Mapping[str, int] = field(default_factory=dict)
+    """Most output channels of layers: PATTERN N [PATTERN N ...]."""
+    prune_first_conv: bool = True
+    """Cut outputs of the layers that read the network's input."""
+    prune_downsample: bool = True
+    """Cut outputs of convolutions with a stride."""
+    prune_residual: bool = True
+    """Cut residual streams, and not only the inside of blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_channels", "max_channels"):
+            for channels in getattr(self, name).values():
+                whole(name, channels, 0)  # the least that makes sense is the layer's to say

@@ -1,0 +1,101 @@
+"""Bundled networks without a checkpoint: shipped weights, earlier ones, or training."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from amc.data import Data, Loader
+from amc.models.catalog import build
+from amc.models.checkpoint import load_checkpoint
+from amc.runtime import distributed, weights
+from amc.runtime.errors import AmcError
+from amc.runtime.files import cache_dir, write_atomically
+from amc.training.distillation import Loss, cross_entropy
+from amc.training.recipe import Recipe
+from amc.training.trainer import Step, train
+
+RECIPES = {
+    "digits": Recipe(epochs=14, learning_rate=0.1),
+    "glyphs": Recipe(epochs=20, learning_rate=0.1),
+}
+DEFAULT_RECIPE = Recipe(epochs=30, learning_rate=0.1)
+
+
+def pretrained(
+    name: str,
+    width: float,
+    data: Data,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> tuple[nn.Module, str]:
+    """A bundled network with weights for a data set, and where they come from.
+
+    Weights that were trained here are kept in the user's cache, by network, data and recipe. They
+    do not depend on the seed of the run, so that runs with several seeds start from one network,
+    nor on the number of processes: rank 0 looks them up or trains, and the others get them.
+
+    Args:
+        name: of the bundled network.
+        width: its width factor.
+        data: to train on, opened with seed 0.
+        on_step: progress of training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(
+            name, num_classes=data.num_classes, in_channels=data.in_channels, width=width
+        )
+        variant = name if width == 1 else f"{name}-x{width:g}"
+        shipped = Path(str(files("amc.models") / "weights" / f"{variant}-{data.name}.safetensors"))
+        if shipped.is_file():
+            return load_checkpoint(model, shipped), "shipped with amc-pruning"
+        recipe = RECIPES.get(data.name, DEFAULT_RECIPE)
+        key = [variant, data.name, data.input_shape, asdict(recipe)]
+        safe = "".join(c if c.isalnum() else "-" for c in data.name)
+
+        def source() -> str:
+            cached = f"{variant}-{safe}"
+            return trained(model, cached, key, data.train, recipe, on_step=on_step)[1]
+
+        found = os.fsdecode(distributed.first(lambda: os.fsencode(source())))
+        distributed.as_first(model)
+    return model, found
+
+
+def trained(
+    model: nn.Module,
+    name: str,
+    key: Sequence[Any],
+    stream: Loader,
+    recipe: Recipe,
+    loss: Loss = cross_entropy,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> tuple[nn.Module, str]:
+    """The network with weights from the user's cache, or trained now, and where they come from.
+
+    Args:
+        model: to be trained, in place; its first weights should be the same every time.
+        name: of the file in the cache, without what tells apart different keys.
+        key: what the weights depend on, JSON values.
+        stream: training batches.
+        recipe: of the training.
+        loss: what is minimised.
+        on_step: progress.
+    """
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    cached = cache_dir() / "weights" / f"{name}-{digest}.safetensors"
+    with contextlib.suppress(AmcError):  # not there, or not readable any more: train
+        return load_checkpoint(model, cached).eval(), f"trained earlier, {cached}"
+    train(model, stream, recipe, loss, on_step)
+    with contextlib.suppress(AmcError):  # an unwritable cache only costs the next run some time
+        write_atomically(cached, weights.to_bytes(model))
+        return model, f"trained now, kept in {cached}"
+    return model, "trained now"

@@ -1,0 +1,1 @@
+"""What a strategy may cost, and which channel counts lead there."""

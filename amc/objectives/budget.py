@@ -1,0 +1,303 @@
+"""The exact two-sided budget: which channel counts a group may still take.
+
+MACs are a monotone function of integer channel counts on the coupled, rounded network. At every
+step the allowed counts are exactly those from which the walk can still end inside
+``[(1 - tolerance) target, target]`` (`amc.objectives.reach`), or at the nearest MACs below where
+counts are so coarse that nothing lies inside. Actions are read relative to what is left: 0.5 is
+the common ratio that spends the rest of the budget evenly.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+
+from amc.graph.arrays import FloatArray, IntArray
+from amc.graph.channel_graph import NO_LAYERS, ChannelGraph
+from amc.graph.plan import Strategy
+from amc.objectives.options import allowed_counts, step
+from amc.objectives.reach import Reach
+from amc.runtime.errors import AmcError, InfeasibleBudgetError
+
+REMEMBERED = 10_000
+"""Walks of which a budget remembers the common ratio and the allowed counts."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a strategy may cost.
+
+    Attributes:
+        graph: the channel graph.
+        preserve_ratio: MACs kept, in (0, 1]; never exceeded.
+        tolerance: how far below the target a strategy may end, relative to it; 1 for no limit.
+        multiple: kept channels are multiples of this, or all.
+        min_ratio: no group goes below this part of its channels.
+        note: why this multiple, for people; empty if it was given.
+
+    Raises:
+        AmcError: an argument is out of range.
+        InfeasibleBudgetError: even the smallest counts cost more than the target.
+    """
+
+    graph: ChannelGraph
+    preserve_ratio: float
+    tolerance: float = 0.02
+    multiple: int = 1
+    min_ratio: float = 0.1
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        ratio = self.preserve_ratio
+        if not (math.isfinite(ratio) and 0 < ratio <= 1):
+            raise AmcError(f"--preserve-ratio must be in (0, 1], got {ratio:g}")
+        if self.multiple < 1:
+            raise AmcError(f"--channel-multiple must be 1 or more, got {self.multiple}")
+        if not self.graph.decisions:
+            reasons = "; ".join(self.graph.causes) or NO_LAYERS
+            raise InfeasibleBudgetError(f"nothing in this network can be pruned: {reasons}")
+        least = self.graph.cost.macs(np.array([o[0] for o in self.options]))
+        if least > self.target:
+            nearest = math.ceil(1e4 * least / self.original) / 1e4
+            raise InfeasibleBudgetError(
+                f"--preserve-ratio {ratio:g} is below what is reachable: the nearest feasible "
+                f"value is {nearest:g} (every group at {self.min_ratio:g} of its channels or more)"
+            )
+
+    @cached_property
+    def original(self) -> int:
+        """MACs per sample of the whole network."""
+        return self.graph.macs()
+
+    @cached_property
+    def target(self) -> int:
+        """MACs per sample that may not be exceeded."""
+        # as the decimal that was given: 0.29 x 100 is 28.999... in floating point
+        return math.floor(Fraction(str(self.preserve_ratio)) * self.original)
+
+    @cached_property
+    def floor(self) -> int:
+        """MACs per sample that no walk ends below: of the tolerance, or the nearest there are."""
+        return self._wished_floor if self.nearest is None else self.nearest
+
+    @cached_property
+    def nearest(self) -> int | None:
+        """The most MACs that a strategy below the tolerance has, where none has more."""
+        return self._reach(self._wished_floor).nearest()
+
+    @property
+    def shortfall(self) -> str:
+        """That no strategy lies within the tolerance, for people; empty where one does."""
+        if self.nearest is None:
+            return ""
+        return (
+            f"channels go together so coarsely that no strategy has {1 - self.tolerance:.0%} to "
+            f"100% of the target; all have the nearest below, {self.nearest / self.target:.1%} "
+            f"of it ({self.nearest / self.original:.4g} of the MACs)"
+        )
+
+    @property
+    def _wished_floor(self) -> int:
+        return math.ceil((1 - self.tolerance) * self.target)
+
+    def _reach(self, floor: int) -> Reach:
+        return Reach(self.graph.cost, self.options, floor, self.target)
+
+    @cached_property
+    def options(self) -> tuple[IntArray, ...]:
+        """Allowed counts of every decision, increasing."""
+        return tuple(
+            allowed_counts(g, self.multiple, self.min_ratio) for g in self.graph.decisions
+        )
+
+    @cached_property
+    def _least(self) -> IntArray:
+        return np.array([o[0] for o in self.options])
+
+    @cached_property
+    def _most(self) -> IntArray:
+        return np.array([o[-1] for o in self.options])
+
+    @cached_property
+    def _sizes(self) -> IntArray:
+        return np.array([g.size for g in self.graph.decisions])
+
+    @cached_property
+    def _steps(self) -> IntArray:
+        return np.array([step(g, self.multiple) for g in self.graph.decisions])
+
+    def allowed(self, decided: Sequence[int]) -> IntArray:
+        """Positions in `options` that the next group may take, increasing.
+
+        Those from which some strategy between `floor` and `target` can be reached.
+        """
+        key = tuple(decided)
+        if key not in self._allowed:
+            if len(self._allowed) >= REMEMBERED:
+                self._allowed.clear()
+            self._allowed[key] = np.flatnonzero(self._reached.reachable(decided))
+        return self._allowed[key]
+
+    def range(self, decided: Sequence[int]) -> tuple[int, int]:
+        """Positions in `options` of the fewest and most channels that the next group may take."""
+        allowed = self.allowed(decided)
+        return int(allowed[0]), int(allowed[-1])
+
+    @cached_property
+    def _allowed(self) -> dict[tuple[int, ...], IntArray]:
+        return {}
+
+    @cached_property
+    def _reached(self) -> Reach:
+        return self._reach(self.floor)
+
+    def even(self, decided: Sequence[int]) -> int:
+        """Position in `options` of the next group when all that are left take a common ratio.
+
+        The largest ratio whose rounded counts stay within the target; what rounding leaves over
+        is spent by the groups that follow.
+        """
+        count = self.rounded(np.full((1, len(self.options)), self.even_ratio(decided)))
+        return self._nearest(decided, count[0, len(decided)])
+
+    def _nearest(self, decided: Sequence[int], wished: float) -> int:
+        """Position of the allowed count of the next group that is nearest to the wished one."""
+        allowed = self.allowed(decided)
+        return int(allowed[np.abs(self.options[len(decided)][allowed] - wished).argmin()])
+
+    def _knots(self, decided: Sequence[int]) -> FloatArray:
+        """The counts that actions of 0, 0.5 and 1 stand for."""
+        allowed = self.allowed(decided)
+        places = [allowed[0], self.even(decided), allowed[-1]]
+        return self.options[len(decided)][places].astype(float)
+
+    def even_ratio(self, decided: Sequence[int] = ()) -> float:
+        """The largest common ratio for the groups that are left that stays within the target."""
+        key = tuple(decided)
+        if key not in self._even_ratios:  # asked for by state, action and suggestion alike
+            if len(self._even_ratios) >= REMEMBERED:
+                self._even_ratios.clear()
+            self._even_ratios[key] = self._even_ratio(key)
+        return self._even_ratios[key]
+
+    @cached_property
+    def _even_ratios(self) -> dict[tuple[int, ...], float]:
+        return {}
+
+    @cached_property
+    def exact_ratio(self) -> float:
+        """The largest common ratio that stays within the target when no count is rounded up."""
+        return replace(self, multiple=1).even_ratio()
+
+    def _even_ratio(self, decided: Sequence[int]) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(3):  # 32 candidates at a time: exact to 1 / 32768
+            ratios = np.linspace(low, high, 33)
+            counts = self.rounded(np.tile(ratios[:, None], len(self.options)))
+            counts[:, : len(decided)] = decided
+            fits = np.flatnonzero(self.graph.cost.macs_of(counts) <= self.target)
+            last = int(fits[-1]) if len(fits) else 0
+            low, high = float(ratios[last]), float(ratios[min(last + 1, 32)])
+        return low
+
+    def fitted(self, ratios: FloatArray) -> IntArray:
+        """Allowed counts in these proportions, as large as the target permits, [R, T] -> [R, T].
+
+        Every row is scaled by a factor of its own; a group that reaches a bound stays there.
+        Without a lower end of the budget, nothing is scaled up.
+        """
+        low, high = np.zeros(len(ratios)), 1 / ratios.min(axis=1)
+        if self.tolerance >= 1:
+            high = np.ones(len(ratios))
+        for _ in range(16):
+            middle = (low + high) / 2
+            counts = self.rounded(ratios * middle[:, None])
+            fits = self.graph.cost.macs_of(counts) <= self.target
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        return self.rounded(ratios * low[:, None])
+
+    def rounded(self, ratios: FloatArray) -> IntArray:
+        """The allowed counts nearest to these parts of every group, [R, T] -> [R, T]."""
+        wished = ratios * self._sizes
+        nearest = np.rint(wished / self._steps) * self._steps
+        nearest = np.clip(nearest, self._least, self._most // self._steps * self._steps)
+        last = np.abs(self._most - wished) < np.abs(nearest - wished)
+        return np.where(last | (nearest < self._least), self._most, nearest).astype(np.int64)
+
+    def execute(self, decided: Sequence[int], action: float) -> tuple[int, float]:
+        """Reads an action in [0, 1] as an allowed count.
+
+        0 is the fewest channels from which the target can still be used up, 1 the most that leave
+        every later group its smallest count, 0.5 an even share; linear in between.
+
+        Returns:
+            (kept channels, the action that stands for exactly this count).
+        """
+        knots = self._knots(decided)
+        wished = float(np.interp(action, (0.0, 0.5, 1.0), knots))
+        count = int(self.options[len(decided)][self._nearest(decided, wished)])
+        return count, _inverse(count, knots, action)
+
+    def actions(self, strategy: Strategy) -> list[float]:
+        """The actions that lead to a strategy, or as near to it as the budget allows."""
+        decided: list[int] = []
+        found = []
+        for group, options in zip(self.graph.decisions, self.options, strict=True):
+            wished = strategy.get(group.name, group.size)
+            count, knots = int(options[self._nearest(decided, wished)]), self._knots(decided)
+            found.append(_inverse(count, knots, 0.5))
+            decided.append(count)
+        return found
+
+    def complete(self, counts: Sequence[int]) -> IntArray:
+        """The nearest strategy that uses the budget up: the counts themselves if they do.
+
+        Groups are widened step by step; where that ends below, all are walked anew, each to the
+        allowed count that is nearest.
+        """
+        widened = np.array(counts, dtype=np.int64)
+        while self.graph.cost.macs(widened) < self.floor:
+            best, cost = None, -1
+            for t, options in enumerate(self.options):
+                larger = options[options > widened[t]]
+                if not len(larger):
+                    continue
+                trial = widened.copy()
+                trial[t] = larger[0]
+                if cost < (macs := self.graph.cost.macs(trial)) <= self.target:
+                    best, cost = trial, macs
+            if best is None:
+                return self._walked(widened)
+            widened = best
+        return widened
+
+    def _walked(self, counts: IntArray) -> IntArray:
+        decided: list[int] = []
+        for options, count in zip(self.options, counts, strict=True):
+            decided.append(int(options[self._nearest(decided, count)]))
+        return np.array(decided, dtype=np.int64)
+
+    def strategy(self, counts: Sequence[int] | IntArray) -> dict[str, int]:
+        """Counts of every decision by group name."""
+        return {g.name: int(k) for g, k in zip(self.graph.decisions, counts, strict=True)}
+
+    def allows(self, strategy: Strategy) -> bool:
+        """Whether a strategy stays within the target."""
+        return self.graph.cost.macs(self.graph.counts(strategy)) <= self.target
+
+
+def _inverse(count: int, knots: FloatArray, action: float) -> float:
+    """The action that means ``count``; the given one where several do."""
+    low, even, high = knots
+    if low == high:
+        return action
+    if count < even:
+        return float(0.5 * (count - low) / (even - low))
+    if count > even:
+        return float(0.5 + 0.5 * (count - even) / (high - even))
+    if low == even:
+        return min(action, 0.5)
+    return max(action, 0.5) if even == high else 0.5

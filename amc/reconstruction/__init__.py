@@ -1,0 +1,1 @@
+"""Cutting by a plan: the layers that lose inputs are solved for anew."""

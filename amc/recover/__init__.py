@@ -1,1 +1,0 @@
-"""Getting accuracy back after a cut: batch norm, fine-tuning, distillation."""

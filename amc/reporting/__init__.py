@@ -1,0 +1,1 @@
+"""What is known before a run and after it, as numbers, tables and charts."""

@@ -1,0 +1,191 @@
+"""The account of a run: what was measured, as JSON and as tables."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Strategy
+from amc.objectives.latency import Latency, Timing
+from amc.tasks.task import CLASSIFICATION, Task
+
+SLOW = 0.5
+"""Time follows the MACs if it falls by at least this part of what they do."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A channel count or a cost, before and after."""
+
+    original: int
+    pruned: int
+
+    @property
+    def ratio(self) -> float:
+        """The part that is left."""
+        return self.pruned / self.original if self.original else 1.0
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What happened to one layer; MACs per sample."""
+
+    name: str
+    kind: str
+    group: str
+    in_channels: Change
+    out_channels: Change
+    macs: Change
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that ``report.json`` holds.
+
+    Attributes:
+        accuracy: test split, 0 to 1: original, pruned (before any fine-tuning), recovered; of
+            another task than classification its own score.
+        latency_ms: of one sample, by runtime.
+        channel_multiple: of the counts that a budget allowed; none where a strategy was given.
+        episodes: tried by the search; 0 when there was none.
+        seconds: calibrate, search, apply, finetune, total.
+    """
+
+    mode: str
+    target: float | None
+    channel_multiple: int | None
+    macs: Change
+    params: Change
+    file_bytes: Change
+    latency_ms: tuple[Timing, ...]
+    accuracy: Mapping[str, float]
+    episodes: int
+    seconds: Mapping[str, float]
+    layers: tuple[LayerChange, ...]
+    frozen: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dictionaries."""
+
+        def with_ratios(value: Any) -> Any:
+            if isinstance(value, Change):
+                return {**asdict(value), "ratio": round(value.ratio, 6)}
+            if isinstance(value, Mapping):
+                return {k: with_ratios(v) for k, v in value.items()}
+            if isinstance(value, tuple):
+                return [with_ratios(v) for v in value]
+            if isinstance(value, LayerChange | Timing | Latency):
+                return with_ratios(vars(value))
+            return round(value, 6) if isinstance(value, float) else value
+
+        found: dict[str, Any] = with_ratios(vars(self))
+        return found
+
+
+def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange, ...]:
+    """Channels and MACs of every layer under a strategy."""
+    full, kept = graph.cost, graph.counts(strategy)
+    before, after = full.layer_macs(graph.counts({})), full.layer_macs(kept)
+    inputs, outputs = full.layer_channels(kept)
+    changes = []
+    for i, layer in enumerate(graph.layers):
+        # a depthwise layer has one input slice a group: its inputs are as many as its outputs
+        depthwise = layer.kind == "depthwise"
+        multiplier = layer.out_channels // layer.in_channels if depthwise else 1
+        scale_in = layer.in_channels // graph.shapes[layer.weight][layer.in_dim]
+        scale_out = layer.out_channels // graph.shapes[layer.weight][layer.out_dim]
+        out = int(outputs[i]) * scale_out
+        into = out // multiplier if depthwise else int(inputs[i]) * scale_in
+        changes.append(
+            LayerChange(
+                layer.name,
+                layer.kind,
+                layer.out_group,
+                Change(layer.in_channels, into),
+                Change(layer.out_channels, out),
+                Change(int(before[i]), int(after[i])),
+            )
+        )
+    return tuple(changes)
+
+
+def slower(report: Report) -> list[str]:
+    """A line for each runtime whose time does not follow the MACs, or that was not measured.
+
+    Eager PyTorch is left out: in small networks it measures the calls of operators.
+    """
+    lines, macs, multiple = [], report.macs.ratio, report.channel_multiple
+    for timing in report.latency_ms[1:]:
+        if timing.problem:
+            lines.append(f"latency  not measured in {timing.runtime}: {timing.problem}")
+        if timing.ratio is None or 1 - timing.ratio >= SLOW * (1 - macs):
+            continue
+        hint = "layers as small as these cost more by their number than by their MACs"
+        if multiple is not None and multiple < 8:
+            hint = "--channel-multiple 8 keeps counts that runtimes compute fast"
+        elif multiple == 8:
+            hint = "some processors compute blocks of 16: --channel-multiple 16"
+        lines.append(
+            f"slow     {timing.ratio:.0%} of the time for {macs:.0%} of the MACs in "
+            f"{timing.runtime}; {hint}"
+        )
+    return lines
+
+
+def layer_table(layers: tuple[LayerChange, ...]) -> Table:
+    """One row per layer."""
+    table = Table(title="Layers", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for header in ("layer", "group"):
+        table.add_column(header, overflow="fold")
+    for header in ("inputs", "outputs", "MACs", "kept"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for layer in layers:
+        table.add_row(
+            layer.name,
+            layer.group,
+            _arrow(layer.in_channels),
+            _arrow(layer.out_channels),
+            f"{short(layer.macs.original)} → {short(layer.macs.pruned)}",
+            f"{layer.macs.ratio:.0%}",
+        )
+    return table
+
+
+def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
+    """The network before and after."""
+    table = Table(title="Summary", title_justify="left", box=box.SIMPLE)
+    for header in ("", "original", "pruned", ""):
+        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
+    for name, change in (
+        ("MACs", report.macs),
+        ("parameters", report.params),
+        ("file, bytes", report.file_bytes),
+    ):
+        table.add_row(name, f"{change.original:,}", f"{change.pruned:,}", f"{change.ratio:.1%}")
+    for timing in report.latency_ms:
+        if timing.original and timing.pruned and timing.ratio is not None:
+            times = (f"{t.fastest:.3g}" for t in (timing.original, timing.pruned))
+            table.add_row(f"fastest ms, {timing.runtime}", *times, f"{timing.ratio:.1%}")
+    original, pruned, recovered = (
+        task.shown(report.accuracy[stage]) for stage in ("original", "pruned", "recovered")
+    )
+    table.add_row(f"test {task.name}, cut", original, pruned, "")
+    table.add_row(f"test {task.name}, recovered", "", recovered, "")
+    return table
+
+
+def short(number: int) -> str:
+    """Three digits and a unit, so that a row fits 80 columns."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _arrow(change: Change) -> str:
+    if change.original == change.pruned:
+        return f"{change.original}"
+    return f"{change.original} → {change.pruned}"

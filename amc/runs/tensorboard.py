@@ -1,0 +1,79 @@
+"""What TensorBoard shows of a run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from amc.config.train import TrainConfig
+from amc.training.trainer import Step
+from amc.reporting.report import Report
+from amc.search.trials import Episode
+from amc.runtime.wording import plain
+
+
+class Journal:
+    """Event files in the run folder: the search per episode, fine-tuning per step and epoch.
+
+    Args:
+        folder: of the run.
+        sizes: channels of every group.
+        original_macs: of the network before any cut.
+        score: what the task calls the number that it is about.
+    """
+
+    def __init__(
+        self, folder: Path, sizes: Mapping[str, int], original_macs: int, score: str = "accuracy"
+    ) -> None:
+        self._writer = SummaryWriter(str(folder))
+        self._sizes, self._original, self._score = sizes, original_macs, plain(score)
+        self._episodes = self._step = 0
+
+    def episode(self, episode: Episode) -> None:
+        """One strategy that was tried."""
+        scalars = {
+            "search/reward": episode.reward,
+            "search/best_reward": episode.best,
+            f"search/{self._score}": episode.outcome.score.accuracy,
+            "search/loss": episode.outcome.score.loss,
+            "search/macs_ratio": episode.outcome.macs / self._original,
+            **{f"ratio/{plain(n)}": k / self._sizes[n] for n, k in episode.strategy.items()},
+        }
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, self._episodes)
+        self._episodes += 1
+
+    def learned(self, logged: Mapping[str, Any]) -> None:
+        """The agent's losses after the episode."""
+        for name, value in logged.items():
+            if name.endswith("_loss"):
+                self._writer.add_scalar(f"agent/{name.split('/')[-1]}", value, self._episodes - 1)
+
+    def finetune_step(self, step: Step) -> None:
+        """One step of fine-tuning."""
+        self._step += 1
+        self._writer.add_scalar("finetune/loss", step.loss, self._step)
+        self._writer.add_scalar("finetune/learning_rate", step.learning_rate, self._step)
+
+    def finetune_epoch(self, score: float) -> None:
+        """The score on validation images after an epoch of fine-tuning."""
+        self._writer.add_scalar(f"finetune/val_{self._score}", score, self._step)
+
+    def finish(self, config: TrainConfig, report: Report) -> None:
+        """The settings and what came of them, and the end of the file."""
+        simple = (bool, int, float, str)
+        settings = {k: v if isinstance(v, simple) else str(v) for k, v in asdict(config).items()}
+        settings = {k: plain(v) if isinstance(v, str) else v for k, v in settings.items()}
+        results = {
+            f"hparam/{self._score}": report.accuracy["recovered"],
+            f"hparam/{self._score}_before_finetuning": report.accuracy["pruned"],
+            "hparam/macs_ratio": report.macs.ratio,
+        }
+        self._writer.add_hparams(settings, results, run_name=".")
+        self.close()
+
+    def close(self) -> None:
+        """The end of the file."""
+        self._writer.close()

@@ -1,0 +1,53 @@
+"""Run folders name code: whose they are, and what of it will run."""
+
+import os
+from pathlib import Path
+
+from amc.config.train import TrainConfig
+from amc.runtime.errors import AmcError
+
+CODE = ("model", "data", "task", "reward", "finetune")
+"""Settings that may be module:function or path/to/file.py:function."""
+
+OF_DATA = ("cifar10", "cifar100", "imagefolder")
+"""What stands before a colon in --data and is no module."""
+
+
+def code_named(config: TrainConfig) -> str:
+    """The code of the user's that these settings run, for people; empty if there is none."""
+    named = []
+    for name in CODE:
+        value = getattr(config, name)
+        if value and ":" in value and not (name == "data" and value.split(":")[0] in OF_DATA):
+            named.append(f"--{name} {value}")
+    return ", ".join(named)
+
+
+def check_owner(flag: str, folder: Path, trust: bool) -> None:
+    """Refuses what another user can have written, unless it is trusted.
+
+    Args:
+        flag: that names the folder.
+        folder: or a file.
+        trust: whether --trust was given.
+
+    Raises:
+        AmcError: it, or a settings file in it, belongs to somebody else.
+    """
+    if trust or not hasattr(os, "getuid"):
+        return
+    for path in (folder, folder / "config.json"):
+        if path.exists() and (owner := path.stat().st_uid) != os.getuid():
+            raise AmcError(
+                f"{flag} {folder}: belongs to another user ({_name(owner)}), who decides what "
+                "code runs here; --trust goes on all the same"
+            )
+
+
+def _name(number: int) -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return f"uid {number}"

@@ -1,0 +1,163 @@
+"""The names that a user may give for networks, data and files, looked at before torch is loaded.
+
+Whether what they name is of any use shows later; that it is there at all takes no time to see.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amc.runtime.errors import AmcError
+from amc.runtime.files import expanded
+
+MODELS = ("resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2")
+REWARDS = ("divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params")
+KINDS = ("digits", "glyphs", "cifar10", "cifar100", "imagefolder")
+FORMS = (
+    "digits",
+    "glyphs",
+    "cifar10:/path",
+    "cifar100:/path",
+    "imagefolder:/path[?size=pixels&crop=part&workers=processes]",
+    "package.module:function",
+    "path/to/file.py:function",
+)
+LARGEST_SIDE, MOST_WORKERS = 8192, 256
+
+
+def check(config: Any) -> None:
+    """Refuses what the settings of a command name, and what is not there.
+
+    Raises:
+        AmcError: the name, and what would be allowed or is nearest.
+    """
+    for model in getattr(config, "models", [config.model]):
+        check_model(model)
+    if config.data is not None:
+        kind, rest = data_form(config.data)
+        if kind == "imagefolder":
+            folder_settings(rest)
+        if kind == "function":
+            _check_function(config.data)
+    if getattr(config, "task", "classification") != "classification":
+        _check_function(config.task)
+    if (finetune := getattr(config, "finetune", None)) is not None:
+        _check_function(finetune)
+    if (reward := getattr(config, "reward", None)) is not None:
+        check_reward(reward)
+    _check_files(config)
+
+
+def _check_files(config: Any) -> None:
+    for name in ("checkpoint", "strategy"):
+        path = getattr(config, name, None)
+        if path is not None and not path.is_file():
+            raise AmcError(f"--{name} {path}: no such file")
+    for name in ("policy", "plan"):
+        path = getattr(config, name, None)
+        if path is not None and not (path.exists() or path.with_suffix(".json").exists()):
+            raise AmcError(f"--{name} {path}: no such file or folder")
+    if (resume := getattr(config, "resume", None)) is not None and not resume.is_dir():
+        raise AmcError(f"--resume {resume}: no such folder")
+
+
+def check_model(spec: str) -> None:
+    """Refuses what is neither a bundled network nor the name of a function."""
+    if ":" in spec:
+        _check_function(spec)
+    elif spec not in MODELS:
+        raise AmcError(
+            f"--model {spec!r} is unknown; allowed: {', '.join(MODELS)}, module:function, "
+            f"path/to/file.py:function{_nearest(spec, MODELS)}"
+        )
+
+
+def check_reward(name: str) -> None:
+    """Refuses what is neither a built-in reward nor the name of a function."""
+    if ":" in name:
+        _check_function(name)
+    elif name not in REWARDS:
+        raise AmcError(
+            f"--reward {name!r} is unknown; allowed: {', '.join(REWARDS)}, "
+            f"module:function{_nearest(name, REWARDS)}"
+        )
+
+
+def data_form(spec: str) -> tuple[str, str]:
+    """Which of `KINDS` a data set is, or "function", and what follows the colon.
+
+    Raises:
+        AmcError: it has none of the `FORMS`.
+    """
+    kind, colon, rest = spec.partition(":")
+    if spec in ("digits", "glyphs") or (kind in KINDS[2:] and rest):
+        return kind, rest
+    if kind not in KINDS and colon and rest.rpartition(":")[2].isidentifier():
+        return "function", spec
+    near = difflib.get_close_matches(kind, KINDS, n=1)
+    form = next((form for form in FORMS if near and form.partition(":")[0] == near[0]), None)
+    hint = f"; did you mean {form}?" if form else ""
+    raise AmcError(f"data {spec!r}: unknown, expected one of {', '.join(FORMS)}{hint}")
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """What ``/path?size=64&crop=0.875&workers=4`` says of a folder of images."""
+
+    path: Path
+    side: int = 224
+    crop: float = 1.0
+    workers: int = 0
+
+
+def folder_settings(rest: str, side: int = 224, workers: int = 0) -> FolderSettings:
+    """The settings behind the path of an image folder.
+
+    Args:
+        rest: what follows ``imagefolder:``.
+        side: pixels of an image, if it does not say.
+        workers: processes that decode, if it does not say.
+
+    Raises:
+        AmcError: an unknown setting, or one out of range.
+    """
+    path, question, query = rest.partition("?")
+    given: dict[str, float] = {"size": side, "crop": 1.0, "workers": workers}
+    for setting in query.split("&") if question else ():
+        match = re.fullmatch(r"(size|workers)=(\d{1,5})|(crop)=(\d*\.?\d+)", setting)
+        if match is None:
+            raise AmcError(
+                f"imagefolder:{rest}: {setting!r} given, expected size=pixels, crop=part or "
+                "workers=processes"
+            )
+        name, value = (word for word in match.groups() if word is not None)
+        given[name] = float(value)
+    for name, least, most, what in (
+        ("size", 1, LARGEST_SIDE, "image size"),
+        ("workers", 0, MOST_WORKERS, "workers"),
+    ):
+        if not least <= given[name] <= most:
+            raise AmcError(
+                f"imagefolder:{rest}: {what} {given[name]:g} given, must be at least {least}"
+                f" and at most {most}"
+            )
+    if not 0 < given["crop"] <= 1:
+        raise AmcError(f"imagefolder:{rest}: crop {given['crop']:g} given, must be in (0, 1]")
+    return FolderSettings(expanded(path), int(given["size"]), given["crop"], int(given["workers"]))
+
+
+def _check_function(spec: str) -> None:
+    """Refuses a file that is not there; a module may only turn up once torch has been loaded."""
+    source = spec.rpartition(":")[0]
+    if source.endswith(".py") and not expanded(source).is_file():
+        raise AmcError(f"{source}: no such file, expected a Python file")
+
+
+def _nearest(given: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

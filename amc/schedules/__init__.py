@@ -1,0 +1,1 @@
+"""When channels go: at once, or in stages with training between."""

@@ -1,0 +1,1 @@
+"""How much every group keeps, found by trying strategies."""

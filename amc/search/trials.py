@@ -1,0 +1,253 @@
+"""The record of a search: every strategy that was tried, on disk as soon as its worth is known.
+
+A search is a function of its seed and of what it was told the strategies are worth. So the record
+of these answers is all that has to be saved: a search that was killed is run again with the same
+seed, gets the recorded answers at once instead of measuring anew, and so comes to where it was,
+with the same agent, replay memory and random numbers, bit for bit.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amc.graph.plan import Strategy
+from amc.runtime import distributed
+from amc.runtime.errors import AmcError
+from amc.runtime.files import append, parsed_json, write_atomically
+from amc.tasks.evaluate import Score
+from envs import Outcome, Reward
+
+FORMAT = "amc-episodes/2"
+
+
+class Enough(Exception):
+    """The search may not try another strategy."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a search ends.
+
+    Attributes:
+        episodes: strategies that it tries.
+        seconds: wall time after which no further one is tried; None for no limit.
+        patience: episodes without a better reward after which it stops; None for never.
+    """
+
+    episodes: int
+    seconds: float | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One strategy that was tried.
+
+    Attributes:
+        number: from 0.
+        strategy: channels kept per group.
+        outcome: score and size.
+        reward: of the outcome.
+        best: highest reward up to here.
+    """
+
+    number: int
+    strategy: Strategy
+    outcome: Outcome
+    reward: float
+    best: float
+
+
+class Trials:
+    """Tells a search what strategies are worth, and remembers what it told.
+
+    Args:
+        evaluate: strategy -> outcome, the expensive part.
+        reward: outcome -> number.
+        limits: when to stop.
+        record: file of the record, or None to keep it in memory only.
+        search: what the record depends on besides the seed; a record of another search is refused.
+        on_episode: called after every episode.
+
+    Raises:
+        AmcError: the record is damaged or belongs to another search.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[Strategy], Outcome],
+        reward: Reward,
+        limits: Limits,
+        record: Path | None = None,
+        search: Mapping[str, Any] | None = None,
+        on_episode: Callable[[Episode], None] = lambda episode: None,
+    ) -> None:
+        self.history: list[Episode] = []
+        self.limits = limits
+        self.reward, self._evaluate = reward, evaluate
+        self._record, self._on_episode = record, on_episode
+        self._known = _read(record, dict(search or {})) if record else []
+        self.recorded = len(self._known)
+        self._start = time.monotonic()
+        self._ahead: dict[tuple[tuple[str, int], ...], Outcome] = {}
+
+    @property
+    def best(self) -> Episode:
+        """The first episode of the highest reward."""
+        return max(self.history, key=lambda e: e.reward)
+
+    @property
+    def left(self) -> int:
+        """Episodes that may still be tried, time and patience aside."""
+        return self.limits.episodes - len(self.history)
+
+    def __call__(self, strategy: Strategy) -> Outcome:
+        """The outcome of the next episode.
+
+        Raises:
+            Enough: a limit is reached.
+            AmcError: the reward is not finite.
+        """
+        if self._ended():
+            raise Enough
+        number = len(self.history)
+        known = self._recorded(number, strategy)
+        if known:
+            self._start = time.monotonic()  # what is on record costs none of the time
+        outcome = known or self._ahead.get(_key(strategy)) or self._evaluate(strategy)
+        value = float(self.reward(outcome))
+        if not math.isfinite(value):
+            raise AmcError(f"the reward is {value} for {outcome}; it must be finite")
+        best = max(value, self.history[-1].best) if self.history else value
+        episode = Episode(number, dict(strategy), outcome, value, best)
+        if self._record and not known:
+            _append(self._record, episode)
+        self.history.append(episode)
+        self._on_episode(episode)
+        return outcome
+
+    def look_ahead(
+        self,
+        strategies: Sequence[Strategy],
+        evaluate: Callable[[Sequence[Strategy]], Sequence[Outcome]],
+    ) -> None:
+        """Measures the strategies of the next episodes together, unless they are on record."""
+        missing = strategies[max(0, self.recorded - len(self.history)) :]
+        if missing and not self._ended():
+            outcomes = evaluate(missing)
+            self._ahead = {_key(s): o for s, o in zip(missing, outcomes, strict=True)}
+
+    def _ended(self) -> bool:
+        limits, tried = self.limits, len(self.history)
+        if tried >= limits.episodes:
+            return True
+        if tried < self.recorded:
+            return False
+        if limits.seconds is not None and tried:
+            over = time.monotonic() - self._start > limits.seconds
+            if distributed.first(lambda: b"over" if over else b""):  # one clock counts for all
+                return True
+        if limits.patience is None or not tried:
+            return False
+        return tried - 1 - self.best.number >= limits.patience
+
+    def _recorded(self, number: int, strategy: Strategy) -> Outcome | None:
+        if number >= self.recorded:
+            return None
+        counts, outcome = self._known[number]
+        if counts != dict(strategy):
+            raise AmcError(
+                f"{self._record}: episode {number} has another strategy than this search: it was "
+                "made by other settings, data or versions; start anew in another --run-dir"
+            )
+        return outcome
+
+
+def _append(record: Path, episode: Episode) -> None:
+    outcome = episode.outcome
+    entry = {
+        "episode": episode.number,
+        "reward": episode.reward,
+        "macs": outcome.macs,
+        "params": outcome.params,
+        **asdict(outcome.score),
+        "strategy": episode.strategy,
+    }
+    append(record, json.dumps(entry))
+
+
+def _key(strategy: Strategy) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(strategy.items()))
+
+
+def _read(path: Path, search: Mapping[str, Any]) -> list[tuple[dict[str, int], Outcome]]:
+    """The episodes on record; a line that was cut short is forgotten, a missing file is begun.
+
+    Nothing is changed in a file before it is known to be the record of this search.
+    """
+    header = {"format": FORMAT, **search}
+    if path.is_symlink():
+        raise AmcError(f"{path}: is a link; nothing is written through links")
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise AmcError(f"{path}: cannot be read: {error.strerror or error}") from None
+    first, whole = json.dumps(header).encode(), content[: content.rfind(b"\n") + 1]
+    if not whole:
+        if not first.startswith(content):
+            raise AmcError(f"{path}: is no record of episodes; it would be replaced")
+        write_atomically(path, first + b"\n")
+        return []
+    lines = whole.splitlines()
+    found = [_parsed(line, number, path) for number, line in enumerate(lines, start=1)]
+    differing = [k for k in header if found[0].get(k) != header[k]]
+    if differing:
+        raise AmcError(
+            f"{path}: the record is of another search: {differing[0]} was "
+            f"{found[0].get(differing[0])!r}, is {header[differing[0]]!r}"
+        )
+    episodes = [_episode(entry, number, path) for number, entry in enumerate(found[1:], start=2)]
+    if whole != content:
+        write_atomically(path, whole)
+    return episodes
+
+
+def _parsed(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        entry = parsed_json(line, finite=False)  # a loss may be infinite
+    except ValueError as error:
+        raise AmcError(f"{path}: line {number} is damaged: {error}") from None
+    if not isinstance(entry, dict):
+        raise AmcError(f"{path}: line {number} is damaged: expected an object")
+    return entry
+
+
+def _episode(entry: Mapping[str, Any], number: int, path: Path) -> tuple[dict[str, int], Outcome]:
+    try:
+        apart = entry["divergence"]
+        score = Score(
+            _number(entry["accuracy"]),
+            _number(entry["loss"]),
+            _whole(entry["images"]),
+            None if apart is None else _number(apart),
+        )
+        outcome = Outcome(score, _whole(entry["macs"]), _whole(entry["params"]))
+        return {name: _whole(count) for name, count in entry["strategy"].items()}, outcome
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise AmcError(f"{path}: line {number} is damaged: {error!r}") from None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r:.40} is no number")
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is no whole number")
+    return value

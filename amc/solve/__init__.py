@@ -1,1 +1,0 @@
-"""Linear algebra on sufficient statistics: Lasso path, least squares."""

@@ -1,0 +1,1 @@
+"""The steps of a run, one function each, with their progress bars."""

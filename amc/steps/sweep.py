@@ -1,0 +1,184 @@
+"""Networks of every size from one policy and one set of statistics."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from amc.config.command_line import flags
+from amc.config.reuse import ParetoConfig
+from amc.graph.plan_files import save_strategy
+from amc.objectives.budget import Budget
+from amc.objectives.latency import preferred, timings
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.layer_by_layer import Originals
+from amc.reconstruction.sensitivity import sensitivity
+from amc.reporting.pareto_front import Point
+from amc.runs.network import save_network
+from amc.runs.tensorboard import Journal
+from amc.runtime import weights
+from amc.runtime.feed import Feed
+from amc.runtime.files import read_json, write_json
+from amc.search.policies import remembered
+from amc.search.search import Errors, Policy, proposed, starts
+from amc.steps.pipeline import Pipeline, decisive
+from amc.steps.recover import Recovery
+from amc.steps.setup import Subject, allocation
+from amc.tasks.batches import tail
+from amc.tasks.evaluate import Score
+from envs import Reward
+
+FEWEST = 100
+"""Images that are enough to verify a drop on."""
+
+RESOLUTION = 0.005
+"""Targets that are nearer to each other than this are not told apart."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all points share."""
+
+    config: ParetoConfig
+    pipe: Pipeline
+    subject: Subject
+    policy: Policy
+    reward: Reward
+    folder: Path
+
+    @cached_property
+    def compressor(self) -> Compressor:
+        """One set of statistics."""
+        return self.pipe.calibrate(self.subject.graph, self.subject.model)
+
+    def errors(self, budget: Budget) -> Errors:
+        """Of every group, at the counts that the budget allows."""
+        if budget.multiple not in self._errors:
+            self._errors[budget.multiple] = sensitivity(self.compressor, budget)
+        return self._errors[budget.multiple]
+
+    @cached_property
+    def _errors(self) -> dict[int, Errors]:
+        return {}
+
+    @cached_property
+    def originals(self) -> Originals:
+        """What all cuts aim at."""
+        return self.pipe.originals(self.compressor)
+
+    @cached_property
+    def unseen(self) -> tuple[str, Score]:
+        """The split that drops are verified on, and the original network's score there."""
+        beyond = self._score(self.subject.model, self._beyond(), "validation")
+        if beyond.images >= FEWEST:
+            return "validation", beyond
+        return "test", self._score(self.subject.model, self.pipe.data.test)
+
+    @property
+    def held_out(self) -> str:
+        """The images that accuracies are measured on, in words."""
+        split, score = self.unseen
+        return f"{score.images} {split} images"
+
+    @cached_property
+    def original(self) -> Point:
+        """The network before any cut."""
+        model, graph = self.subject.model, self.subject.graph
+        test = self._score(model, self.pipe.data.test).accuracy
+        return Point(1.0, graph.macs(), graph.params(), 1.0, self.unseen[1].accuracy, test)
+
+    def budget(self, ratio: float) -> Budget:
+        """What a strategy may cost at this target."""
+        settings = replace(self.pipe.config, preserve_ratio=ratio)
+        return allocation(settings, self.subject.graph)
+
+    def place(self, ratio: float) -> Path:
+        """The folder of a point."""
+        return self.folder / "points" / f"{ratio:g}"
+
+    def point(self, ratio: float) -> Point:
+        """The network for a target, from an earlier sweep or cut now."""
+        about, path = {**self._settings, "target": ratio}, self.place(ratio) / "point.json"
+        known = read_json(path) if path.exists() else {}
+        if known.get("about") == about:
+            return Point(**known["point"])
+        point = self._cut(ratio, about)
+        write_json(path, {"about": about, "point": asdict(point)})
+        return point
+
+    def _cut(self, ratio: float, about: dict[str, Any]) -> Point:
+        """Walks the policy, cuts the best of what it knows, measures."""
+        graph, budget, place = self.subject.graph, self.budget(ratio), self.place(ratio)
+        errors = self.errors(budget)
+        walked = proposed(self.policy, budget, errors)
+        known = remembered(self.policy, budget)
+        candidates = [walked, *known, *starts(budget, errors)]
+        strategy, plan, small = self.pipe.cut_best(
+            self.compressor, candidates, self.reward, self.originals
+        )
+        epochs, rate = self.config.finetune_epochs, self.pipe.config.learning_rate
+        if epochs:
+            journal = Journal(place, graph.sizes, graph.macs(), self.pipe.task.name)
+            recovery = Recovery(self.pipe, graph, self.subject.model, journal, place)
+            small = recovery.tune(small, plan, epochs, rate)
+            recovery.tidy()
+            journal.close()
+        save_strategy(place / "strategy.json", strategy, graph.channels, about)
+        save_network(place, plan, small, about)
+        with self.pipe.terminal.bar("latency"):
+            times = timings(self.subject.model, small, self.pipe.samples(1))
+        split = self._beyond() if self.unseen[0] == "validation" else self.pipe.data.test
+        return Point(
+            ratio,
+            graph.macs(plan),
+            graph.params(plan),
+            preferred(times),
+            self._score(small, split).accuracy,
+            self._score(small, self.pipe.data.test).accuracy,
+        )
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """What a point depends on besides its target."""
+        own = decisive(self.pipe.config)
+        return {
+            **own,
+            "finetune_epochs": self.config.finetune_epochs,
+            "choice": " ".join(flags(self.config.choice)),
+            "policy": self.policy.digest,
+            "weights": weights.digest(self.subject.model),
+            "baked": self.subject.baked,
+        }
+
+    def _score(
+        self, model: nn.Module, images: Iterable[tuple[Feed, Tensor]], what: str = "test"
+    ) -> Score:
+        return self.pipe.validated(model, what, images)
+
+    def _beyond(self) -> Iterator[tuple[Feed, Tensor]]:
+        """Validation images that no reward has seen."""
+        return tail(self.pipe.data.val, self.pipe.config.reward_images)
+
+
+def closer(
+    points: dict[float, Point], least: float, steps: int, point: Callable[[float], Point]
+) -> None:
+    """Halves the gap between the smallest network that is good enough and the next smaller one.
+
+    Args:
+        points: by target; what is tried is added.
+        least: accuracy that is good enough.
+        steps: how many more targets are tried at most.
+        point: makes the network of a target.
+    """
+    for _ in range(steps):
+        good = [ratio for ratio, one in points.items() if one.accuracy >= least]
+        high = min(good, default=1.0)
+        low = max((ratio for ratio in points if ratio < high), default=high)
+        if high - low < 2 * RESOLUTION:
+            return
+        middle = round((low + high) / 2, 4)
+        points[middle] = point(middle)

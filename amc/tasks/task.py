@@ -1,0 +1,201 @@
+"""What a network is for: how its outputs are trained, scored and compared.
+
+Classification is built in; ``--task`` names anything else.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amc.runtime.errors import AmcError
+from amc.runtime.user_code import blamed, load_object
+
+Results: TypeAlias = Iterable[tuple[Tensor, Tensor]]
+"""(outputs, targets) of one batch after the other; can be gone through once."""
+
+
+def relative_error(outputs: Tensor, wished: Tensor) -> Tensor:
+    """Squared error as a part of the variance of what is wished.
+
+    0 for equal outputs, 1 for a network that knows the mean of each channel and nothing else.
+    """
+    wished = wished.float()
+    others = [dim for dim in range(wished.ndim) if dim != 1]
+    variance = (wished - wished.mean(dim=others, keepdim=True)).square().mean()
+    energy = wished.square().mean()
+    # one image has no variance where a channel has one value: there, its energy stands in
+    scale = torch.where(variance > 1e-12 * energy, variance, energy).clamp(min=1e-12)
+    return (outputs.float() - wished).square().mean() / scale
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the user's own. Outputs and targets may be any tensors, batch first.
+
+    Attributes:
+        name: of the score, for tables: "mIoU", "minus RMSE".
+        loss: (outputs, targets) -> scalar to minimise, mean over the batch.
+        score: goes through `Results`, returns any number; higher is better.
+        percent: the score is a part of one, and is shown as a percentage.
+        distance: (outputs, wished) -> scalar, mean over the batch; how far they are from what the
+            original network puts out. The default reward and distillation go by it; for the
+            latter it should be of the loss's own scale.
+        source: what an error is blamed on.
+    """
+
+    name: str
+    loss: Callable[[Tensor, Tensor], Tensor]
+    score: Callable[[Results], float]
+    percent: bool = False
+    distance: Callable[[Tensor, Tensor], Tensor] = relative_error
+    source: str = "task"
+
+    @property
+    def classifies(self) -> bool:
+        """Whether outputs are class scores [batch, classes], and targets labels [batch]."""
+        return False
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """How many of a batch are right; only classification knows."""
+        return torch.zeros(())
+
+    def batch_loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The loss of a batch; ``smoothing`` of labels is for classification alone."""
+        return self._scalar("loss", outputs, targets)
+
+    def summed_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch times its size."""
+        return self._scalar("loss", outputs, targets) * len(targets)
+
+    def softened(self, outputs: Tensor, temperature: float) -> Tensor:
+        """Outputs in the form that `apart` compares; a temperature is for class scores."""
+        return outputs
+
+    def sharpness(self, temperature: float) -> float:
+        """What makes up for softening when distances are to be trained down."""
+        return 1.0
+
+    def apart(self, found: Tensor, wished: Tensor) -> Tensor:
+        """The distance of softened outputs from others, summed over the batch."""
+        return self._scalar("distance", found, wished) * len(found)
+
+    def scored(self, results: Results) -> float:
+        """The score.
+
+        Raises:
+            AmcError: the function fails, or what it returns is no finite number.
+        """
+        value = self._called("score", results)
+        try:
+            number = float("nan") if isinstance(value, str) else float(value)
+        except (TypeError, ValueError, RuntimeError):  # torch: a tensor of several numbers
+            number = float("nan")
+        if not abs(number) < float("inf"):
+            raise AmcError(f"{self.source}: score must return a finite number, got {_form(value)}")
+        return number
+
+    def shown(self, score: float) -> str:
+        """A score as text."""
+        return f"{score:.2%}" if self.percent else f"{score:.4g}"
+
+    @property
+    def points(self) -> int:
+        """How many points of a drop make a score of one."""
+        return 100 if self.percent else 1
+
+    def _scalar(self, part: str, *given: Tensor) -> Tensor:
+        value = self._called(part, *given)
+        if not (isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()):
+            raise AmcError(
+                f"{self.source}: {part} must return a scalar tensor, got {_form(value)}"
+            )
+        return value.reshape(())
+
+    def _called(self, part: str, *given: Any) -> Any:
+        with blamed(f"{self.source}: {part}:"):
+            return getattr(self, part)(*given)
+
+
+def accuracy(results: Results) -> float:
+    """Correct top-1 predictions, 0 to 1."""
+    correct, images = torch.zeros((), dtype=torch.long), 0
+    for scores, labels in results:
+        correct = correct.to(labels.device) + (scores.argmax(dim=1) == labels).sum()
+        images += len(labels)
+    return int(correct) / max(images, 1)
+
+
+class Classification(Task):
+    """Cross-entropy, accuracy and the divergence of softened predictions."""
+
+    @property
+    def classifies(self) -> bool:
+        """Yes."""
+        return True
+
+    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Correct top-1 predictions."""
+        return (outputs.argmax(dim=1) == targets).sum()
+
+    def batch_loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy; ``smoothing`` of every label is shared out among all classes."""
+        return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+
+    def summed_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy in 32 bits."""
+        return F.cross_entropy(outputs.float(), targets, reduction="sum")
+
+    def softened(self, outputs: Tensor, temperature: float) -> Tensor:
+        """Logarithms of the predictions at a temperature."""
+        return F.log_softmax(outputs / temperature, dim=1)
+
+    def sharpness(self, temperature: float) -> float:
+        """Gradients of softened predictions fall with the square (Hinton et al. 2015)."""
+        return temperature**2
+
+    def apart(self, found: Tensor, wished: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of softened predictions from others."""
+        return F.kl_div(found, wished, reduction="sum", log_target=True)
+
+
+CLASSIFICATION = Classification("accuracy", F.cross_entropy, accuracy, percent=True)
+
+
+def load_task(spec: str) -> Task:
+    """The task that ``--task`` names.
+
+    Args:
+        spec: "classification", or ``module:object`` or ``path/to/file.py:object``: a `Task`, any
+            object with the same attributes, or a function without arguments that returns one.
+
+    Raises:
+        AmcError: there is no such object, or it is no task.
+    """
+    if spec == "classification":
+        return CLASSIFICATION
+    source = f"--task {spec}"
+    found = load_object(spec)
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "loss")):
+        with blamed(f"{source}:"):
+            found = found()
+    given: dict[str, Any] = {p: getattr(found, p, None) for p in ("name", "loss", "score")}
+    given["distance"] = getattr(found, "distance", relative_error)
+    for part, value in given.items():
+        right = callable(value) or (part == "name" and isinstance(value, str) and value.strip())
+        if not right:
+            kind = "text" if part == "name" else "a function"
+            got = "nothing" if value is None else repr(value)
+            raise AmcError(f"{source}: {type(found).__name__}.{part} must be {kind}, got {got}")
+    percent = bool(getattr(found, "percent", False))
+    return Task(**given, percent=percent, source=source)
+
+
+def _form(value: object) -> str:
+    """What a function of the user's returned, in a few words."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        return f"a tensor {list(value.shape)}"
+    return " ".join(f"{type(value).__name__} {value}"[:60].split())

@@ -1,0 +1,1 @@
+"""Training by SGD: recipes, distillation, and what a stop leaves behind."""

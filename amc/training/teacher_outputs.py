@@ -1,0 +1,94 @@
+"""The original's outputs of training images that never change, computed once for all epochs."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.data import Loader, start_epoch
+from amc.runtime import distributed, feed
+from amc.runtime.errors import AmcError
+from amc.runtime.feed import Feed
+from amc.tasks.evaluate import evaluating, predictions
+
+MOST_BYTES = 1 << 30
+"""Of outputs that are remembered; where there are more, the teacher runs every time."""
+
+
+class Remembered(nn.Module):
+    """A network that knows its outputs by heart.
+
+    Args:
+        rows: digest of an image's bytes -> its row.
+        outputs: [N, ...].
+
+    Raises:
+        AmcError: called with an image that it does not know.
+    """
+
+    def __init__(self, rows: dict[bytes, int], outputs: Tensor) -> None:
+        super().__init__()
+        self._rows, self._outputs = rows, outputs
+
+    def forward(self, *images: Any, **named: Any) -> Tensor:
+        """[B, ...] of images [B, ...], whatever their order and company."""
+        given = named or images
+        try:
+            return self._outputs[[self._rows[one] for one in _digests(given)]]
+        except KeyError:
+            raise AmcError(
+                "training: an image that the first pass did not have, though the loader says "
+                "fixed = True; leave that out where images are augmented"
+            ) from None
+
+
+def memorable(teacher: nn.Module, stream: Loader) -> bool:
+    """Whether the training images are the same in every epoch, and remembering them pays.
+
+    They are if the loader has an attribute ``fixed`` that is true: ours have it where they do not
+    augment. It does not pay among several ranks, of which each would need all outputs, nor on a
+    GPU, where looking at an image's bytes means a trip to the host.
+    """
+    on_cpu = next(teacher.parameters()).device.type == "cpu"
+    return bool(getattr(stream, "fixed", False)) and on_cpu and distributed.count() == 1
+
+
+def remembered(
+    teacher: nn.Module, stream: Loader, on_batch: Callable[[], None] = lambda: None
+) -> nn.Module:
+    """What the teacher says of all training images; the teacher itself if that is too much.
+
+    Computed in the order of the first epoch, whichever comes next: a training that goes on after
+    a stop finds the same bits.
+
+    Args:
+        teacher: left as it is.
+        stream: training batches, `memorable`.
+        on_batch: called after each of them.
+    """
+    rows: dict[bytes, int] = {}
+    found: list[Tensor] = []
+    with torch.random.fork_rng([]), torch.no_grad(), evaluating(teacher):
+        torch.manual_seed(0)  # a `DataLoader` shuffles by the one generator
+        start_epoch(stream, 0)
+        for images, _ in stream:
+            outputs = predictions(teacher, images)
+            if outputs.nbytes * len(stream) > MOST_BYTES:
+                return teacher
+            for digest, output in zip(_digests(images), outputs, strict=True):
+                if rows.setdefault(digest, len(found)) == len(found):
+                    found.append(output)
+            on_batch()
+    return Remembered(rows, torch.stack(found))
+
+
+def _digests(images: Feed) -> Iterator[bytes]:
+    """Of each sample; of all its inputs together, by name where they have names."""
+    known = {name: images[name] for name in sorted(images)} if isinstance(images, dict) else images
+    for sample in zip(*feed.leaves(known), strict=True):
+        found = hashlib.blake2b(digest_size=16)
+        for one in sample:
+            found.update(one.contiguous().numpy())
+        yield found.digest()
