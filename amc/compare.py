@@ -40,11 +40,12 @@ from amc.runtime import weights
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json, safe_name, write_json
 from amc.search.search import METHODS, Errors, Problem, Settings, search
-from amc.search.trials import Episode, Limits, Trials
+from amc.search.trials import Limits, Trials
 from amc.steps.pipeline import Pipeline, decisive, reward_function
 from amc.steps.setup import allocation, choose_device, opened, outline, ready
 from amc.tasks.task import load_task
 from envs import Outcome, Reward
+from envs.outcome import Episode
 
 AT_ONCE: Mapping[str, Callable[[Compressor, Budget], Strategy]] = {
     "greedy": lambda compressor, budget: greedy(budget, sensitivity(compressor, budget)),

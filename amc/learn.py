@@ -38,11 +38,12 @@ from amc.runtime import weights
 from amc.runtime.files import safe_name, write_json
 from amc.search.policies import best_of, described
 from amc.search.search import Found, Problem, Settings, learn
-from amc.search.trials import Episode, Limits, Trials
+from amc.search.trials import Limits, Trials
 from amc.steps.pipeline import Pipeline, decisive, reward_function
 from amc.steps.setup import allocation, choose_device, opened, outline, ready
 from amc.tasks.task import load_task
 from envs import Reward, gain
+from envs.outcome import Episode
 
 WARMUP = 10
 """Episodes before the agent learns, if there are no more budgets than that."""

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,12 @@ def _run(config: TrainConfig, rest: ExitStack) -> Path:
         frozen={g.name: g.reason for g in graph.groups if not g.prunable},
     )
     write_json(folder / "report.json", report.as_json())
-    journal.finish(config, report)
+    journal.finish(
+        asdict(config),
+        report.accuracy["pruned"],
+        report.accuracy["recovered"],
+        report.macs.ratio,
+    )
     recovery.tidy()
     terminal.table(layer_table(report.layers))
     terminal.table(summary_table(report, task))

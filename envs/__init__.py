@@ -3,7 +3,8 @@
 import gymnasium
 
 from envs.channel_pruning import ChannelPruningEnv
-from envs.rewards import REWARDS, Outcome, Reward, gain
+from envs.outcome import Outcome
+from envs.rewards import REWARDS, Reward, gain
 from envs.rotation import Rotation
 from envs.side_by_side import SideBySide
 

@@ -13,7 +13,8 @@ from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
 from envs.features import NAMES, Features
-from envs.rewards import Outcome, Reward, accuracy
+from envs.outcome import Outcome
+from envs.rewards import Reward, accuracy
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -2,26 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from amc.runtime.errors import AmcError
-from amc.tasks.evaluate import Score
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A strategy that was carried out.
-
-    Attributes:
-        score: of the pruned network on the validation split, before any fine-tuning.
-        macs: per sample.
-        params: of the pruned network.
-    """
-
-    score: Score
-    macs: int
-    params: int
-
+from envs.outcome import Outcome
 
 Reward = Callable[[Outcome], float]
 

@@ -38,11 +38,12 @@ from amc.metrics.metric import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.sensitivity import sensitivity
 from amc.search.search import Problem, proxy, search
-from amc.search.trials import Enough, Episode, Limits, Trials
+from amc.search.trials import Enough, Limits, Trials
 from amc.tasks.evaluate import evaluate
 from envs import REWARDS
 from envs.channel_pruning import Array
 from envs.features import Features
+from envs.outcome import Episode
 
 PUBLISHED = Settings(
     warmup_episodes=100,

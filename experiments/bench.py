@@ -1,7 +1,7 @@
 """A network with its data, graph and statistics: what every benchmark here starts from."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from amc.data import Data, load_data
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.graph.tracing.trace import trace
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.models.pretrained import pretrained
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -60,7 +60,8 @@ class Bench:
     def compressor(self) -> Compressor:
         """What cuts, with statistics."""
         stats = calibrate(self.graph, self.model, self.images, self.pipe.sampling)
-        return Compressor(self.graph, self.model, stats, METRICS[self.selector])
+        select = partial(METRICS[self.selector], Evidence(self.graph, self.model, stats))
+        return Compressor(self.graph, self.model, stats, select)
 
     def budget(self, preserve_ratio: float) -> Budget:
         """A budget with the defaults of a run."""

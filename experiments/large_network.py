@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from amc.allocators.uniform import uniform
 from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.graph.tracing.trace import trace
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -116,7 +117,13 @@ def main() -> None:
     print(f"| {len(stats)} layers, {held / 1e9:.2f} GB; left | | | | {resident('VmRSS'):.2f} |")
     if setting.steps == "calibrate":
         return
-    compressor = Compressor(graph, model, stats, METRICS[setting.selector], memory=limit)
+    compressor = Compressor(
+        graph,
+        model,
+        stats,
+        partial(METRICS[setting.selector], Evidence(graph, model, stats)),
+        memory=limit,
+    )
     budget = Budget(graph, setting.preserve_ratio)
     errors = step("selection, errors", lambda: sensitivity(compressor, budget))
     if setting.steps == "selection":

@@ -10,6 +10,7 @@ of the sampled positions.
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 
 import tyro
@@ -19,7 +20,7 @@ from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.data import load_data
 from amc.graph.tracing.trace import trace
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.models.pretrained import pretrained
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -59,7 +60,12 @@ def main() -> None:
             for seed in setting.seeds:
                 sampling = Sampling(seed=seed)
                 stats = calibrate(graph, model, images, sampling)
-                compressor = Compressor(graph, model, stats, METRICS[name], seed)
+                compressor = Compressor(
+                    graph,
+                    model,
+                    stats,
+                    partial(METRICS[name], Evidence(graph, model, stats, seed)),
+                )
                 start = time.perf_counter()
                 plan = compressor.plan(strategy)
                 seconds = time.perf_counter() - start

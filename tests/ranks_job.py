@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ import amc
 from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.data.loader import TensorLoader
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.reconstruction import one_pass
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
@@ -87,7 +88,9 @@ def cuts() -> Iterator[tuple[str, Tensor]]:
     for name, batches in (("five", images(8, 8, 8, 8, 3)), ("one", images(8))):
         graph = amc.trace(model, (batches[0][0],))
         stats = calibrate(graph, model, batches, SAMPLING)
-        compressor = Compressor(graph, model, stats, METRICS["l1"])
+        compressor = Compressor(
+            graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
+        )
         plan = compressor.plan({group: size // 2 for group, size in graph.sizes.items()})
         for way, size in (("in step", 2**30), ("by layer", 0)):
             with held(size):

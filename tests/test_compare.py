@@ -4,7 +4,7 @@ import itertools
 import json
 import shutil
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from amc.compare import AT_ONCE, default_folder, run
 from amc.config.command_line import parse
 from amc.config.compare import CompareConfig
 from amc.config.train import TrainConfig
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -137,7 +137,9 @@ def prepared(selector: str = "lasso") -> tuple[nn.Module, Compressor]:
     model = Small().eval()
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, [(IMAGES, torch.zeros(200))], Sampling(0))
-    return model, Compressor(graph, model, stats, METRICS[selector])
+    return model, Compressor(
+        graph, model, stats, partial(METRICS[selector], Evidence(graph, model, stats))
+    )
 
 
 @torch.no_grad()
@@ -190,7 +192,7 @@ def test_sensitivity_is_the_error_of_the_refitted_readers(selector: str) -> None
 
 def test_without_statistics_the_error_is_the_part_that_goes() -> None:
     model, compressor = prepared()
-    blind = Compressor(compressor.graph, model, {}, METRICS["l2"])
+    blind = Compressor(compressor.graph, model, {}, compressor._select)
     budget = Budget(compressor.graph, 0.5)
     for name, options in zip(blind.graph.sizes, budget.options, strict=True):
         expected = 1 - options / blind.graph.sizes[name]

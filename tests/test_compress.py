@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import Layer
 from amc.graph.plan import Plan
 from amc.graph.shrink import tensors
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.reconstruction import compressor as rooms
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
@@ -137,7 +138,13 @@ def prepared(
     model = network(kind, seed)
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, ALL)
-    return model, graph, Compressor(graph, model, stats, METRICS[selector], seed)
+    return (
+        model,
+        graph,
+        Compressor(
+            graph, model, stats, partial(METRICS[selector], Evidence(graph, model, stats, seed))
+        ),
+    )
 
 
 def originals(compressor: Compressor, sampling: Sampling = ALL) -> Originals:
@@ -303,7 +310,9 @@ def test_original_stays_bit_for_bit(kind: Network) -> None:
     shapes = {id(p): p.shape for p in model.parameters()}
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, ALL)
-    compressor = Compressor(graph, model, stats, METRICS["lasso"])
+    compressor = Compressor(
+        graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))
+    )
     compressor.cut(halved(graph))
     compress(compressor, compressor.plan(halved(graph)), originals(compressor))
     assert model.state_dict().keys() == before.keys()
@@ -367,11 +376,11 @@ def test_selection_is_asked_once_per_group() -> None:
     model, graph, _ = prepared(Plain)
     asked: list[str] = []
 
-    def selector(evidence: object, group: amc.ChannelGroup) -> Callable[[int], np.ndarray]:
+    def select(group: amc.ChannelGroup) -> Callable[[int], np.ndarray]:
         asked.append(group.name)
         return lambda count: np.arange(count)
 
-    compressor = Compressor(graph, model, calibrate(graph, model, BATCHES, ALL), selector)
+    compressor = Compressor(graph, model, calibrate(graph, model, BATCHES, ALL), select)
     for count in (3, 2, 3):
         assert compressor.keep("a", count).tolist() == list(range(count))
         compressor.cut({"a": count, "b": 4})
@@ -426,7 +435,9 @@ def test_sampled_positions_are_enough_to_reconstruct(points: int) -> None:
     graph, sampling = amc.trace(model, (IMAGES[:2],)), Sampling(points)
     stats = calibrate(graph, model, BATCHES, sampling)
     assert stats["b"].rows == len(IMAGES) * min(points, 9)
-    compressor = Compressor(graph, model, stats, METRICS["lasso"])
+    compressor = Compressor(
+        graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))
+    )
     plan = compressor.plan({name: size - 2 for name, size in graph.sizes.items()})
     found = compress(compressor, plan, originals(compressor, sampling))
     assert output_error(found, model) < output_error(amc.shrink(model, plan), model)

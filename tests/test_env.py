@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import gymnasium
@@ -26,16 +26,17 @@ from amc.config.compare import CompareConfig
 from amc.config.train import TrainConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.search.search import METHODS, Found, Problem, proxy, search, starts, walk
-from amc.search.trials import Episode, Limits, Trials
+from amc.search.trials import Limits, Trials
 from amc.search.variations import Tried, Variations
 from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, softened
 from amc.training.short_training import Quick
 from envs import REWARDS, ChannelPruningEnv, Outcome, SideBySide
 from envs.features import NAMES
+from envs.outcome import Episode
 from envs.rewards import UNCONSTRAINED
 
 Network = Callable[[], nn.Module]
@@ -122,7 +123,12 @@ def calibrated() -> tuple[nn.Module, ChannelGraph, Compressor, list[tuple[Tensor
     with torch.no_grad():
         batches = [(images, model(images).argmax(dim=1))]
     stats = calibrate(graph, model, batches, Sampling(0))
-    return model, graph, Compressor(graph, model, stats, METRICS["lasso"]), batches
+    return (
+        model,
+        graph,
+        Compressor(graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))),
+        batches,
+    )
 
 
 def real() -> ChannelPruningEnv:
@@ -753,7 +759,11 @@ def normed() -> tuple[nn.Module, Compressor, list[tuple[Tensor, Tensor]]]:
     with torch.no_grad():
         batches = [(x, model(x).argmax(dim=1)) for x in images.split(32)]
     stats = calibrate(graph, model, batches, Sampling(0))
-    return model, Compressor(graph, model, stats, METRICS["lasso"]), batches
+    return (
+        model,
+        Compressor(graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))),
+        batches,
+    )
 
 
 @torch.no_grad()

@@ -28,10 +28,10 @@ LEVELS = {
     "amc/models": 4,
     "amc/config": 4,
     "envs": 4,
-    "amc/reconstruction": 5,
+    "amc/reconstruction": 4,
     "amc/runs": 5,
     "amc/reporting": 5,
-    "amc/search": 6,
+    "amc/search": 5,
     "amc/steps": 6,
     "amc": 7,
 }

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import amc
 from amc.calibration.calibrate import calibrate
 from amc.calibration.shortcuts import additions
 from amc.calibration.statistics import Sampling
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import Originals, _Task, compress
@@ -77,7 +78,9 @@ def prepared(kind: type[nn.Module]) -> tuple[Compressor, Originals]:
     labelled = [(x, torch.zeros(len(x))) for x in BATCHES]
     graph = amc.trace(model, (BATCHES[1],))
     stats = calibrate(graph, model, labelled, Sampling(0))
-    compressor = Compressor(graph, model, stats, METRICS["lasso"])
+    compressor = Compressor(
+        graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))
+    )
     return compressor, Originals(graph, model, labelled, Sampling(0))
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from amc.calibration.passes import Shelf, passes, statistics_bytes
 from amc.calibration.statistics import Sampling
 from amc.config.command_line import parse
 from amc.config.train import TrainConfig
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor, Memo
 from amc.reconstruction.layer_by_layer import Originals, compress
@@ -183,7 +184,13 @@ def test_results_are_the_same_with_and_without_a_limit(
         assert torch.equal(one.yy, other.yy) and one.rows == other.rows
     small = []
     for stats, memory in ((plain, None), (bounded, limit)):
-        compressor = Compressor(graph, model, stats, METRICS[selector], memory=memory)
+        compressor = Compressor(
+            graph,
+            model,
+            stats,
+            partial(METRICS[selector], Evidence(graph, model, stats)),
+            memory=memory,
+        )
         strategy = {name: max(1, size // 2) for name, size in graph.sizes.items()}
         originals = Originals(graph, model, BATCHES, SAMPLING, memory)
         plan = compressor.plan(strategy)

@@ -1,6 +1,7 @@
 """Shortcuts' errors corrected by the branch, against networks whose sums can be made exact."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from amc.calibration.shortcuts import FAINT, additions
 from amc.calibration.statistics import Recorder, Sampling, collect, sample_outputs
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.reconstruction import layer_by_layer
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import Originals, compress
@@ -66,7 +67,9 @@ def network(join: Join = plus, norm: nn.Module | None = None) -> Linear:
 def prepared(model: nn.Module, sampling: Sampling = ALL) -> tuple[Compressor, Originals]:
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, sampling)
-    compressor = Compressor(graph, model, stats, METRICS["l1"])
+    compressor = Compressor(
+        graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
+    )
     return compressor, Originals(graph, model, BATCHES, sampling)
 
 

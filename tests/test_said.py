@@ -37,10 +37,10 @@ from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError, OutputLost
 from amc.runtime.user_code import blamed, load_function, one_line, users_line
 from amc.runtime.wording import duration, encodable, one_line_of, plain, suggestion
-from amc.search.trials import Episode
 from amc.tasks.evaluate import Score
 from amc.train import kept
 from envs import Outcome
+from envs.outcome import Episode
 
 HOSTILE = [
     "[red]layer[/red]", "[/]", "[link=http://x]y[/link]", ":smile:", "\x1b[31mred\x1b[0m",

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from amc.calibration.statistics import LayerStats, Sampling
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.graph.shrink import tensors
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.reconstruction import compressor as rooms
 from amc.reconstruction.compressor import Compressor, Memo
@@ -148,7 +148,9 @@ def calibrated(
 
 def prepared(name: str, selector: str = "random") -> Compressor:
     model, graph, stats, _ = calibrated(name)
-    return Compressor(graph, model, stats, METRICS[selector])
+    return Compressor(
+        graph, model, stats, partial(METRICS[selector], Evidence(graph, model, stats))
+    )
 
 
 def strategies(graph: ChannelGraph, number: int, seed: int = 0) -> Iterator[Strategy]:
@@ -173,7 +175,7 @@ def strategies(graph: ChannelGraph, number: int, seed: int = 0) -> Iterator[Stra
 def cut_afresh(compressor: Compressor, strategy: Strategy) -> nn.Module:
     """`amc.shrink`, and then the solved weights of a compressor that remembers nothing."""
     model, graph = compressor.model, compressor.graph
-    fresh = Compressor(graph, model, compressor.stats, compressor._selector)
+    fresh = Compressor(graph, model, compressor.stats, compressor._select)
     plan = fresh.plan(strategy)
     small = amc.shrink(model, plan).eval()
     held = tensors(small)
@@ -299,7 +301,9 @@ def check_cuts(model: nn.Module, inputs: tuple[Tensor, ...], number: int) -> int
     """Borrowed networks against fresh cuts; how many groups there are to decide."""
     graph = amc.trace(model, inputs)
     before = snapshot(model)
-    compressor = Compressor(graph, model, {}, METRICS["random"])
+    compressor = Compressor(
+        graph, model, {}, partial(METRICS["random"], Evidence(graph, model, {}))
+    )
     for strategy in strategies(graph, number):
         expected = amc.shrink(model, compressor.plan(strategy)).eval()
         assert_same_network(compressor.borrow(strategy), expected, *inputs)
@@ -409,7 +413,7 @@ def test_network_that_keeps_activations_can_be_cut_after_it_was_used() -> None:
     x, model = torch.randn(4, 1, 8, 8), Keeping().eval()
     graph = amc.trace(model, (x,))
     model(x)
-    compressor = Compressor(graph, model, {}, METRICS["l1"])
+    compressor = Compressor(graph, model, {}, partial(METRICS["l1"], Evidence(graph, model, {})))
     for count in (3, 5, 2):
         borrowed = compressor.borrow({"a": count})
         evaluate(borrowed, [(x, torch.zeros(4).long())])
@@ -487,7 +491,9 @@ def test_remembered_strategies_are_looked_up(monkeypatch: pytest.MonkeyPatch) ->
 def test_model_in_training_mode_is_borrowed_in_eval_mode_and_stays_as_it_is() -> None:
     model = copy.deepcopy(calibrated("residual")[0]).train()
     _, graph, stats, _ = calibrated("residual")
-    compressor = Compressor(graph, model, stats, METRICS["l1"])
+    compressor = Compressor(
+        graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
+    )
     assert not any(m.training for m in compressor.borrow({"conv1": 4}).modules())
     assert not any(m.training for m in compressor.cut({"conv1": 4}).modules())
     assert all(m.training for m in model.modules())

@@ -35,11 +35,12 @@ from amc.models.catalog import build
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
-from amc.search.search import METHODS, Episode, Found
+from amc.search.search import METHODS, Found
 from amc.steps.pipeline import Pipeline, reward_function
 from amc.tasks.evaluate import Score, evaluate
 from amc.train import main, run
 from envs import Outcome
+from envs.outcome import Episode
 
 SMALL = dict(
     width=0.5, episodes=6, warmup_episodes=3, finetune_epochs=1, calibration_batches=4,

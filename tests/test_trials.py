@@ -30,10 +30,11 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import UnwritableError
 from amc.search import trials as rooms
 from amc.search.search import METHODS, Found, Problem, Settings, search
-from amc.search.trials import Enough, Episode, Limits, Trials
+from amc.search.trials import Enough, Limits, Trials
 from amc.search.workers import workers
 from amc.tasks.evaluate import Score
 from envs import REWARDS, Outcome
+from envs.outcome import Episode
 from test_agents import assert_same_state
 
 Evaluate = Callable[[Strategy], Outcome]

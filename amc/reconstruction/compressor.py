@@ -5,7 +5,7 @@ layer and kept inputs, so that a strategy costs a copy of the network, look-ups 
 is kept in the end goes through `amc.reconstruction.layer_by_layer.compress`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,16 +20,18 @@ from amc.calibration.statistics import LayerStats
 from amc.graph.arrays import IntArray
 from amc.graph.attributes import is_attribute
 from amc.graph.channel_graph import ChannelGraph
-from amc.graph.groups import Layer
+from amc.graph.groups import ChannelGroup, Layer
 from amc.graph.plan import Cut, Plan, Strategy
 from amc.graph.scratch_network import Scratch
 from amc.graph.shrink import cut, duplicate, tensors
-from amc.metrics.metric import Evidence, Metric, Selection
 from amc.runtime.errors import AmcError
 from amc.runtime.memory import share
 
 MEMO_BYTES = 2**30
 """Solutions are forgotten, all at once, when they take more than this."""
+
+
+Select = Callable[[ChannelGroup], Callable[[int], IntArray]]
 
 
 class Memo(dict[tuple[Any, ...], Tensor]):
@@ -59,8 +61,7 @@ class Compressor:
         graph: of the model.
         model: never changed.
         stats: statistics of `reconstructed_layers`, inputs and outputs of the original network.
-        selector: which channels stay.
-        seed: for random selection.
+        select: group -> number of channels -> the kept ones, increasing; see `amc.metrics`.
         memory: bytes that may be held, see `Memo`.
     """
 
@@ -69,17 +70,16 @@ class Compressor:
         graph: ChannelGraph,
         model: nn.Module,
         stats: Mapping[str, LayerStats],
-        selector: Metric,
-        seed: int = 0,
+        select: Select,
         memory: int | None = None,
     ) -> None:
         self.graph, self.model, self.stats = graph, model, stats
-        self._selector, self._evidence = selector, Evidence(graph, model, stats, seed)
+        self._select = select
         self._source = {name: t.detach() for name, t in tensors(model).items()}
         self._solved = {x.weight: x for x in reconstructed_layers(graph) if x.name in stats}
         self._holders = _holders(graph)
         self._full = graph.counts({})
-        self._selections: dict[str, Selection] = {}
+        self._selections: dict[str, Callable[[int], IntArray]] = {}
         self._keeps: dict[tuple[str, int], IntArray] = {}
         self._solutions = Memo(memory)
         self._parts = Memo(memory)
@@ -93,7 +93,7 @@ class Compressor:
         if (group, count) not in self._keeps:
             if group not in self._selections:
                 found = next(g for g in self.graph.decisions if g.name == group)
-                self._selections[group] = self._selector(self._evidence, found)
+                self._selections[group] = self._select(found)
             self._keeps[group, count] = self._selections[group](count)
         return self._keeps[group, count]
 

@@ -1,16 +1,13 @@
 """What TensorBoard shows of a run."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from amc.config.train import TrainConfig
 from amc.training.trainer import Step
-from amc.reporting.report import Report
-from amc.search.trials import Episode
+from envs.outcome import Episode
 from amc.runtime.wording import plain
 
 
@@ -61,17 +58,24 @@ class Journal:
         """The score on validation images after an epoch of fine-tuning."""
         self._writer.add_scalar(f"finetune/val_{self._score}", score, self._step)
 
-    def finish(self, config: TrainConfig, report: Report) -> None:
-        """The settings and what came of them, and the end of the file."""
+    def finish(self, settings: Mapping[str, Any], cut: float, trained: float, macs: float) -> None:
+        """The settings and what came of them, and the end of the file.
+
+        Args:
+            settings: by name.
+            cut: score on the test split before training.
+            trained: and after it.
+            macs: the part that is left.
+        """
         simple = (bool, int, float, str)
-        settings = {k: v if isinstance(v, simple) else str(v) for k, v in asdict(config).items()}
-        settings = {k: plain(v) if isinstance(v, str) else v for k, v in settings.items()}
+        shown = {k: v if isinstance(v, simple) else str(v) for k, v in settings.items()}
+        shown = {k: plain(v) if isinstance(v, str) else v for k, v in shown.items()}
         results = {
-            f"hparam/{self._score}": report.accuracy["recovered"],
-            f"hparam/{self._score}_before_finetuning": report.accuracy["pruned"],
-            "hparam/macs_ratio": report.macs.ratio,
+            f"hparam/{self._score}": trained,
+            f"hparam/{self._score}_before_finetuning": cut,
+            "hparam/macs_ratio": macs,
         }
-        self._writer.add_hparams(settings, results, run_name=".")
+        self._writer.add_hparams(shown, results, run_name=".")
         self.close()
 
     def close(self) -> None:

@@ -32,8 +32,9 @@ try:
     from agents import Policy as Policy  # as above
     from agents import Settings as Settings  # for those who call `search`
     from agents.episodic import EpisodicAlgorithm
-    from amc.search.trials import Enough, Episode, Trials
+    from amc.search.trials import Enough, Trials
     from envs import ChannelPruningEnv, Outcome, Rotation, SideBySide, gain
+    from envs.outcome import Episode
 except ImportError as error:  # both names are common: say whose packages these are
     places = ", ".join(f"{n}: {s.origin}" for n in ("agents", "envs") if (s := find_spec(n)))
     raise AmcError(

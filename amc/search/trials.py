@@ -20,6 +20,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import append, parsed_json, write_atomically
 from amc.tasks.evaluate import Score
 from envs import Outcome, Reward
+from envs.outcome import Episode
 
 FORMAT = "amc-episodes/2"
 
@@ -41,25 +42,6 @@ class Limits:
     episodes: int
     seconds: float | None = None
     patience: int | None = None
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One strategy that was tried.
-
-    Attributes:
-        number: from 0.
-        strategy: channels kept per group.
-        outcome: score and size.
-        reward: of the outcome.
-        best: highest reward up to here.
-    """
-
-    number: int
-    strategy: Strategy
-    outcome: Outcome
-    reward: float
-    best: float
 
 
 class Trials:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from amc.graph.capture.export import Inputs
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
 from amc.graph.tracing.proof import objection
-from amc.metrics import METRICS
+from amc.metrics import METRICS, Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
@@ -34,13 +34,14 @@ from amc.runtime.feed import Feed
 from amc.runtime.names import check_reward
 from amc.runtime.user_code import blamed, load_function
 from amc.search.search import Errors, Found, Policy, Problem, Settings, proxy, search
-from amc.search.trials import Episode, Limits, Trials
+from amc.search.trials import Limits, Trials
 from amc.search.workers import workers
 from amc.tasks.batches import head, tail
 from amc.tasks.evaluate import Score, evaluate, softened
 from amc.tasks.task import CLASSIFICATION, Task
 from amc.training.short_training import Quick
 from envs import REWARDS, Outcome, Reward
+from envs.outcome import Episode
 from envs.rewards import UNCONSTRAINED
 
 CALIBRATION_BATCH = 32
@@ -127,8 +128,9 @@ class Pipeline:
         rounds = passes(graph, reconstructed_layers(graph), limit)
         with self.terminal.bar("calibrate", len(rounds) * shared) as bar:
             stats = calibrate(graph, model, self.images, self.sampling, bar.step, limit)
-        selector = METRICS[self.config.selector]
-        return Compressor(graph, model, stats, selector, self.config.seed, limit)
+        evidence = Evidence(graph, model, stats, self.config.seed)
+        select = partial(METRICS[self.config.selector], evidence)
+        return Compressor(graph, model, stats, select, limit)
 
     def search(
         self,
