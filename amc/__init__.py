@@ -2,12 +2,17 @@
 
     import amc
 
+    result = amc.compress(model, train, val, test, preserve_ratio=0.5)
+    result.model                                 # the smaller network, trained again
+
+or step by step:
+
     graph = amc.trace(model, (images,))          # what can be removed, and what it costs
-    plan = amc.random_plan(graph, 0.5, seed=0)   # which channels stay
+    plan = graph.plan({"conv1": range(8)})       # which channels stay
     smaller = amc.shrink(model, plan)            # a new, smaller module
     smaller = amc.load_pruned(model, "runs/x")   # the network that a run left behind
 
-The whole job is ``python -m amc.train``.
+The same job on the command line is ``python -m amc.train``.
 """
 
 import os
@@ -20,67 +25,68 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from amc.allocators.random_plan import random_plan
+    from amc.calibration.calibrate import calibrate
     from amc.graph.capture.bake import bake
     from amc.graph.channel_graph import ChannelGraph
-    from amc.graph.groups import ChannelGroup
     from amc.graph.plan import Plan, Strategy
-    from amc.graph.plan_files import load_plan, save_plan
-    from amc.graph.restrict import choose
-    from amc.graph.restrictions import Choice
+    from amc.graph.restrict import restrict
+    from amc.graph.restrictions import Restrictions
     from amc.graph.shrink import mask, shrink
     from amc.graph.tracing.trace import trace
     from amc.objectives.budget import Budget
     from amc.runs.network import load_pruned
-    from amc.runtime.errors import AmcError, InfeasibleBudgetError, UnsupportedModelError
+    from amc.runtime.errors import AmcError
     from amc.tasks.task import Task
+    from amc.train import compress
 
 __all__ = [
     "AmcError",
     "Budget",
     "ChannelGraph",
-    "ChannelGroup",
-    "Choice",
-    "InfeasibleBudgetError",
     "Plan",
+    "Restrictions",
     "Strategy",
     "Task",
-    "UnsupportedModelError",
     "bake",
-    "choose",
-    "load_plan",
+    "calibrate",
+    "compress",
     "load_pruned",
     "mask",
-    "random_plan",
-    "save_plan",
+    "restrict",
     "shrink",
     "trace",
 ]
 
 _HOMES = {
-    "amc.allocators.random_plan": ("random_plan",),
-    "amc.objectives.budget": ("Budget",),
-    "amc.graph.restrictions": ("Choice",),
-    "amc.runtime.errors": ("AmcError", "InfeasibleBudgetError", "UnsupportedModelError"),
+    "amc.train": ("compress",),
+    "amc.runs.network": ("load_pruned",),
+    "amc.graph.tracing.trace": ("trace",),
+    "amc.graph.restrictions": ("Restrictions",),
+    "amc.graph.restrict": ("restrict",),
     "amc.graph.capture.bake": ("bake",),
     "amc.graph.channel_graph": ("ChannelGraph",),
-    "amc.graph.groups": ("ChannelGroup",),
-    "amc.graph.restrict": ("choose",),
-    "amc.graph.shrink": ("mask", "shrink"),
-    "amc.graph.tracing.trace": ("trace",),
     "amc.graph.plan": ("Plan", "Strategy"),
-    "amc.graph.plan_files": ("load_plan", "save_plan"),
-    "amc.runs.network": ("load_pruned",),
+    "amc.graph.shrink": ("mask", "shrink"),
+    "amc.calibration.calibrate": ("calibrate",),
+    "amc.objectives.budget": ("Budget",),
+    "amc.runtime.errors": ("AmcError", "InfeasibleBudgetError", "UnsupportedModelError"),
     "amc.tasks.task": ("Task",),
+    # No longer named above, and here for one release more:
+    "amc.allocators.random_plan": ("random_plan",),
+    "amc.graph.groups": ("ChannelGroup",),
+    "amc.graph.plan_files": ("load_plan", "save_plan"),
 }
+_RENAMED = {"Choice": "Restrictions", "choose": "restrict"}
+"""Names of the release before."""
+
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Imported when first asked for: a command refuses a mistyped flag before torch is loaded."""
-    home = _HOME.get(name)
+    home = _HOME.get(_RENAMED.get(name, name))
     if home is not None:
-        found = getattr(import_module(home), name)
+        found = getattr(import_module(home), _RENAMED.get(name, name))
         globals()[name] = found
         return found
     if not name.startswith("_"):  # rooms of the house are attributes as well: amc.graph

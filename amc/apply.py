@@ -8,23 +8,80 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
     from amc.config.ending import interruptible
 
     interruptible("amc.apply")
+    from amc.config.apply import ApplyConfig
     from amc.config.command_line import at_once
-    from amc.config.reuse import ApplyConfig
 
     at_once("amc.apply", ApplyConfig)
 
+from pathlib import Path
+
+from torch import nn
+
+from amc.config.apply import ApplyConfig
 from amc.config.command_line import parse
 from amc.config.ending import ending
-from amc.config.reuse import ApplyConfig
-from amc.config.train import TrainConfig
-from amc.train import going_on, run
+from amc.runs.folder import going_on
+from amc.runs.run import Run, open_run
+from amc.runs.tensorboard import TensorBoardLog
+from amc.steps.allocate import allocation_of, candidates, check_files
+from amc.steps.cut import calibrate, cut_best
+from amc.steps.job import Job, open_job
+from amc.steps.recover import recover
+from amc.steps.result import Result, finish, origin
+from amc.steps.setup import build_network, check_training, load_network, trace_network
+
+
+def run(config: ApplyConfig) -> Path:
+    """Applies a policy or a plan; returns the run folder.
+
+    Raises:
+        AmcError: something given cannot be used; what was finished before is in the folder.
+    """
+    with open_run(config) as opened:
+        config = opened.config
+        check_files(config.allocation, config.training)
+        job = open_job(config, opened.terminal)
+        apply(job, build_network(job, config.network), opened)
+        return opened.folder
+
+
+def apply(job: Job, given: nn.Module, run: Run[ApplyConfig]) -> Result:
+    """The cut that a policy or a plan gives, on a network and data in memory."""
+    config = run.config
+
+    # Does the plan fit the network, or the budget the policy?
+    graph = trace_network(job, given, config.restrictions)
+    allocation = allocation_of(graph, config)
+    network = load_network(job, given, graph, config.network, config.data)
+    check_training(job, network.model, config.training)
+    run.begin(**origin(config, network))
+    job.terminal.say(*network.overview(job, allocation.budget))
+    original = job.tested(network.model)
+
+    # The channels of the plan; or what the policy walks to, and what it knows.
+    with run.clock("calibrate"):
+        compressor = calibrate(job, graph, network.model)
+    log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task.name)
+    with run.clock("search"):
+        found = candidates(job, network, compressor, allocation, config, run.folder, log)
+    with run.clock("apply"):
+        plan, pruned = cut_best(job, compressor, found.strategies, found.plan)
+    run.save_strategy(plan.strategy, graph.channels)
+    run.save(plan, pruned)
+    cut = job.tested(pruned)
+
+    # Accuracy comes back.
+    with run.clock("finetune"):
+        pruned, plan = recover(job, network, pruned, plan, config, run.folder, log)
+    run.save(plan, pruned)
+    return finish(job, run, log, network, found, plan, pruned, (original, cut))
 
 
 def main() -> None:
     """The command; a mistake of the user's ends it with one line and exit status 1."""
-    config: TrainConfig | None = None
+    config: ApplyConfig | None = None
     with ending("amc.apply", going_on=lambda: going_on(config)):
-        config = parse(ApplyConfig, "amc.apply").training
+        config = parse(ApplyConfig, "amc.apply")
         run(config)
 
 

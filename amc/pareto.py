@@ -9,29 +9,29 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     interruptible("amc.pareto")
     from amc.config.command_line import at_once
-    from amc.config.reuse import ParetoConfig
+    from amc.config.many_budgets import ParetoConfig
 
     at_once("amc.pareto", ParetoConfig)
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from amc.config.command_line import as_json, command
-from amc.config.reuse import LearnConfig, ParetoConfig
-from amc.learn import run as learn
+from amc.config.command_line import command
+from amc.config.composed import as_json
+from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.reporting.pareto_front import Point, draw_front, front_table, smallest
 from amc.runs.lock import held
-from amc.runs.terminal import Terminal
+from amc.runs.run import open_run
 from amc.runs.trust import check_owner
 from amc.runtime.files import write_json
 from amc.search.policies import load_learned
-from amc.steps.pipeline import Pipeline, reward_function
-from amc.steps.setup import allocation, choose_device, opened, outline, ready
+from amc.steps.allocate import make_budget
+from amc.steps.job import Job, open_job
+from amc.steps.learn import learn
+from amc.steps.setup import build_network, load_network, trace_network
 from amc.steps.sweep import Sweep, closer
-from amc.tasks.task import CLASSIFICATION, Task, load_task
+from amc.tasks.task import CLASSIFICATION, Task
 
 
 def run(config: ParetoConfig) -> Path:
@@ -42,29 +42,26 @@ def run(config: ParetoConfig) -> Path:
     """
     if config.policy:
         check_owner("--policy", config.policy, config.trust)
-    with held(config.folder):
+    with open_run(config) as opened:
         check_owner("--run-dir", config.folder, config.trust)
-        return _run(config, config.folder)
+        return sweep_budgets(open_job(config, opened.terminal), config)
 
 
-def _run(config: ParetoConfig, folder: Path) -> Path:
-    terminal = Terminal(config.quiet)
-    torch.manual_seed(config.seed)
-    task, device = load_task(config.task), choose_device(config.device)
-    reward = reward_function(config.reward, task)
+def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
+    """A network for every budget; everything is in the folder of the settings."""
+    terminal, task, folder = job.terminal, job.task, config.folder
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
-    data = opened(config, task, terminal, seed=config.seed)
-    pipe = Pipeline(config.training, data, device, terminal, task)
-    given, graph = outline(pipe)
-    targets = [replace(pipe.config, preserve_ratio=ratio) for ratio in config.ratios]
-    budgets = [allocation(one, graph) for one in targets]
-    policy = load_learned(config.policy or learned(config))
+    given = build_network(job, config.network)
+    graph = trace_network(job, given, config.restrictions)
+    reward = config.reward.reward
+    budgets = [make_budget(graph, ratio, config.counts, reward) for ratio in config.ratios]
+    policy = load_learned(config.policy or learned(job, config.learning))
 
     # The network with its weights and statistics.
-    subject = ready(pipe, given, graph)
-    terminal.say(*subject.overview(pipe, *budgets))
-    sweep = Sweep(config, pipe, subject, policy, reward, folder)
+    network = load_network(job, given, graph, config.network, config.data)
+    terminal.say(*network.overview(job, *budgets))
+    sweep = Sweep(config, job, network, policy, folder)
     original = sweep.original
     terminal.say(
         f"{task.name} {task.shown(original.accuracy)} on {sweep.held_out} that no search has seen"
@@ -96,7 +93,7 @@ def _run(config: ParetoConfig, folder: Path) -> Path:
         chosen = smallest(found, original.accuracy - config.max_drop / task.points)
         account["max_drop"] = {"points": config.max_drop, "chosen": chosen and chosen.target}
     write_json(folder / "pareto.json", account)
-    draw_front(found, original, folder / "pareto.svg", f"{config.model}, {config.data}", task)
+    draw_front(found, original, folder / "pareto.svg", f"{network.name}, {config.data.data}", task)
     terminal.table(front_table(found, original, task))
     if config.max_drop is not None:
         terminal.say(verdict(chosen, original, config.max_drop, task))
@@ -110,9 +107,10 @@ def _run(config: ParetoConfig, folder: Path) -> Path:
     return folder
 
 
-def learned(config: ParetoConfig) -> Path:
+def learned(job: Job, config: LearnConfig) -> Path:
     """The folder of a policy that is learned for these budgets, here and first."""
-    return learn(config.into(LearnConfig, run_dir=config.folder / "policy"))
+    with held(config.folder):
+        return learn(job, config)
 
 
 def verdict(

@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable
 
 from amc.runtime.errors import AmcError
+from amc.runtime.names import check_reward
+from amc.runtime.user_code import blamed, load_function
+from amc.tasks.task import CLASSIFICATION, Task
 from envs.outcome import Outcome
 
 Reward = Callable[[Outcome], float]
@@ -58,3 +61,26 @@ REWARDS: dict[str, Reward] = {
 
 UNCONSTRAINED = ("accuracy_flops", "accuracy_params")
 """Rewards that pay for a smaller network themselves: the budget keeps only its upper end."""
+
+
+def reward_function(name: str, task: Task = CLASSIFICATION) -> Reward:
+    """A built-in reward or the user's own, ``module:function`` of an `envs.Outcome`.
+
+    Raises:
+        AmcError: there is no such reward, or it has no meaning for the task.
+    """
+    if name in UNCONSTRAINED and not task.percent:
+        raise AmcError(f"--reward {name} needs a score that is a part of one, not {task.name}")
+    if name in REWARDS:
+        return REWARDS[name]
+    check_reward(name)
+    function = load_function(name)
+
+    def reward(outcome: Outcome) -> float:
+        with blamed(f"--reward {name}:"):
+            value = float(function(outcome))
+        if not math.isfinite(value):
+            raise AmcError(f"--reward {name}: must return a finite number, got {value}")
+        return value
+
+    return reward

@@ -167,7 +167,7 @@ def main() -> None:
     """Runs both and prints the table."""
     setting = tyro.cli(Setting)
     bench = Bench(setting.model, setting.data, "lasso")
-    budget, validation = bench.budget(setting.preserve_ratio), bench.pipe.validation
+    budget, validation = bench.budget(setting.preserve_ratio), bench.job.validation
     images, rng = bench.images, setting.seed
     start = time.perf_counter()
     fake = Fake(bench.graph, bench.model, images, setting.rows)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from amc.calibration.calibrate import calibrate
-from amc.config.train import TrainConfig
 from amc.data import Data, load_data
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
@@ -19,7 +18,7 @@ from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.runs.terminal import Terminal
 from amc.runtime.feed import Feed
-from amc.steps.pipeline import Pipeline
+from amc.steps.job import Job
 
 
 @dataclass(frozen=True)
@@ -41,25 +40,24 @@ class Bench:
         return pretrained(self.model_name, 1.0, load_data(self.data_name, seed=0))[0].eval()
 
     @cached_property
-    def pipe(self) -> Pipeline:
-        """The steps of a run with their default settings."""
-        config = TrainConfig(model=self.model_name, data=self.data_name, quiet=True)
-        return Pipeline(config, self.data, torch.device("cpu"), Terminal(quiet=True))
+    def job(self) -> Job:
+        """What the steps of a run need, with the default settings."""
+        return Job(self.data, torch.device("cpu"), Terminal(quiet=True))
 
     @cached_property
     def images(self) -> list[tuple[Feed, Tensor]]:
         """Calibration images."""
-        return self.pipe.images
+        return self.job.images
 
     @cached_property
     def graph(self) -> ChannelGraph:
         """What can be cut."""
-        return trace(self.model, self.pipe.example)
+        return trace(self.model, self.job.example.args)
 
     @cached_property
     def compressor(self) -> Compressor:
         """What cuts, with statistics."""
-        stats = calibrate(self.graph, self.model, self.images, self.pipe.sampling)
+        stats = calibrate(self.graph, self.model, self.images, self.job.sampling)
         select = partial(METRICS[self.selector], Evidence(self.graph, self.model, stats))
         return Compressor(self.graph, self.model, stats, select)
 

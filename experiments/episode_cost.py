@@ -63,7 +63,7 @@ def main() -> None:
     setting = tyro.cli(Setting)
     torch.set_num_threads(setting.threads)
     bench = Bench(setting.model, setting.data)
-    budget, validation = bench.budget(setting.preserve_ratio), bench.pipe.validation
+    budget, validation = bench.budget(setting.preserve_ratio), bench.job.validation
 
     def once() -> float:
         start = time.perf_counter()

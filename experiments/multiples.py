@@ -44,7 +44,7 @@ def report(table: Table, arm: str, seed: int) -> dict[str, Any]:
     name = f"{table.model}-{table.width:g}-{table.data}-{table.mode}-{table.selector}"
     place = table.folder / f"{name}-{arm}-{table.epochs}-{seed}"
     if not (place / "report.json").exists():
-        config = TrainConfig(
+        config = TrainConfig.of(
             model=table.model,
             width=table.width,
             data=table.data,
@@ -59,7 +59,7 @@ def report(table: Table, arm: str, seed: int) -> dict[str, Any]:
             quiet=True,
         )
         started = (place / "config.json").exists()
-        run(TrainConfig(resume=place, quiet=True) if started else config)
+        run(TrainConfig.of(resume=place, quiet=True) if started else config)
     found: dict[str, Any] = json.loads((place / "report.json").read_text())
     return found
 

@@ -29,6 +29,7 @@ from amc.calibration.columns import as_columns, input_columns
 from amc.calibration.least_squares import error
 from amc.graph.groups import Layer
 from amc.graph.plan import Strategy
+from amc.steps.cut import cut
 from amc.tasks.evaluate import Score, evaluate, softened
 from amc.training.recipe import Recipe
 from amc.training.short_training import Quick
@@ -58,15 +59,15 @@ def truth(bench: Bench, strategy: Strategy, epochs: int) -> Truth:
     """Test accuracy and loss after the final cut, and after fine-tuning on the labels."""
     compressor = bench.compressor
     plan = compressor.plan(strategy)
-    small = bench.pipe.cut(compressor, plan, bench.pipe.originals(compressor))
-    cut = evaluate(small, bench.data.test)
+    small = cut(bench.job, compressor, plan)
+    before = evaluate(small, bench.data.test)
     torch.manual_seed(0)
     tuned = copy.deepcopy(small)
     train(tuned, bench.data.train, Recipe(epochs, 0.05))
     score = evaluate(tuned, bench.data.test)
     return {
-        "cut_test": cut.accuracy,
-        "cut_loss": cut.loss,
+        "cut_test": before.accuracy,
+        "before.loss": before.loss,
         "tuned_test": score.accuracy,
         "tuned_loss": score.loss,
     }
@@ -76,8 +77,8 @@ def candidates(
     bench: Bench, steps: tuple[int, ...]
 ) -> dict[str, Callable[[Strategy], dict[str, float]]]:
     """What is measured together -> its results by name; higher is better."""
-    compressor, validation, model = bench.compressor, bench.pipe.validation, bench.model
-    graph, wished = bench.graph, softened(bench.model, bench.pipe.validation)
+    compressor, validation, model = bench.compressor, bench.job.validation, bench.model
+    graph, wished = bench.graph, softened(bench.model, bench.job.validation)
 
     def scored(score: Score, what: str) -> dict[str, float]:
         assert score.divergence is not None

@@ -20,6 +20,7 @@ import torch_pruning
 import tyro
 from torch import nn
 
+from amc.config.recovery import DistillConfig, TrainingConfig
 from amc.config.train import TrainConfig
 from amc.data import Data, load_data
 from amc.graph.tracing.trace import trace
@@ -86,7 +87,7 @@ def ours(table: Table, method: str, ratio: float, seed: int) -> dict[str, float]
             **OURS[method],
         }
         started = (place / "config.json").exists()
-        run(TrainConfig(resume=place, quiet=True) if started else TrainConfig(**settings))
+        run(TrainConfig.of(resume=place, quiet=True) if started else TrainConfig.of(**settings))
     report = json.loads((place / "report.json").read_text())
     return {**report["accuracy"], "macs": report["macs"]["ratio"]}
 
@@ -96,7 +97,7 @@ def theirs(table: Table, distilled: bool, ratio: float, seed: int) -> dict[str, 
     kind = "torch-pruning-distilled" if distilled else "torch-pruning"
     path = table.folder / f"{table.network}-{table.data}-{kind}-{ratio:g}-{seed}.json"
     if not path.exists():
-        defaults = TrainConfig()
+        defaults, distill = TrainingConfig(), DistillConfig()
         data = load_data(table.data, seed=seed, batch_size=defaults.batch_size)
         teacher, _ = pretrained(table.model, table.width, data)
         small, macs = pruned(teacher, data, ratio)
@@ -104,7 +105,7 @@ def theirs(table: Table, distilled: bool, ratio: float, seed: int) -> dict[str, 
         found["pruned"] = evaluate(small, data.test).accuracy
         loss: Loss = cross_entropy
         if distilled:
-            loss = Distillation(teacher, defaults.temperature, defaults.distill_weight)
+            loss = Distillation(teacher, distill.temperature, distill.distill_weight)
         recipe = Recipe(
             table.epochs,
             defaults.learning_rate,

@@ -50,7 +50,7 @@ def report(
     name = f"{model}-{table.data}-{kind}-{selector}-{ratio:g}-{table.finetune_epochs}-{seed}"
     path = table.folder / name / "report.json"
     if not path.exists():
-        config = TrainConfig(
+        config = TrainConfig.of(
             model=model,
             data=table.data,
             mode=mode,
@@ -64,7 +64,7 @@ def report(
             quiet=True,
         )
         started = (path.parent / "config.json").exists()
-        run(TrainConfig(resume=path.parent, quiet=True) if started else config)
+        run(TrainConfig.of(resume=path.parent, quiet=True) if started else config)
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 

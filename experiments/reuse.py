@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from amc.config.reuse import LearnConfig
+from amc.config.many_budgets import LearnConfig
 from amc.config.train import TrainConfig
 from amc.learn import run as learn
 from amc.train import run
@@ -44,7 +44,7 @@ def policy(table: Table, seed: int) -> Path:
     folder = table.folder / f"learn-{table.learned_on}-{table.data}-{table.learn}-{seed}"
     if not (folder / "learned.json").exists():
         learn(
-            LearnConfig(
+            LearnConfig.of(
                 model=table.learned_on,
                 data=table.data,
                 preserve_ratio=table.learn,
@@ -71,7 +71,7 @@ def outcome(table: Table, model: str, ratio: float, seed: int, kind: str) -> dic
     name = f"{model}-{table.data}-{ratio:g}-{kind.replace(', ', '-').replace(' ', '-')}-{seed}"
     folder = table.folder / (f"{table.learn}-{name}" if "policy" in own else name)
     if not (folder / "report.json").exists():
-        config = TrainConfig(
+        config = TrainConfig.of(
             model=model,
             data=table.data,
             preserve_ratio=ratio,
@@ -82,7 +82,7 @@ def outcome(table: Table, model: str, ratio: float, seed: int, kind: str) -> dic
             **own,
         )
         started = (folder / "config.json").exists()
-        run(TrainConfig(resume=folder, quiet=True) if started else config)
+        run(TrainConfig.of(resume=folder, quiet=True) if started else config)
     report = json.loads((folder / "report.json").read_text())
     assert report["macs"]["ratio"] <= ratio
     episodes = folder / "episodes.jsonl"

@@ -251,7 +251,7 @@ def test_channels_that_go_together_are_counted_as_channels(tmp_path: Path) -> No
     path.write_text('{"0": 7}')
     with pytest.raises(amc.AmcError, match=r"0: channels go together by 3; 7 is no .* is 6$"):
         listed(graph, path)
-    bounded = amc.choose(graph, model, amc.Choice(min_channels={"0": 6}))
+    bounded = amc.restrict(graph, model, amc.Restrictions(min_channels={"0": 6}))
     path.write_text('{"0": 3}')
     with pytest.raises(amc.AmcError, match=r"0 must keep 6 to 12 channels, got 3"):
         listed(bounded, path)

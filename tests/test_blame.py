@@ -18,10 +18,10 @@ from amc.models.catalog import build
 from amc.runtime.errors import AmcError, UnsupportedModelError
 from amc.runtime.names import check
 from amc.runtime.user_code import blamed, load_function
-from amc.steps.pipeline import reward_function
 from amc.tasks.evaluate import Score, predictions
 from amc.tasks.task import load_task
 from envs import Outcome
+from envs.rewards import reward_function
 
 CODE = """
 import sys, threading, torch
@@ -216,7 +216,7 @@ NAMES = st.text(max_size=40) | st.sampled_from(
 @given(name=NAMES, field=st.sampled_from(["model", "data", "task", "reward", "finetune"]))
 def test_names_of_any_kind_are_taken_or_refused_in_one_line(name: str, field: str) -> None:
     try:
-        check(TrainConfig(**{field: name}))
+        check(TrainConfig.of(**{field: name}))
     except AmcError as refused:
         assert "\n" not in str(refused) and len(str(refused)) < 600
 

@@ -36,7 +36,7 @@ class Blocks(nn.Module):
 def graph(**choice: Any) -> amc.ChannelGraph:
     model = Blocks().eval()
     traced = amc.trace(model, (torch.randn(2, 3, 8, 8),))
-    return amc.choose(traced, model, amc.Choice(**choice))
+    return amc.restrict(traced, model, amc.Restrictions(**choice))
 
 
 def left(**choice: Any) -> set[str]:
@@ -88,7 +88,7 @@ def test_residual_streams_of_a_resnet_are_its_stages() -> None:
     traced = amc.trace(model, (torch.randn(1, 1, 8, 8),))
     streams = [g for g in traced.groups if g.residual]
     assert [g.size for g in streams] == [16, 32, 64]
-    inside = amc.choose(traced, model, amc.Choice(prune_residual=False))
+    inside = amc.restrict(traced, model, amc.Restrictions(prune_residual=False))
     assert len(inside.decisions) == 9 == len(traced.decisions) - 3
 
 

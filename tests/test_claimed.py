@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from amc.config.command_line import as_json
+from amc.config.composed import as_json
 from amc.config.train import TrainConfig
 from amc.models.catalog import build
-from amc.runs.folder import resumed, run_dir
+from amc.runs.folder import resumed
 from amc.runs.lock import LOCK, held, moved_aside
 from amc.runs.trust import check_owner, code_named
 from amc.runtime.errors import AmcError
@@ -207,11 +207,11 @@ def test_record_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_code_that_settings_name() -> None:
-    own = TrainConfig(model="nets.py:make", data="cifar10:/x", task="t:t", reward="loss")
+    own = TrainConfig.of(model="nets.py:make", data="cifar10:/x", task="t:t", reward="loss")
     assert code_named(own) == "--model nets.py:make, --task t:t"
-    assert code_named(TrainConfig()) == ""
-    assert "--finetune a.b:c" in code_named(TrainConfig(finetune="a.b:c", data="m:load"))
-    assert "--data m:load" in code_named(TrainConfig(data="m:load"))
+    assert code_named(TrainConfig.of()) == ""
+    assert "--finetune a.b:c" in code_named(TrainConfig.of(finetune="a.b:c", data="m:load"))
+    assert "--data m:load" in code_named(TrainConfig.of(data="m:load"))
 
 
 def test_folder_of_another_user_is_refused_unless_trusted(
@@ -222,35 +222,37 @@ def test_folder_of_another_user_is_refused_unless_trusted(
     with pytest.raises(AmcError, match=r"--policy .*: belongs to another user .*; --trust"):
         check_owner("--policy", tmp_path, False)
     check_owner("--policy", tmp_path, True)
-    (tmp_path / "config.json").write_text(json.dumps(as_json(TrainConfig())))
+    (tmp_path / "config.json").write_text(json.dumps(as_json(TrainConfig.of())))
     with pytest.raises(AmcError, match="another user"):
-        resumed(TrainConfig(resume=tmp_path), print)
-    assert resumed(TrainConfig(resume=tmp_path, trust=True), print).resume == tmp_path
+        resumed(TrainConfig.of(resume=tmp_path), print)
+    assert resumed(TrainConfig.of(resume=tmp_path, trust=True), print).resume == tmp_path
 
 
 def test_resuming_names_the_code_and_another_number_of_threads(tmp_path: Path) -> None:
     said: list[str] = []
-    settings = {**as_json(TrainConfig(model="nets.py:make", reward="a:b")), "trust": True}
+    settings = {**as_json(TrainConfig.of(model="nets.py:make", reward="a:b")), "trust": True}
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**settings, "threads": torch.get_num_threads() + 3}))
-    found = resumed(TrainConfig(resume=tmp_path), said.append)
+    found = resumed(TrainConfig.of(resume=tmp_path), said.append)
     assert not found.trust  # which nobody can give for another one
     assert len(said) == 2 and "began with" in said[0] and "OMP_NUM_THREADS" in said[0]
     assert "--model nets.py:make, --reward a:b" in said[1]
     said.clear()
-    config.write_text(json.dumps({**as_json(TrainConfig()), "threads": torch.get_num_threads()}))
-    resumed(TrainConfig(resume=tmp_path), said.append)
+    config.write_text(
+        json.dumps({**as_json(TrainConfig.of()), "threads": torch.get_num_threads()})
+    )
+    resumed(TrainConfig.of(resume=tmp_path), said.append)
     assert not said
 
 
 def test_no_such_user_is_told(tmp_path: Path) -> None:
     with pytest.raises(AmcError, match="~nobody-of-this-name/x: there is no such user"):
-        TrainConfig(run_dir=Path("~nobody-of-this-name/x"))
+        TrainConfig.of(run_dir=Path("~nobody-of-this-name/x"))
 
 
 def test_default_folder_tells_seeds_apart() -> None:
-    assert run_dir(TrainConfig()) == Path("runs/resnet20-digits-auto-0.5-seed0")
-    assert run_dir(TrainConfig(seed=3)) == Path("runs/resnet20-digits-auto-0.5-seed3")
+    assert TrainConfig.of().folder == Path("runs/resnet20-digits-auto-0.5-seed0")
+    assert TrainConfig.of(seed=3).folder == Path("runs/resnet20-digits-auto-0.5-seed3")
 
 
 # Several real runs at once
@@ -314,5 +316,5 @@ def test_failed_run_leaves_no_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AmcError):
-        run(TrainConfig(width=0.25, quiet=True, **wrong))
+        run(TrainConfig.of(width=0.25, quiet=True, **wrong))
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from amc.allocators.greedy import greedy
 from amc.allocators.uniform import uniform
 from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
-from amc.compare import AT_ONCE, default_folder, run
+from amc.compare import run
 from amc.config.command_line import parse
 from amc.config.compare import CompareConfig
 from amc.config.train import TrainConfig
@@ -30,6 +30,7 @@ from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.comparison import Attempt, draw_standings, verdicts
 from amc.runtime.errors import AmcError
 from amc.search.search import METHODS
+from amc.steps.contest import AT_ONCE
 
 # --- greedy
 
@@ -302,7 +303,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def finished(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare") / "all"
-    return run(CompareConfig(model=model, run_dir=folder, **SMALL))
+    return run(CompareConfig.of(model=model, run_dir=folder, **SMALL))
 
 
 def numbers(folder: Path) -> dict:
@@ -315,7 +316,7 @@ def test_every_method_may_evaluate_equally_often(finished: Path) -> None:
     by_method: dict[str, list[dict]] = {}
     for attempt in numbers(finished)["attempts"]:
         by_method.setdefault(attempt["method"], []).append(attempt)
-    assert list(by_method) == list(CompareConfig().methods)
+    assert list(by_method) == list(CompareConfig.of().methods)
     for method, found in by_method.items():
         assert [a["seed"] for a in found] == ([0] if method in AT_ONCE else [0, 1])
         for attempt in found:
@@ -336,7 +337,7 @@ def test_the_figures_are_those_of_the_strategies(finished: Path, model: str) -> 
     for attempt in content["attempts"]:
         assert attempt["macs"] <= 0.4 * original
         assert graph.sizes.keys() == attempt["strategy"].keys()
-    assert len(content["verdicts"]) == len(CompareConfig().methods) - 1
+    assert len(content["verdicts"]) == len(CompareConfig.of().methods) - 1
 
 
 def test_the_same_command_goes_on_and_shows_the_standings(
@@ -353,13 +354,13 @@ def test_the_same_command_goes_on_and_shows_the_standings(
     for name in ("ddpg-1.json", "sac-0.json", "sac-0.jsonl", "compare.json", "compare.svg"):
         (folder / name).unlink()
     settings = {**SMALL, "quiet": False}
-    assert run(CompareConfig(model=model, run_dir=folder, **settings)) == folder
+    assert run(CompareConfig.of(model=model, run_dir=folder, **settings)) == folder
     assert numbers(folder) == numbers(finished)
     assert (folder / "compare.svg").read_bytes() == (finished / "compare.svg").read_bytes()
 
     shown = capsys.readouterr().out
     assert "evaluations are on record" in shown
-    for method in CompareConfig().methods:
+    for method in CompareConfig.of().methods:
         assert any(line.split()[:1] == [method] and "%" in line for line in shown.splitlines())
     for verdict in numbers(folder)["verdicts"]:
         assert verdict in shown
@@ -367,7 +368,7 @@ def test_the_same_command_goes_on_and_shows_the_standings(
 
 def test_some_methods_without_the_cut(model: str, tmp_path: Path) -> None:
     settings = dict(methods=("random", "uniform", "random"), apply=False, seeds=1)
-    folder = run(CompareConfig(model=model, run_dir=tmp_path / "r", **SMALL | settings))
+    folder = run(CompareConfig.of(model=model, run_dir=tmp_path / "r", **SMALL | settings))
     found = numbers(folder)["attempts"]
     assert [a["method"] for a in found] == ["random", "uniform"]
     assert not any(a["cut"] for a in found)
@@ -377,7 +378,7 @@ def test_a_record_of_other_settings_is_refused(finished: Path, model: str, tmp_p
     shutil.copytree(finished, tmp_path / "r")
     settings = {**SMALL, "episodes": 7, "methods": ("random",)}
     with pytest.raises(AmcError, match="episodes was 6, is 7"):
-        run(CompareConfig(model=model, run_dir=tmp_path / "r", **settings))
+        run(CompareConfig.of(model=model, run_dir=tmp_path / "r", **settings))
 
 
 @pytest.mark.parametrize(
@@ -403,11 +404,11 @@ def test_bad_arguments_end_in_one_line(
 
 
 def test_settings_are_those_of_a_run() -> None:
-    config, ours = CompareConfig(), {one.name for one in fields(CompareConfig)}
+    config, ours = CompareConfig.of(), {one.name for one in fields(CompareConfig)}
     for one in fields(TrainConfig):
         if one.name in ours:
-            assert getattr(config, one.name) == getattr(TrainConfig(), one.name), one.name
+            assert getattr(config, one.name) == getattr(TrainConfig.of(), one.name), one.name
     assert ours - {one.name for one in fields(TrainConfig)} == {"methods", "seeds", "apply"}
     assert set(config.methods) == {*METHODS, *AT_ONCE}
-    path = default_folder(CompareConfig(model="nets.py:build", preserve_ratio=0.25))
+    path = CompareConfig.of(model="nets.py:build", preserve_ratio=0.25).folder
     assert path == Path("runs/compare-nets.py-build-digits-0.25")

@@ -400,7 +400,9 @@ def test_forgetting_solutions_changes_no_result(monkeypatch: pytest.MonkeyPatch)
 def test_layers_with_too_many_columns_are_cut_but_not_fitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rooms, "MAX_COLUMNS", 7 * 4)  # b has 72 columns, c 28, fc 24
+    monkeypatch.setattr(
+        "amc.calibration.calibrate.MAX_COLUMNS", 7 * 4
+    )  # b has 72 columns, c 28, fc 24
     model, graph, compressor = prepared(Plain)
     assert set(compressor.stats) == {"c", "fc"}
     plan = compressor.plan(halved(graph))

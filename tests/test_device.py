@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from amc import learn, pareto
-from amc.config.reuse import ApplyConfig, LearnConfig, ParetoConfig
+from amc.config.apply import ApplyConfig
+from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.models.catalog import build
@@ -81,9 +82,9 @@ def test_run_elsewhere_is_the_run_on_the_cpu(
             tmp_path / "weights.safetensors",
         )
         save_file(model.state_dict(), settings["checkpoint"])
-    here = run(TrainConfig(**settings, device="cpu", run_dir=tmp_path / "here"))
+    here = run(TrainConfig.of(**settings, device="cpu", run_dir=tmp_path / "here"))
     with reachable(monkeypatch):
-        there = run(TrainConfig(**settings, device="lazy", run_dir=tmp_path / "there"))
+        there = run(TrainConfig.of(**settings, device="lazy", run_dir=tmp_path / "there"))
     for name in ("strategy.json", "plan.json", "pruned.safetensors"):
         assert (there / name).read_bytes() == (here / name).read_bytes(), name
 
@@ -144,10 +145,10 @@ def test_what_was_learned_is_used_elsewhere(
     def everything(folder: Path, device: str) -> list[bytes]:
         given = {**network, "device": device}
         learned, swept = folder / "learned", folder / "swept"
-        learn.run(LearnConfig(**given, episodes=4, targets=2, run_dir=learned))
-        pareto.run(ParetoConfig(**given, policy=learned, targets=2, run_dir=swept))
-        run(ApplyConfig(**given, policy=learned, run_dir=folder / "policy").training)
-        run(ApplyConfig(**given, plan=folder / "policy", run_dir=folder / "plan").training)
+        learn.run(LearnConfig.of(**given, episodes=4, targets=2, run_dir=learned))
+        pareto.run(ParetoConfig.of(**given, policy=learned, targets=2, run_dir=swept))
+        run(ApplyConfig.of(**given, policy=learned, run_dir=folder / "policy").training)
+        run(ApplyConfig.of(**given, plan=folder / "policy", run_dir=folder / "plan").training)
         return [
             (folder / name).read_bytes()
             for name in (

@@ -498,7 +498,7 @@ def test_rewards_have_the_published_values() -> None:
     assert REWARDS["loss"](outcome(0.9, loss=0.3)) == -0.3
     assert REWARDS["divergence"](outcome(0.9, divergence=0.125)) == -0.125
     assert set(REWARDS) == {"divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params"}
-    assert TrainConfig().reward == CompareConfig().reward == "divergence"
+    assert TrainConfig.of().reward == CompareConfig.of().reward == "divergence"
 
 
 @pytest.mark.parametrize("name", REWARDS)

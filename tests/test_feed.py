@@ -24,7 +24,7 @@ from amc.compare import run as compare
 from amc.config.command_line import parse
 from amc.config.compare import CompareConfig
 from amc.config.inspect import InspectConfig
-from amc.config.reuse import LearnConfig, ParetoConfig
+from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.inspect import run as inspect
@@ -200,7 +200,7 @@ def finished(mine: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
     def folder(kind: str) -> Path:
         if kind not in known:
-            known[kind] = run(TrainConfig(**settings(mine, kind, run_dir=place / kind)))
+            known[kind] = run(TrainConfig.of(**settings(mine, kind, run_dir=place / kind)))
         return known[kind]
 
     return folder
@@ -262,7 +262,7 @@ def test_settings_on_the_way_are_those_of_the_packed_network(
 ) -> None:
     found = []
     for name in (kind, f"packed_{kind}"):
-        folder = run(TrainConfig(**settings(mine, name, run_dir=tmp_path / name, **more)))
+        folder = run(TrainConfig.of(**settings(mine, name, run_dir=tmp_path / name, **more)))
         found.append(load_file(folder / "pruned.safetensors"))
     ours, theirs = found
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
@@ -273,10 +273,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
 ) -> None:
     folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr("amc.steps.recover.train", _interrupted)
+        patch.setattr("amc.steps.finetune.train", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(TrainConfig(**settings(mine, "words", run_dir=folder)))
-    run(TrainConfig(resume=folder, quiet=True))
+            run(TrainConfig.of(**settings(mine, "words", run_dir=folder)))
+    run(TrainConfig.of(resume=folder, quiet=True))
     for name in ("episodes.jsonl", "plan.json", "pruned.safetensors"):
         assert (folder / name).read_bytes() == (finished("words") / name).read_bytes()
 
@@ -341,7 +341,7 @@ def test_the_other_commands_take_several_inputs(
 
 
 def test_inspect_shows_what_can_go(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
-    config = InspectConfig(model=f"{mine}:words", data=f"{mine}:words_data", batch=3)
+    config = InspectConfig.of(model=f"{mine}:words", data=f"{mine}:words_data", batch=3)
     account = inspect(config)
     assert account.input_shape == {"image": (2, 8, 8), "tokens": (4,)}
     assert account.removable_share > 0.8 and account.num_classes == 3
@@ -349,7 +349,7 @@ def test_inspect_shows_what_can_go(mine: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_inspect_takes_the_data_of_a_task(mine: str) -> None:
-    own = InspectConfig(model=f"{mine}:stereo", data=f"{mine}:stereo_data")
+    own = InspectConfig.of(model=f"{mine}:stereo", data=f"{mine}:stereo_data")
     with pytest.raises(AmcError, match="others need a --task"):
         inspect(own)
     account = inspect(replace(own, task=f"{mine}:task"))

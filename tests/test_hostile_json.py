@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amc.config.command_line import as_json, from_json
+from amc.config.composed import as_json, from_json
 from amc.config.train import TrainConfig
 from amc.graph.plan import Cut, GroupKeep, Plan
 from amc.graph.plan_files import digest, load_plan, save_plan
@@ -62,7 +62,7 @@ def test_no_reader_takes_what_is_no_json(name: str, tmp_path: Path) -> None:
         ("plan.json", lambda path: load_plan(path)),
         ("strategy.json", lambda path: read_json(path)),
         ("policy.json", lambda path: load_learned(path.parent)),
-        ("config.json", lambda path: resumed(TrainConfig(resume=path.parent), print)),
+        ("config.json", lambda path: resumed(TrainConfig.of(resume=path.parent), print)),
     ):
         path = tmp_path / file
         path.write_bytes(TEXTS[name])
@@ -98,7 +98,7 @@ def test_infinite_losses_stay_on_record(tmp_path: Path) -> None:
 def test_every_setting_of_the_wrong_kind_is_told(name: str, value: Any) -> None:
     where = Path("runs/x/config.json")
     try:
-        found = from_json(TrainConfig, {**as_json(TrainConfig()), name: value}, where)
+        found = from_json(TrainConfig, {**as_json(TrainConfig.of()), name: value}, where)
     except AmcError as error:
         assert str(error).startswith(f"{where}: ") and len(str(error).splitlines()) == 1
         assert len(str(error)) < 500
@@ -112,9 +112,9 @@ def test_settings_of_any_kind_are_told(
     values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
-    (folder / "config.json").write_text(json.dumps({**as_json(TrainConfig()), **values}))
+    (folder / "config.json").write_text(json.dumps({**as_json(TrainConfig.of()), **values}))
     try:
-        resumed(TrainConfig(resume=folder), lambda text: None)
+        resumed(TrainConfig.of(resume=folder), lambda text: None)
     except AmcError as error:
         assert len(str(error).splitlines()) == 1
 

@@ -25,7 +25,7 @@ from amc.config.inspect import InspectConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.graph.channel_graph import ChannelGraph
-from amc.graph.restrictions import Choice
+from amc.graph.restrictions import Restrictions
 from amc.inspect import images, main, run
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
@@ -245,7 +245,7 @@ def test_choice(
     # the next command repeats the restrictions, and the training command reads them so
     words = shlex.split(account.command)
     config = parse(TrainConfig, "amc.train", words[3:])
-    assert config.choice == parse(InspectConfig, "amc.inspect", flags).choice != Choice()
+    assert config.choice == parse(InspectConfig, "amc.inspect", flags).choice != Restrictions()
     assert (account.largest_ratio < 1) == (bounds[1] < found.channels)
 
 
@@ -267,8 +267,10 @@ def test_next_command_repeats_every_flag(nets: str) -> None:
 def test_shape_and_classes() -> None:
     digits = load_data("digits")
     expected = digits.input_shape, digits.num_classes
-    assert images(InspectConfig())[:2] == images(InspectConfig(data="digits"))[:2] == expected
-    own = InspectConfig(model="nets.py:net")
+    assert (
+        images(InspectConfig.of())[:2] == images(InspectConfig.of(data="digits"))[:2] == expected
+    )
+    own = InspectConfig.of(model="nets.py:net")
     assert images(own)[:2] == ((3, 224, 224), 1000)
     for text in ("2x5x7", "2,5,7", "2, 5, 7"):
         assert images(replace(own, input_shape=text, num_classes=3))[:2] == ((2, 5, 7), 3)

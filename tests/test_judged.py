@@ -182,9 +182,11 @@ def test_frozen_networks_are_trained_and_spoilt_ones_are_not_taken(
         model=f"{file}:frozen", mode="uniform", calibration_batches=2, reward_images=40,
         preserve_ratio=0.3, weight_decay=0.0, device="cpu",
     )  # fmt: skip
-    cut = run(TrainConfig(**settings, finetune_epochs=0, run_dir=tmp_path / "cut", quiet=True))
+    cut = run(TrainConfig.of(**settings, finetune_epochs=0, run_dir=tmp_path / "cut", quiet=True))
     tuned = run(
-        TrainConfig(**settings, finetune_epochs=2, learning_rate=rate, run_dir=tmp_path / "tuned")
+        TrainConfig.of(
+            **settings, finetune_epochs=2, learning_rate=rate, run_dir=tmp_path / "tuned"
+        )
     )
     said = capsys.readouterr().out
     before, after = (load_file(f / "pruned.safetensors") for f in (cut, tuned))
@@ -235,8 +237,8 @@ def test_what_cannot_be_trained_is_known_before_anything_long(
         mode="uniform",
     )  # fmt: skip
     with pytest.raises(AmcError, match=message) as refused:
-        run(TrainConfig(**settings, run_dir=tmp_path / "trained"))
+        run(TrainConfig.of(**settings, run_dir=tmp_path / "trained"))
     assert "--finetune-epochs 0" in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "trained").exists()
-    folder = run(TrainConfig(**settings, finetune_epochs=0, run_dir=tmp_path / "cut"))
+    folder = run(TrainConfig.of(**settings, finetune_epochs=0, run_dir=tmp_path / "cut"))
     assert (folder / "pruned.safetensors").exists()

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import amc.metrics.lasso
 from amc.calibration.least_squares import error, solve
 from amc.calibration.statistics import LayerStats
 from amc.metrics.lasso import (
@@ -423,7 +422,7 @@ def test_ladder_goes_only_as_far_down_as_asked(monkeypatch: pytest.MonkeyPatch) 
         solved.append(len(left))
         return refit(reader, left)
 
-    monkeypatch.setattr(amc.metrics.lasso, "refit", counted)
+    monkeypatch.setattr("amc.metrics.lasso.refit", counted)
     ladder = Ladder([regression(*draw(0, channels=20))])
     ladder.keep(17)
     assert solved == [20]

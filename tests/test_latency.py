@@ -86,7 +86,7 @@ def test_a_run_reports_the_times_of_both_networks_in_both_runtimes(tmp_path: Pat
     torch.manual_seed(0)
     weights = tmp_path / "weights.safetensors"
     save_file(build("resnet20", num_classes=10, in_channels=1, width=0.5).state_dict(), weights)
-    folder = run(TrainConfig(
+    folder = run(TrainConfig.of(
         checkpoint=weights, width=0.5, mode="uniform", finetune_epochs=0, calibration_batches=2,
         run_dir=tmp_path / "run", quiet=True, device="cpu",
     ))  # fmt: skip

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import amc
 from amc import learn, pareto
 from amc.allocators.uniform import uniform
-from amc.config.reuse import LearnConfig, ParetoConfig, several
+from amc.config.many_budgets import LearnConfig, ParetoConfig, several
 from amc.config.train import TrainConfig
 from amc.graph.plan import Strategy
 from amc.models.catalog import build
@@ -21,7 +21,7 @@ from amc.pareto import verdict
 from amc.reporting.pareto_front import Point, smallest
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
-from amc.search.policies import best_of, load_learned, remembered
+from amc.search.policies import kept, load_learned, remembered
 from amc.steps.sweep import Sweep, closer
 from amc.tasks.batches import head, tail
 from amc.train import main as train_main
@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lesson(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """The folder of a policy for three budgets."""
     folder = tmp_path_factory.mktemp("lesson") / "learn"
-    return learn.run(LearnConfig(
+    return learn.run(LearnConfig.of(
         **QUICK(), checkpoint=checkpoint, preserve_ratio="0.3:0.7", targets=3, episodes=18,
         run_dir=folder,
     ))  # fmt: skip
@@ -98,7 +98,7 @@ def test_impossible_settings_are_refused(
 
 
 def test_infeasible_target_is_refused_before_anything_long(tmp_path: Path) -> None:
-    config = LearnConfig(**QUICK(), preserve_ratio="0.0001,0.5", run_dir=tmp_path, episodes=4)
+    config = LearnConfig.of(**QUICK(), preserve_ratio="0.0001,0.5", run_dir=tmp_path, episodes=4)
     with pytest.raises(AmcError, match="nearest"):
         learn.run(config)
     assert not list(tmp_path.glob("*.jsonl"))
@@ -130,7 +130,7 @@ def test_learning_goes_on_from_a_record_to_the_same_policy(
     for path in lesson.glob("*.jsonl"):
         lines = path.read_text().splitlines(keepends=True)
         (tmp_path / path.name).write_text("".join(lines[:4]) + lines[4][:20])
-    learn.run(LearnConfig(
+    learn.run(LearnConfig.of(
         **QUICK(), checkpoint=checkpoint, preserve_ratio="0.3:0.7", targets=3, episodes=18,
         run_dir=tmp_path,
     ))  # fmt: skip
@@ -145,7 +145,7 @@ def test_learning_over_two_networks(tmp_path: Path) -> None:
         "one, two = (partial(build, n, width=0.5) for n in ('resnet20', 'plain20'))\n"
     )
     nets = f"{tmp_path / 'nets.py'}:one,{tmp_path / 'nets.py'}:two"
-    config = LearnConfig(
+    config = LearnConfig.of(
         **{**QUICK(), "width": 1.0}, model=nets, preserve_ratio="0.4,0.6", episodes=8,
         run_dir=tmp_path / "learn",
     )  # fmt: skip
@@ -157,7 +157,7 @@ def test_learning_over_two_networks(tmp_path: Path) -> None:
 
 
 def test_best_strategies_are_scaled_to_other_budgets() -> None:
-    policy = load_old(best=[best_of(budget_of(r, chain).graph, r, s) for r, s in lesson_best()])
+    policy = load_old(best=[kept(budget_of(r, chain), s) for r, s in lesson_best()])
     for ratio in (0.2, 0.3, 0.4, 0.6, 0.9):
         budget = budget_of(ratio, chain)
         found = remembered(policy, budget)
@@ -172,7 +172,7 @@ def test_best_strategies_are_scaled_to_other_budgets() -> None:
 
 
 def test_best_strategies_of_another_network_are_not_taken() -> None:
-    policy = load_old(best=[best_of(budget_of(r, chain).graph, r, s) for r, s in lesson_best()])
+    policy = load_old(best=[kept(budget_of(r, chain), s) for r, s in lesson_best()])
     model = build("resnet20", num_classes=10, in_channels=1, width=0.25)
     other = Budget(amc.trace(model, (torch.randn(2, 1, 16, 16),)), 0.5)
     assert remembered(policy, other) == []
@@ -206,7 +206,7 @@ def load_old(**metadata: Any) -> Any:
 def test_search_from_a_policy_begins_with_what_it_remembers(
     lesson: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    folder = train(TrainConfig(
+    folder = train(TrainConfig.of(
         **QUICK(), checkpoint=checkpoint, policy=lesson, episodes=5, finalists=1,
         finetune_epochs=0, preserve_ratio=0.5, channel_multiple=1, run_dir=tmp_path / "run",
     ))  # fmt: skip
@@ -283,7 +283,7 @@ def test_tail_is_what_head_leaves() -> None:
 def test_sweep_writes_networks_that_load_and_goes_on(
     lesson: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ParetoConfig(
+    config = ParetoConfig.of(
         **QUICK(), checkpoint=checkpoint, policy=lesson, preserve_ratio="0.3,0.6", max_drop=100,
         steps=1, run_dir=tmp_path / "sweep",
     )  # fmt: skip

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import amc
+from amc.config.apply import ApplyConfig
 from amc.config.compare import CompareConfig
 from amc.config.inspect import InspectConfig
-from amc.config.reuse import ApplyConfig, LearnConfig, ParetoConfig
+from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
-from amc.graph.restrictions import Choice
+from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.limits import MOST, shown
 from amc.runtime.memory import parse_bytes
@@ -89,9 +90,9 @@ def test_seeds_are_those_that_random_generators_take(kind: type) -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    config = TrainConfig(seed=np.int64(3), episodes=np.int32(4), preserve_ratio=np.float32(0.5))
+    config = TrainConfig.of(seed=np.int64(3), episodes=np.int32(4), preserve_ratio=np.float32(0.5))
     assert config.seed == 3
-    assert TrainConfig(learning_rate=1).learning_rate == 1
+    assert TrainConfig.of(learning_rate=1).learning_rate == 1
 
 
 @given(text=st.text(max_size=30) | st.from_regex(r"\A\d{1,400}(\.\d{1,400})?(e\d+)?[KMGT]B\Z"))
@@ -135,7 +136,7 @@ def test_settings_of_a_folder_of_images(query: str) -> None:
 @pytest.mark.parametrize("name", ["min_channels", "max_channels"])
 def test_bounds_of_layers(name: str, channels: Any) -> None:
     with pytest.raises(AmcError) as refused:
-        Choice(**{name: {"stem": channels}})
+        Restrictions(**{name: {"stem": channels}})
     check_line(refused.value)
 
 

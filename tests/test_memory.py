@@ -60,7 +60,7 @@ def test_sizes_are_read_as_they_are_written(text: str, count: int) -> None:
 @pytest.mark.parametrize("text", ["4", "GB", "-1GB", "0GB", "4 gigabytes", "1e3MB", "nan GB", ""])
 def test_what_is_no_size_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(AmcError, match="expected a size such as 4GB or 500MB") as raised:
-        TrainConfig(memory=text)
+        TrainConfig.of(memory=text)
     assert "\n" not in str(raised.value)
 
 
@@ -73,7 +73,7 @@ def test_a_size_that_is_told_is_enough(count: int) -> None:
 def test_the_flag_is_one_of_every_command() -> None:
     config = parse(TrainConfig, "amc.train", ["--memory", "4GB"])
     assert config.memory_bytes == 4 * 10**9
-    assert TrainConfig().memory_bytes is None
+    assert TrainConfig.of().memory_bytes is None
 
 
 def test_shares_never_exceed_what_is_usual() -> None:
@@ -227,7 +227,7 @@ def test_a_run_under_a_limit_ends_with_the_same_network(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
     found = []
     for memory in (None, "30KB"):
-        config = TrainConfig(
+        config = TrainConfig.of(
             model=f"{tmp_path / 'net.py'}:net",
             episodes=4,
             finetune_epochs=0,
@@ -245,6 +245,6 @@ def test_a_run_under_a_limit_ends_with_the_same_network(tmp_path: Path) -> None:
 
 
 def test_an_impossible_limit_ends_a_run_before_anything_long(tmp_path: Path) -> None:
-    config = TrainConfig(memory="100KB", run_dir=tmp_path / "x", quiet=True)
+    config = TrainConfig.of(memory="100KB", run_dir=tmp_path / "x", quiet=True)
     with pytest.raises(AmcError, match=r"^--memory 100KB: the statistics of \S+ alone take "):
         run(config)

@@ -207,7 +207,7 @@ def test_killed_rank_ends_the_run_which_goes_on_to_the_result_of_one_process(
     status, out, err = ended(started("-m", "amc.train", "--resume", str(folder)))
     assert status == 0, err
     assert out.count("Everything is in") == 1  # the first speaks for all
-    alone = run(TrainConfig(run_dir=tmp_path / "one", quiet=True, **settings))
+    alone = run(TrainConfig.of(run_dir=tmp_path / "one", quiet=True, **settings))
     assert strategies(folder) == strategies(alone)
     for name in ("strategy.json", "plan.json"):
         assert (folder / name).read_bytes() == (alone / name).read_bytes()

@@ -15,7 +15,7 @@ from amc.graph.plan_files import load_plan
 from amc.models.catalog import build
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
-from amc.steps.gradual import silenced
+from amc.steps.recover import silenced
 from amc.tasks.evaluate import evaluate
 from amc.train import run
 from amc.training import trainer
@@ -57,8 +57,8 @@ def loaded(folder: Path) -> torch.nn.Module:
 def test_stages_end_at_the_strategy(
     common: dict[str, Any], tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    folder = run(TrainConfig(**common, **given, run_dir=tmp_path / "run"))
-    at_once = run(TrainConfig(**{**common, "finetune_epochs": 0}, run_dir=tmp_path / "once"))
+    folder = run(TrainConfig.of(**common, **given, run_dir=tmp_path / "run"))
+    at_once = run(TrainConfig.of(**{**common, "finetune_epochs": 0}, run_dir=tmp_path / "once"))
     plan = load_plan(folder / "plan.json")
     assert plan.strategy == load_plan(at_once / "plan.json").strategy
     found, accuracy = loaded(folder), read_json(folder / "report.json")["accuracy"]["recovered"]
@@ -69,7 +69,7 @@ def test_stages_end_at_the_strategy(
 def test_stage_that_costs_too_much_is_taken_back(common: dict[str, Any], tmp_path: Path) -> None:
     given = {"schedule": "linear", "schedule_steps": 3, "stop_drop": 1e-6, "learning_rate": 1e-6,
              "preserve_ratio": 0.05, "bn_adapt": False}  # fmt: skip
-    folder = run(TrainConfig(**{**common, **given}, run_dir=tmp_path / "run"))
+    folder = run(TrainConfig.of(**{**common, **given}, run_dir=tmp_path / "run"))
     report = read_json(folder / "report.json")
     assert report["macs"]["ratio"] > 0.05
     assert sum(p.numel() for p in loaded(folder).parameters()) == report["params"]["pruned"]
@@ -91,7 +91,7 @@ def test_adaptive_stages_go_as_far_as_they_may_cost(
     """What may cost all is one stage; what may cost nothing takes several."""
     given = {"schedule": "adaptive", "schedule_steps": 3, "adaptive_drop": drop, "quiet": False,
              "preserve_ratio": 0.05, "bn_adapt": False}  # fmt: skip
-    folder = run(TrainConfig(**{**common, **given}, run_dir=tmp_path / "run"))
+    folder = run(TrainConfig.of(**{**common, **given}, run_dir=tmp_path / "run"))
     assert len(stages_of(folder, capsys)) in stages
     assert read_json(folder / "report.json")["macs"]["ratio"] <= 0.05
 
@@ -117,10 +117,10 @@ def test_training_that_ruins_the_network_is_not_taken(
     common: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     untrained = run(
-        TrainConfig(**{**common, "finetune_epochs": 0}, run_dir=tmp_path / "untrained")
+        TrainConfig.of(**{**common, "finetune_epochs": 0}, run_dir=tmp_path / "untrained")
     )
     settings = {**common, "learning_rate": 3e4, "weight_decay": 0.0, "quiet": False}
-    ruined = run(TrainConfig(**settings, run_dir=tmp_path / "ruined"))
+    ruined = run(TrainConfig.of(**settings, run_dir=tmp_path / "ruined"))
     assert "the network stays as it was cut" in capsys.readouterr().out
     left = (ruined / "pruned.safetensors").read_bytes()
     assert left == (untrained / "pruned.safetensors").read_bytes()
@@ -135,7 +135,7 @@ def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
     common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     settings = {**common, **given}
-    whole = run(TrainConfig(**settings, run_dir=tmp_path / "whole"))
+    whole = run(TrainConfig.of(**settings, run_dir=tmp_path / "whole"))
     epochs: list[int] = []
     run_epoch = trainer._Training.run_epoch
 
@@ -147,9 +147,9 @@ def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
 
     monkeypatch.setattr(trainer._Training, "run_epoch", stopping)
     with pytest.raises(Stopped):
-        run(TrainConfig(**settings, run_dir=tmp_path / "stopped"))
+        run(TrainConfig.of(**settings, run_dir=tmp_path / "stopped"))
     assert (tmp_path / "stopped" / "training-0.safetensors").exists()
-    run(TrainConfig(resume=tmp_path / "stopped", quiet=True))
+    run(TrainConfig.of(resume=tmp_path / "stopped", quiet=True))
     assert len(epochs) == 4  # two, the one that was stopped, and that one again
     for name in ("pruned.safetensors", "plan.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (whole / name).read_bytes()
@@ -187,7 +187,7 @@ def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: 
     own = f"{tmp_path / 'own.py'}"
     bias = {}
     for name in ("tuned", "spoilt"):
-        run(TrainConfig(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name))
+        run(TrainConfig.of(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name))
         bias[name] = loaded(tmp_path / name).get_parameter("fc.bias")
     torch.testing.assert_close(bias["tuned"], 3 * bias["spoilt"])  # the latter is as it was cut
     for name, message in (
@@ -198,7 +198,7 @@ def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: 
         ("ruined", "holds NaN"),
         ("absent", "absent"),
     ):
-        config = TrainConfig(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name)
+        config = TrainConfig.of(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name)
         with pytest.raises(AmcError, match=message) as refused:
             run(config)
         assert "\n" not in str(refused.value) and name in str(refused.value)
@@ -229,12 +229,14 @@ def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: 
 )
 def test_impossible_recoveries_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(AmcError, match=message) as refused:
-        TrainConfig(**given)
+        TrainConfig.of(**given)
     assert "\n" not in str(refused.value)
 
 
 def test_settings_of_recovery_come_back(common: dict[str, Any], tmp_path: Path) -> None:
     given = {"label_smoothing": 0.1, "clip": 1.0, "mixed": True, "schedule": "linear"}
-    folder = run(TrainConfig(**{**common, **given, "finetune_epochs": 2}, run_dir=tmp_path / "r"))
+    folder = run(
+        TrainConfig.of(**{**common, **given, "finetune_epochs": 2}, run_dir=tmp_path / "r")
+    )
     saved = json.loads((folder / "config.json").read_text())
     assert {name: saved[name] for name in given} == given

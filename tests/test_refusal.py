@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from amc.config.apply import ApplyConfig
 from amc.config.inspect import InspectConfig
-from amc.config.reuse import ApplyConfig, LearnConfig
+from amc.config.many_budgets import LearnConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.models.catalog import BUNDLED
@@ -62,16 +63,16 @@ def test_names_are_those_of_what_is_there() -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (TrainConfig(model="resnet21"), "did you mean 'resnet20'"),
-        (LearnConfig(model="plain20,vgg61"), "did you mean 'vgg16'"),
-        (TrainConfig(model="nowhere.py:net"), "nowhere.py: no such file"),
-        (TrainConfig(model="~nobody-of-this-name/a.py:f"), "there is no such user"),
-        (TrainConfig(reward="lost"), "did you mean 'loss'"),
-        (TrainConfig(reward="nowhere.py:f"), "nowhere.py: no such file"),
-        (TrainConfig(data="imagefolder:/x?size=99999"), "at most 8192"),
-        (TrainConfig(data="imagefolder:/x?workers=99999"), "at most 256"),
-        (TrainConfig(data="imagefolder:~nobody-of-this-name"), "there is no such user"),
-        (InspectConfig(data="gylphs"), "did you mean glyphs"),
+        (TrainConfig.of(model="resnet21"), "did you mean 'resnet20'"),
+        (LearnConfig.of(model="plain20,vgg61"), "did you mean 'vgg16'"),
+        (TrainConfig.of(model="nowhere.py:net"), "nowhere.py: no such file"),
+        (TrainConfig.of(model="~nobody-of-this-name/a.py:f"), "there is no such user"),
+        (TrainConfig.of(reward="lost"), "did you mean 'loss'"),
+        (TrainConfig.of(reward="nowhere.py:f"), "nowhere.py: no such file"),
+        (TrainConfig.of(data="imagefolder:/x?size=99999"), "at most 8192"),
+        (TrainConfig.of(data="imagefolder:/x?workers=99999"), "at most 256"),
+        (TrainConfig.of(data="imagefolder:~nobody-of-this-name"), "there is no such user"),
+        (InspectConfig.of(data="gylphs"), "did you mean glyphs"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -81,20 +82,22 @@ def test_names_are_looked_at(config: TrainConfig | InspectConfig, said: str) -> 
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("config", [TrainConfig(), InspectConfig(), LearnConfig()])
+@pytest.mark.parametrize("config", [TrainConfig.of(), InspectConfig.of(), LearnConfig.of()])
 def test_defaults_are_fine(config: TrainConfig | InspectConfig | LearnConfig) -> None:
     check(config)
 
 
 def test_nothing_of_a_name_is_imported_when_it_is_looked_at() -> None:
-    check(TrainConfig(model="no_such_module:net", data="no_such_module:data", task="no_such:task"))
+    check(
+        TrainConfig.of(model="no_such_module:net", data="no_such_module:data", task="no_such:task")
+    )
 
 
 def test_a_file_that_is_there_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "policy.json").touch()
-    check(ApplyConfig(plan=tmp_path / "run"))
-    check(ApplyConfig(policy=tmp_path / "policy"))
+    check(ApplyConfig.of(plan=tmp_path / "run"))
+    check(ApplyConfig.of(policy=tmp_path / "policy"))
 
 
 def test_a_user_that_is_not_there() -> None:

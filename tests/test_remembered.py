@@ -160,13 +160,13 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
         made.append(remember(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("amc.steps.recover.remembered", noted)
+    monkeypatch.setattr("amc.steps.finetune.remembered", noted)
     monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
 
     def settings(fixed: bool, name: str) -> TrainConfig:
         own = tmp_path / f"own_{fixed}.py"
         own.write_text(OWN_DATA.format(fixed=fixed))
-        return TrainConfig(
+        return TrainConfig.of(
             mode="uniform", width=0.25, data=f"{own}:digits", calibration_batches=1, device="cpu",
             quiet=True, finetune_epochs=4, schedule="linear", schedule_steps=2, stage_epochs=0.5,
             run_dir=tmp_path / name,
@@ -189,6 +189,6 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
     monkeypatch.setattr(trainer._Training, "run_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(settings(True, "stopped"))
-    run(TrainConfig(resume=tmp_path / "stopped", quiet=True))
+    run(TrainConfig.of(resume=tmp_path / "stopped", quiet=True))
     left = (tmp_path / "stopped" / "pruned.safetensors").read_bytes()
     assert left == (whole / "pruned.safetensors").read_bytes()

@@ -12,18 +12,18 @@ from gymnasium.utils.env_checker import check_env
 from safetensors.torch import save_file
 
 import amc
-from agents import load_policy, save_policy
+from agents import load_policy
 from agents.policy_file import _checksum
 from amc.allocators.uniform import uniform
 from amc.apply import main
-from amc.config.reuse import ApplyConfig
+from amc.config.apply import ApplyConfig
 from amc.config.train import TrainConfig
 from amc.graph.plan_files import load_fitting, load_plan, save_plan
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
-from amc.search.policies import described, load_learned
+from amc.search.policies import load_learned, save_learned
 from amc.search.search import Found, Problem, Settings, learn, proposed, search
 from amc.search.trials import Limits, Trials
 from amc.train import run
@@ -59,7 +59,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learned")
     agent = learned()[0].agent
     assert agent is not None
-    save_policy(folder / "policy", agent, described(targets=list(TARGETS), networks=["chain"]))
+    save_learned(folder, agent, [], ["chain"], 0)
     return folder
 
 
@@ -227,8 +227,8 @@ def test_plan_fits_the_same_network_and_no_other(tmp_path: Path) -> None:
         (graph_of("resnet56"), "was made for another network"),
         (graph_of("vgg16"), "is not a group of this network"),
         (
-            amc.choose(graph, build("resnet20", num_classes=10, in_channels=1, width=0.5),
-                       amc.Choice(exclude=("layer2.*",))),
+            amc.restrict(graph, build("resnet20", num_classes=10, in_channels=1, width=0.5),
+                       amc.Restrictions(exclude=("layer2.*",))),
             "must stay whole here",
         ),
     ):  # fmt: skip
@@ -251,7 +251,7 @@ def test_plan_fits_the_same_network_and_no_other(tmp_path: Path) -> None:
 )
 def test_apply_needs_one_thing_to_apply(given: dict[str, Any], message: str) -> None:
     with pytest.raises(AmcError, match=message):
-        ApplyConfig(**given)
+        ApplyConfig.of(**given)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_apply_needs_one_thing_to_apply(given: dict[str, Any], message: str) -> 
 )
 def test_modes_have_their_files(given: dict[str, Any], message: str) -> None:
     with pytest.raises(AmcError, match=message):
-        TrainConfig(**given)
+        TrainConfig.of(**given)
 
 
 def test_policy_and_plan_of_a_run_are_applied(
@@ -282,11 +282,11 @@ def test_policy_and_plan_of_a_run_are_applied(
         model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
         paths.append(tmp_path / f"{seed}.safetensors")
         save_file(model.state_dict(), paths[-1])
-    first = run(TrainConfig(
+    first = run(TrainConfig.of(
         **common(), checkpoint=paths[0], episodes=5, reward_images=40, finalists=1,
         run_dir=tmp_path / "first",
     ))  # fmt: skip
-    again = ApplyConfig(**common(), plan=first, checkpoint=paths[1], run_dir=tmp_path / "again")
+    again = ApplyConfig.of(**common(), plan=first, checkpoint=paths[1], run_dir=tmp_path / "again")
     run(again.training)
     assert load_plan(tmp_path / "again/plan.json") == load_plan(first / "plan.json")
     assert read_json(tmp_path / "again/report.json")["target"] is None
@@ -310,7 +310,7 @@ def test_a_damaged_file_is_refused_before_data_and_network_are_opened(
     path.write_text('{"format": "amc-')
     modes = {"policy": {"mode": "policy"}, "strategy": {"mode": "list"}, "plan": {"mode": "plan"}}
     given: dict[str, Any] = {kind: path, **modes[kind], "run_dir": tmp_path / "run"}
-    config = TrainConfig(model="nowhere.py:net", data="nowhere.py:data", **given)
+    config = TrainConfig.of(model="nowhere.py:net", data="nowhere.py:data", **given)
     with pytest.raises(AmcError, match=rf"{kind}\.json: not a JSON file"):
         run(config)
     assert not (tmp_path / "run").exists()

@@ -32,13 +32,13 @@ from amc.reporting.comparison import Attempt, draw_standings
 from amc.reporting.group_chart import draw
 from amc.reporting.pareto_front import Point, draw_front
 from amc.runs.progress import EVERY, SOON, Bars, Lines
-from amc.runs.tensorboard import Journal
+from amc.runs.run import kept
+from amc.runs.tensorboard import TensorBoardLog
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError, OutputLost
 from amc.runtime.user_code import blamed, load_function, one_line, users_line
 from amc.runtime.wording import duration, encodable, one_line_of, plain, suggestion
 from amc.tasks.evaluate import Score
-from amc.train import kept
 from envs import Outcome
 from envs.outcome import Episode
 
@@ -502,7 +502,7 @@ def test_charts_of_any_names(tmp_path: Path) -> None:
 
 
 def test_tensorboard_takes_any_names(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, dict.fromkeys(HOSTILE, 4), 100, "\x1b[31mscore\udcff")
+    journal = TensorBoardLog(tmp_path, dict.fromkeys(HOSTILE, 4), 100, "\x1b[31mscore\udcff")
     outcome = Outcome(Score(0.5, 1.0, 10), 50, 10)
     journal.episode(Episode(0, dict.fromkeys(HOSTILE, 2), outcome, 0.5, 0.5))
     journal.close()
@@ -517,7 +517,7 @@ def test_inspect_shows_any_names(
     stream = Stream(encoding)
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setitem(sys.modules, "odd", sys.modules[__name__])
-    inspect(InspectConfig(model="odd:Odd", input_shape="3x64x64", plot=tmp_path / "a.png"))
+    inspect(InspectConfig.of(model="odd:Odd", input_shape="3x64x64", plot=tmp_path / "a.png"))
     shown = "".join(stream.said().split())
     for name in ODD:
         assert "".join(encodable(plain(name), encoding).split()) in shown

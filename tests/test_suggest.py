@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from amc.config.command_line import decimal, parse
+from amc.config.command_line import parse
+from amc.config.composed import decimal
 from amc.config.inspect import InspectConfig
 from amc.config.train import TrainConfig
 from amc.inspect import run
 from amc.models.catalog import is_bundled
 from amc.runs.terminal import Terminal
 from amc.runtime.names import check
-from amc.steps.pipeline import Pipeline
-from amc.steps.setup import allocation, choose_device, opened, outline, ready
-from amc.tasks.task import load_task
+from amc.steps.allocate import allocation_of
+from amc.steps.job import open_job
+from amc.steps.setup import build_network, load_network, trace_network
 
 NETS = """
 import torch
@@ -61,7 +62,7 @@ def nets(tmp_path: Path) -> Path:
 
 def command(nets: Path, **settings: Any) -> str:
     texts = {k: v.format(nets) if isinstance(v, str) else v for k, v in settings.items()}
-    return run(InspectConfig(**texts)).command
+    return run(InspectConfig.of(**texts)).command
 
 
 def taken(command: str) -> TrainConfig:
@@ -69,14 +70,13 @@ def taken(command: str) -> TrainConfig:
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "amc.train"]
     config = parse(TrainConfig, "amc.train", words[3:])
-    check(config)
-    task, terminal = load_task(config.task), Terminal(quiet=True)
-    data = opened(config, task, terminal)
-    pipe = Pipeline(config, data, choose_device("cpu"), terminal, task)
-    given, graph = outline(pipe)
-    allocation(config, graph)
-    if not is_bundled(config.model):
-        ready(pipe, given, graph)
+    check(config.flat)
+    job = open_job(config.but(device="cpu"), Terminal(quiet=True))
+    given = build_network(job, config.network)
+    graph = trace_network(job, given, config.restrictions)
+    allocation_of(graph, config)
+    if not is_bundled(config.network.model):
+        load_network(job, given, graph, config.network, config.data)
     return config
 
 

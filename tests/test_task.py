@@ -13,9 +13,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import amc
+from amc.config.apply import ApplyConfig
 from amc.config.command_line import parse
-from amc.config.reuse import ApplyConfig, LearnConfig, ParetoConfig
-from amc.config.train import TrainConfig
+from amc.config.many_budgets import LearnConfig, ParetoConfig
+from amc.config.train import TrainConfig, decisive
 from amc.data import load_data
 from amc.data.loader import TensorLoader
 from amc.pareto import verdict
@@ -23,12 +24,12 @@ from amc.reporting.comparison import Attempt, standings_table, verdicts
 from amc.reporting.pareto_front import Point, front_table
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_function
-from amc.steps.pipeline import decisive, reward_function
 from amc.tasks.evaluate import Score, evaluate, predictions, softened
 from amc.tasks.task import CLASSIFICATION, Task, accuracy, load_task, relative_error
 from amc.train import run
 from amc.training.distillation import Distillation, supervised
 from amc.training.short_training import Quick
+from envs.rewards import reward_function
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -144,7 +145,7 @@ def report_of(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finished(mine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "auto"
-    return run(TrainConfig(run_dir=folder, **settings(mine)))
+    return run(TrainConfig.of(run_dir=folder, **settings(mine)))
 
 
 # A run
@@ -181,7 +182,7 @@ def test_tensorboard_names_the_score(finished: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_network(finished: Path, mine: str, tmp_path: Path) -> None:
-    again = run(TrainConfig(run_dir=tmp_path / "again", **settings(mine)))
+    again = run(TrainConfig.of(run_dir=tmp_path / "again", **settings(mine)))
     for name in ("episodes.jsonl", "plan.json", "pruned.safetensors"):
         assert (again / name).read_bytes() == (finished / name).read_bytes()
 
@@ -191,7 +192,7 @@ def test_a_task_is_an_object_a_class_or_a_function(
     finished: Path, mine: str, tmp_path: Path, kind: str
 ) -> None:
     other = settings(mine, task=f"{mine}:{kind}", run_dir=tmp_path / "r")
-    assert report_of(run(TrainConfig(**other)))["accuracy"] == report_of(finished)["accuracy"]
+    assert report_of(run(TrainConfig.of(**other)))["accuracy"] == report_of(finished)["accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -210,14 +211,14 @@ def test_everything_that_trains_knows_the_task(
 ) -> None:
     if "model" in more:
         more = {**more, "model": f"{mine}:{more['model']}"}
-    folder = run(TrainConfig(**settings(mine, run_dir=tmp_path / "r", **more)))
+    folder = run(TrainConfig.of(**settings(mine, run_dir=tmp_path / "r", **more)))
     assert all(-9 < score < 0 for score in report_of(folder)["accuracy"].values())
 
 
 def test_the_terminal_names_the_score(
     mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(TrainConfig(**settings(mine, run_dir=tmp_path / "r", quiet=False, mode="uniform")))
+    run(TrainConfig.of(**settings(mine, run_dir=tmp_path / "r", quiet=False, mode="uniform")))
     said = capsys.readouterr().out
     assert "test minus RMSE, cut" in said and "test minus RMSE, recovered" in said
     assert "scored by minus RMSE" in said and "accuracy" not in said
@@ -228,7 +229,7 @@ def test_a_training_that_makes_it_worse_is_not_taken(
     mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = settings(mine, run_dir=tmp_path / "r", quiet=False, mode="uniform", preserve_ratio=0.9)
-    folder = run(TrainConfig(**{**own, "learning_rate": 1e5}))
+    folder = run(TrainConfig.of(**{**own, "learning_rate": 1e5}))
     assert "the network stays as it was cut" in capsys.readouterr().out
     scores = report_of(folder)["accuracy"]
     assert scores["recovered"] == scores["pruned"]
@@ -281,7 +282,7 @@ def test_distillation_weighs_the_distance() -> None:
 
 def test_the_built_in_task_is_classification() -> None:
     assert load_task("classification") is CLASSIFICATION
-    assert "task" not in decisive(TrainConfig()) and decisive(TrainConfig(task="a:b"))["task"]
+    assert decisive(TrainConfig.of(task="a:b"))["task"] == "a:b"
     scores, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1])
     assert accuracy([(scores, labels), (scores, labels)]) == 0.5
     assert CLASSIFICATION.shown(0.5) == "50.00%"
@@ -346,7 +347,7 @@ def test_other_commands_take_the_task() -> None:
 def test_a_task_that_will_not_do_is_refused_in_one_line(
     mine: str, tmp_path: Path, name: str, parts: list[str]
 ) -> None:
-    config = TrainConfig(**settings(mine, task=f"{mine}:{name}", run_dir=tmp_path / "r"))
+    config = TrainConfig.of(**settings(mine, task=f"{mine}:{name}", run_dir=tmp_path / "r"))
     with pytest.raises(AmcError) as caught:
         run(config)
     line = str(caught.value)
@@ -369,16 +370,16 @@ def test_settings_that_do_not_fit_the_task(
 ) -> None:
     own = {k: f"{mine}:{v}" if k == "model" else v for k, v in more.items()}
     with pytest.raises(AmcError) as caught:
-        run(TrainConfig(**settings(mine, run_dir=tmp_path / "r", **own)))
+        run(TrainConfig.of(**settings(mine, run_dir=tmp_path / "r", **own)))
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_bundled_networks_need_weights_for_another_task(mine: str, tmp_path: Path) -> None:
     own = settings(mine, model="resnet20", data="digits", run_dir=tmp_path / "r", mode="uniform")
     with pytest.raises(AmcError, match="is trained here to classify"):
-        run(TrainConfig(**own))
+        run(TrainConfig.of(**own))
     with pytest.raises(AmcError, match="--label-smoothing belongs to classification"):
-        TrainConfig(**settings(mine, label_smoothing=0.1))
+        TrainConfig.of(**settings(mine, label_smoothing=0.1))
 
 
 def test_targets_are_looked_at(mine: str, tmp_path: Path) -> None:

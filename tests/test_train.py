@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,21 +25,25 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import amc
-from amc.config.command_line import as_json, from_json, parse
+from amc.config.command_line import parse
+from amc.config.composed import as_json, from_json
 from amc.config.inspect import InspectConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.graph.restrictions import Choice
+from amc.graph.restrictions import Restrictions
 from amc.models.catalog import build
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
 from amc.search.search import METHODS, Found
-from amc.steps.pipeline import Pipeline, reward_function
+from amc.steps.cut import calibrate, cut, cut_best
+from amc.steps.job import Job, job_with
 from amc.tasks.evaluate import Score, evaluate
+from amc.tasks.task import CLASSIFICATION
 from amc.train import main, run
 from envs import Outcome
 from envs.outcome import Episode
+from envs.rewards import reward_function
 
 SMALL = dict(
     width=0.5, episodes=6, warmup_episodes=3, finetune_epochs=1, calibration_batches=4,
@@ -98,7 +101,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "auto"
-    return run(TrainConfig(checkpoint=checkpoint, run_dir=folder, **SMALL))
+    return run(TrainConfig.of(checkpoint=checkpoint, run_dir=folder, **SMALL))
 
 
 def report_of(folder: Path) -> dict:
@@ -170,7 +173,7 @@ def test_same_seed_gives_the_same_bytes(
 ) -> None:
     settings = {**tiny, "agent": "sac"}
     assert_same_results(
-        run(TrainConfig(run_dir=tmp_path / "run", **settings)), undisturbed(agent="sac")
+        run(TrainConfig.of(run_dir=tmp_path / "run", **settings)), undisturbed(agent="sac")
     )
     other = undisturbed(agent="sac", seed=1)
     for name in ("policy.safetensors", "pruned.safetensors", "episodes.jsonl"):
@@ -179,7 +182,7 @@ def test_same_seed_gives_the_same_bytes(
 
 def test_strategy_of_a_run_can_be_listed(finished: Path, checkpoint: Path, tmp_path: Path) -> None:
     listed = run(
-        TrainConfig(
+        TrainConfig.of(
             mode="list", strategy=finished / "strategy.json", checkpoint=checkpoint,
             run_dir=tmp_path / "list", **{**SMALL, "finetune_epochs": 0},
         )
@@ -193,7 +196,7 @@ def test_strategy_of_a_run_can_be_listed(finished: Path, checkpoint: Path, tmp_p
 
 def test_group_tuning_reaches_the_same_strategy(tiny: dict[str, Any], tmp_path: Path) -> None:
     settings = {**tiny, "finetune_epochs": 3}
-    folder = run(TrainConfig(mode="uniform", group_size=2, run_dir=tmp_path / "g", **settings))
+    folder = run(TrainConfig.of(mode="uniform", group_size=2, run_dir=tmp_path / "g", **settings))
     strategy = json.loads((folder / "strategy.json").read_text())["layers"]
     plan = amc.load_plan(folder / "plan.json")
     assert {
@@ -206,7 +209,7 @@ def test_group_tuning_reaches_the_same_strategy(tiny: dict[str, Any], tmp_path: 
 
 def test_channel_ratio_keeps_that_part_of_every_group(checkpoint: Path, tmp_path: Path) -> None:
     folder = run(
-        TrainConfig(
+        TrainConfig.of(
             mode="uniform", channel_ratio=0.5, checkpoint=checkpoint, run_dir=tmp_path / "c",
             **{**SMALL, "finetune_epochs": 0},
         )
@@ -218,9 +221,9 @@ def test_channel_ratio_keeps_that_part_of_every_group(checkpoint: Path, tmp_path
 
 def test_an_earlier_run_is_moved_aside(tiny: dict[str, Any], tmp_path: Path) -> None:
     settings = {**tiny, "run_dir": tmp_path / "r", "mode": "uniform", "finetune_epochs": 0}
-    first = run(TrainConfig(**settings))
+    first = run(TrainConfig.of(**settings))
     before = (first / "report.json").read_bytes()
-    run(TrainConfig(**settings))
+    run(TrainConfig.of(**settings))
     assert (tmp_path / "r.1" / "report.json").read_bytes() == before
     assert (tmp_path / "r" / "report.json").exists()
 
@@ -246,7 +249,7 @@ def test_quiet_run_prints_nothing(
     tiny: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for mode in ("uniform", "auto"):
-        run(TrainConfig(run_dir=tmp_path / "run", **{**tiny, "mode": mode}))
+        run(TrainConfig.of(run_dir=tmp_path / "run", **{**tiny, "mode": mode}))
     assert capfd.readouterr() == ("", "")
 
 
@@ -282,7 +285,7 @@ def test_bad_arguments_end_in_one_line(
 def test_bad_files_end_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
     def message(**settings: object) -> str:
         with pytest.raises(AmcError) as caught:
-            run(TrainConfig(**{**SMALL, "run_dir": tmp_path / "r", **settings}))
+            run(TrainConfig.of(**{**SMALL, "run_dir": tmp_path / "r", **settings}))
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -324,27 +327,36 @@ def test_a_network_of_the_users_own(tmp_path: Path) -> None:
         "    return net(3, 1)\n"
     )
     settings = {**SMALL, "run_dir": tmp_path / "r", "finetune_epochs": 0}
-    folder = run(TrainConfig(model=f"{tmp_path / 'net.py'}:net", **settings))
+    folder = run(TrainConfig.of(model=f"{tmp_path / 'net.py'}:net", **settings))
     assert 0.4 <= report_of(folder)["macs"]["ratio"] <= 0.5  # one of 8 or 12 channels at a time
     with pytest.raises(AmcError, match="3 outputs, but digits has 10 classes"):
-        run(TrainConfig(model=f"{tmp_path / 'net.py'}:few", **settings))
+        run(TrainConfig.of(model=f"{tmp_path / 'net.py'}:few", **settings))
+
+
+def job_of(config: TrainConfig, quiet: bool = True) -> Job:
+    data = load_data("digits")
+    return job_with(data, CLASSIFICATION, config.but(device="cpu"), Terminal(quiet))
+
+
+def accuracy(outcome: Outcome) -> float:
+    return outcome.score.accuracy
 
 
 def test_the_final_cut_decides_among_the_finalists(checkpoint: Path) -> None:
     """A strategy that looks best during the search loses to one that is better once cut."""
-    config = TrainConfig(checkpoint=checkpoint, **SMALL)
-    pipe = Pipeline(config, load_data("digits"), torch.device("cpu"), Terminal(quiet=True))
+    config = TrainConfig.of(checkpoint=checkpoint, **SMALL)
+    job = job_of(config)
     model = original(checkpoint)
-    graph = amc.trace(model, pipe.example)
-    compressor = pipe.calibrate(graph, model)
+    graph = amc.trace(model, job.example.args)
+    compressor = calibrate(job, graph, model)
     gentle, harsh = (
         {g.name: max(1, g.size * part // 8) for g in graph.decisions} for part in (6, 1)
     )
-    strategy, plan, small = pipe.cut_best(compressor, [harsh, gentle], lambda o: o.score.accuracy)
-    assert strategy == gentle == plan.strategy
+    by_accuracy, by_size = (replace(job, reward=r) for r in (accuracy, lambda o: -float(o.macs)))
+    plan, small = cut_best(by_accuracy, compressor, [harsh, gentle])
+    assert plan.strategy == gentle
     assert sum(p.numel() for p in small.parameters()) == graph.params(plan)
-    smallest, *_ = pipe.cut_best(compressor, [gentle, harsh], lambda o: -float(o.macs))
-    assert smallest == harsh
+    assert cut_best(by_size, compressor, [gentle, harsh])[0].strategy == harsh
 
 
 class Turns(nn.Module):
@@ -369,60 +381,50 @@ def test_strategies_that_turn_a_branch_are_skipped_or_refused(
     """The plan is executed before it is carried out, whatever the trace has missed."""
     torch.manual_seed(0)
     model = Turns().eval()
-    pipe = Pipeline(
-        TrainConfig(**SMALL), load_data("digits"), torch.device("cpu"), Terminal(quiet=False)
-    )
-    graph = amc.trace(model, pipe.example)
+    job = replace(job_of(TrainConfig.of(**SMALL), quiet=False), reward=lambda o: 0.0)
+    graph = amc.trace(model, job.example.args)
     model.armed = True
-    compressor = pipe.calibrate(graph, model)
+    compressor = calibrate(job, graph, model)
     equal, unequal = {"a": 5, "b": 5}, {"a": 6, "b": 5}
-    strategy, *_ = pipe.cut_best(compressor, [equal, unequal], lambda o: 0.0)
-    assert strategy == unequal
+    assert cut_best(job, compressor, [equal, unequal])[0].strategy == unequal
     said = " ".join(capsys.readouterr().out.split())
     assert "skipped 1 of 2 strategies, a, b: " in said and "differs from the masked one" in said
     refusal = "the plan is not carried out: a, b: .* differs from the masked one; --exclude"
     with pytest.raises(AmcError, match=refusal):
-        pipe.cut_best(compressor, [equal], lambda o: 0.0)
+        cut_best(job, compressor, [equal])
     with pytest.raises(AmcError, match=refusal):
-        pipe.cut(compressor, compressor.plan(equal), pipe.originals(compressor))
+        cut(job, compressor, compressor.plan(equal))
 
 
 @pytest.mark.parametrize("count", [50, 128, 300, 10**6])
 def test_batch_norm_is_adapted_on_as_many_images_as_asked(count: int, checkpoint: Path) -> None:
     """Those of the statistics first, then more of the stream; 128 images have been read before."""
     data, model = load_data("digits"), original(checkpoint)
-    config = TrainConfig(checkpoint=checkpoint, bn_samples=count, **SMALL)
-    pipe, usual = (
-        Pipeline(one, data, torch.device("cpu"), Terminal(quiet=True))
-        for one in (config, replace(config, bn_samples=None))
-    )
+    config = TrainConfig.of(checkpoint=checkpoint, bn_samples=count, **SMALL)
+    job, usual = (job_of(one) for one in (config, config.but(bn_samples=None)))
     stream = torch.cat([images for images, _ in data.calibration])[:count]
-    following = list(pipe.following)
+    following = list(job.following)
     assert torch.equal(torch.cat([images for images, _ in following]), stream)
     assert max(len(images) for images, _ in following) <= 32
-    graph = amc.trace(model, pipe.example)
-    compressor = pipe.calibrate(graph, model)
+    graph = amc.trace(model, job.example.args)
+    compressor = calibrate(job, graph, model)
     plan = compressor.plan({name: size // 2 for name, size in graph.sizes.items()})
-    found, expected = (p.cut(compressor, plan, p.originals(compressor)) for p in (pipe, usual))
+    found, expected = (cut(one, compressor, plan) for one in (job, usual))
     if count != 128:
         adapt_batchnorm(expected, following)
     state = expected.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in found.state_dict().items())
 
 
-def test_finalist_whose_reward_is_no_number_is_not_chosen() -> None:
-    worth = {"a": -1.0, "b": math.nan}
-    pipe: Any = SimpleNamespace(
-        originals=lambda *_: None,
-        cut=lambda *_: None,
-        cut_worth=lambda c, s, *_: worth[s],
-        wished=lambda m: [],
-        terminal=Terminal(quiet=True),
-        _sound=lambda compressor, strategies: strategies,
-    )
-    compressor: Any = SimpleNamespace(plan=lambda s: s, model=None)
-    finalists: Any = ["b", "a"]
-    assert Pipeline.cut_best(pipe, compressor, finalists, lambda o: 0.0)[0] == "a"
+def test_finalist_whose_reward_is_no_number_is_not_chosen(checkpoint: Path) -> None:
+    model = original(checkpoint)
+    plain = job_of(TrainConfig.of(checkpoint=checkpoint, **SMALL))
+    graph = amc.trace(model, plain.example.args)
+    compressor = calibrate(plain, graph, model)
+    worst, other = ({g.name: g.size // part for g in graph.decisions} for part in (2, 4))
+    rewards = iter([math.nan, -1.0])
+    job = replace(plain, reward=lambda outcome: next(rewards))
+    assert cut_best(job, compressor, [worst, other])[0].strategy == other
 
 
 def test_finalists_are_the_best_and_one_that_is_always_there() -> None:
@@ -471,7 +473,9 @@ def undisturbed(
         name = "-".join(f"{k}-{v}" for k, v in settings.items()) or "plain"
         if name not in made:
             made[name] = run(
-                TrainConfig(run_dir=tmp_path_factory.mktemp(name) / "run", **{**tiny, **settings})
+                TrainConfig.of(
+                    run_dir=tmp_path_factory.mktemp(name) / "run", **{**tiny, **settings}
+                )
             )
         return made[name]
 
@@ -640,9 +644,9 @@ def test_interrupt_before_the_run_has_begun_gives_no_advice(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("amc.train.opened", interrupted)
+    monkeypatch.setattr("amc.train.open_job", interrupted)
     monkeypatch.setattr(sys, "argv", ["amc.train", *words({**tiny, "run_dir": folder})])
-    other = as_json(TrainConfig(run_dir=folder, **{**tiny, "episodes": 77}))
+    other = as_json(TrainConfig.of(run_dir=folder, **{**tiny, "episodes": 77}))
     for content in (None, json.dumps(other)):
         if content is not None:
             folder.mkdir(exist_ok=True)
@@ -656,7 +660,7 @@ def test_interrupt_before_the_run_has_begun_gives_no_advice(
 def test_time_limit_ends_the_search_and_the_run_completes(
     tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = run(TrainConfig(run_dir=tmp_path / "run", time_limit=1e-6, **tiny))
+    folder = run(TrainConfig.of(run_dir=tmp_path / "run", time_limit=1e-6, **tiny))
     assert recorded(folder) == report_of(folder)["episodes"] == 1
     assert (folder / "policy.json").exists()
     small = amc.load_pruned(build(tiny["model"], num_classes=10, in_channels=1), folder)
@@ -670,7 +674,7 @@ def test_time_limit_ends_the_search_and_the_run_completes(
 def test_patience_ends_the_search_and_the_run_completes(
     tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = run(TrainConfig(run_dir=tmp_path / "run", patience=1, **tiny))
+    folder = run(TrainConfig.of(run_dir=tmp_path / "run", patience=1, **tiny))
     rewards, all_rewards = rewards_shown(folder), rewards_shown(undisturbed())
     rises = [b > max(all_rewards[: i + 1]) for i, b in enumerate(all_rewards[1:])]
     expected = rises.index(False) + 2 if False in rises else EPISODES
@@ -706,7 +710,7 @@ def amc_policy(folder: Path) -> Any:
 def test_workers_repeat_bit_for_bit(
     tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
 ) -> None:
-    again = run(TrainConfig(run_dir=tmp_path / "run", **{**tiny, "workers": 2}))
+    again = run(TrainConfig.of(run_dir=tmp_path / "run", **{**tiny, "workers": 2}))
     assert_same_results(again, undisturbed(workers=2))
     alone = undisturbed()
     assert entries(again)[0]["strategy"] == entries(alone)[0]["strategy"]  # the uniform one
@@ -827,7 +831,7 @@ def test_bad_settings_of_a_search_end_in_one_line(arguments: list[str], expected
 
 # Settings on disk
 
-CHANGED = TrainConfig(
+CHANGED = TrainConfig.of(
     preserve_ratio=0.3,
     mode="list",
     model="resnet56",
@@ -835,7 +839,7 @@ CHANGED = TrainConfig(
     data="glyphs",
     checkpoint=Path("some where") / "weights.pt",
     strategy=Path("ratios.json"),
-    choice=Choice(
+    choice=Restrictions(
         include=("layer1.*", "Conv2d"), exclude=("fc",), min_channels={"layer1.*": 4, "conv1": 2},
         max_channels={"layer3.*": 9}, prune_first_conv=False, prune_downsample=False,
         prune_residual=False,
@@ -897,14 +901,22 @@ def test_settings_come_back_from_json_as_they_were() -> None:
         if one.name not in others:
             assert getattr(CHANGED, one.name) != default, f"{one.name}: give it another value"
     # what does not go with the others
-    uniform = TrainConfig(mode="uniform", channel_ratio=0.7, distill=False, schedule="agp")
-    inspect = InspectConfig(
+    uniform = TrainConfig.of(mode="uniform", channel_ratio=0.7, distill=False, schedule="agp")
+    inspect = InspectConfig.of(
         input_shape="3x8x8", num_classes=7, choice=CHANGED.choice, plot=Path("a.svg"),
         json=Path("a.json"), preserve_ratio=0.5,
     )  # fmt: skip
-    learned = TrainConfig(mode="policy", policy=Path("runs/a b"), task="own.py:task")
-    planned = TrainConfig(mode="plan", plan=Path("plan.json"))
-    for config in (CHANGED, uniform, learned, planned, inspect, TrainConfig(), InspectConfig()):
+    learned = TrainConfig.of(mode="policy", policy=Path("runs/a b"), task="own.py:task")
+    planned = TrainConfig.of(mode="plan", plan=Path("plan.json"))
+    for config in (
+        CHANGED,
+        uniform,
+        learned,
+        planned,
+        inspect,
+        TrainConfig.of(),
+        InspectConfig.of(),
+    ):
         text = json.dumps(as_json(config), allow_nan=False)
         found = from_json(type(config), json.loads(text), Path("config.json"))
         assert found == config
@@ -916,8 +928,8 @@ def test_settings_come_back_from_json_as_they_were() -> None:
 
 def test_settings_that_are_not_there_have_their_defaults() -> None:
     read = partial(from_json, TrainConfig, where=Path("config.json"))
-    assert read({}) == TrainConfig()
-    assert read({"choice": {"exclude": ["fc"]}}).choice == Choice(exclude=("fc",))
+    assert read({}) == TrainConfig.of()
+    assert read({"choice": {"exclude": ["fc"]}}).choice == Restrictions(exclude=("fc",))
     with pytest.raises(AmcError, match=r"config\.json: unknown setting 'speed'"):
         read({"speed": 3})
 

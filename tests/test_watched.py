@@ -13,14 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from amc.config.inspect import InspectConfig
+from amc.config.sections import DataConfig
 from amc.config.train import TrainConfig
 from amc.data import Data, load_data, settled, unread
 from amc.data.watched import Watched
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_object
-from amc.steps.pipeline import Pipeline
-from amc.steps.setup import opened, outline, ready
+from amc.steps.job import open_data, open_job
+from amc.steps.setup import build_network, load_network, trace_network
 from amc.tasks.task import CLASSIFICATION
 from amc.train import run
 
@@ -89,7 +90,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Data]:
         module = type(sys)("own_data")
         module.make = (lambda: made) if not callable(made) else made  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "own_data", module)
-        return opened(TrainConfig(data="own_data:make"), task, Terminal(quiet=True))
+        return open_data(DataConfig("own_data:make"), task, Terminal(quiet=True))
 
     return check
 
@@ -406,14 +407,14 @@ def own(tmp_path: Path) -> Path:
 def short(own: Path, **more: Any) -> TrainConfig:
     given = {"model": f"{own}:net", "data": f"{own}:loaders", "mode": "uniform"}
     few = {"finetune_epochs": 1, "calibration_batches": 2, "run_dir": own.parent / "run"}
-    return TrainConfig(**{**given, **few, **more})
+    return TrainConfig.of(**{**given, **few, **more})
 
 
 def prepared(config: TrainConfig) -> None:
-    terminal = Terminal(quiet=False)
-    data = opened(config, CLASSIFICATION, terminal)
-    pipe = Pipeline(config, data, torch.device("cpu"), terminal)
-    ready(pipe, *outline(pipe))
+    job = open_job(config.but(device="cpu"), Terminal(quiet=False))
+    given = build_network(job, config.network)
+    graph = trace_network(job, given, config.restrictions)
+    load_network(job, given, graph, config.network, config.data)
 
 
 def test_an_untrained_network_and_one_of_too_many_outputs_are_warned_of(
@@ -451,7 +452,7 @@ def test_inspect_reads_no_more_of_the_data_than_it_needs(checked: Callable[..., 
     train = good()
     checked((train, good(), good()))
     train.passes = 0
-    load_data(InspectConfig(data="own_data:make").data or "")
+    load_data(InspectConfig.of(data="own_data:make").data or "")
     assert train.passes == 1
 
 

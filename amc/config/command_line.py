@@ -1,91 +1,24 @@
-"""Settings as words of a command line and as JSON, there and back."""
+"""From the words of a command line to settings, and from a command to its end."""
 
 import contextlib
 import io
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import tyro
 
+from amc.config.composed import Composed, hints_of
 from amc.config.ending import ending
-from amc.config.typed import typed
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
 from amc.runtime.names import check
 from amc.runtime.wording import suggestion
 
-Config = TypeVar("Config")
-
-
-def flags(config: Any, *names: str) -> list[str]:
-    """The words of a command line that say what of these settings is not the default."""
-    words: list[str] = []
-    for one in fields(config):
-        value = getattr(config, one.name)
-        default = one.default if one.default_factory is MISSING else one.default_factory()
-        if value == default or (names and one.name not in names):
-            continue
-        flag = "--" + one.name.replace("_", "-")
-        if is_dataclass(value):
-            words += flags(value)
-        elif isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
-        elif isinstance(value, tuple):
-            words += [flag, *value]
-        elif isinstance(value, Mapping):
-            words += [flag, *(str(word) for pair in value.items() for word in pair)]
-        else:
-            words += [flag, decimal(value) if isinstance(value, float) else str(value)]
-    return words
-
-
-def decimal(number: float) -> str:
-    """A number as a person writes it, and exactly the same when it is read."""
-    short = f"{number:g}"
-    return short if float(short) == number else repr(number)
-
-
-def as_json(config: Any) -> dict[str, Any]:
-    """Every setting, as JSON values."""
-    found: dict[str, Any] = {}
-    for one in fields(config):
-        value = getattr(config, one.name)
-        found[one.name] = as_json(value) if is_dataclass(value) else _plain(value)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def from_json(config: type[Config], settings: Mapping[str, Any], where: Path) -> Config:
-    """The inverse of `as_json`; settings that are not there have their defaults.
-
-    Raises:
-        AmcError: an unknown setting, or one of the wrong kind; the message names the file.
-    """
-    hints, values = get_type_hints(config), dict[str, Any]()
-    for name, value in settings.items():
-        if name not in hints:
-            raise AmcError(
-                f"{where}: unknown setting {name!r}; was it written by a newer version?"
-            )
-        if is_dataclass(hints[name]) and isinstance(value, dict):
-            values[name] = from_json(hints[name], value, where)
-        else:
-            values[name] = typed(value, hints[name], f"{where}: {name}")
-    try:
-        return config(**values)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise AmcError(f"{where}: {error}") from None
+Config = TypeVar("Config", bound=Composed)
 
 
 def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:
@@ -100,7 +33,12 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
         with contextlib.redirect_stderr(complaint), contextlib.ExitStack() as hushed:
             if launch.prefix():  # the first process gives the help
                 hushed.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            return tyro.cli(config, prog=f"python -m {command}", args=arguments)
+            return tyro.cli(
+                config,
+                prog=f"python -m {command}",
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -117,14 +55,14 @@ def at_once(name: str, config: type[Config]) -> None:
     advice = elsewhere(sys.argv) if name == "amc.train" else ""
     with ending(name, advice=advice):
         settings: Any = parse(config, name)
-        check(settings)
+        check(settings.flat)
         alone = launch.launched()[1] == 1  # devices of several are shared out later
-        if alone and getattr(settings, "device", "auto") not in ("auto", "cpu"):
+        if alone and settings.flat.get("device", "auto") not in ("auto", "cpu"):
             from amc.runtime.distributed import (
                 choose_device,  # with torch, but without all the rest
             )
 
-            choose_device(settings.device)
+            choose_device(settings.flat["device"])
 
 
 def command(
@@ -149,14 +87,10 @@ def command(
 
 def known_flags(config: Any) -> Iterator[str]:
     """All flags of a class of settings."""
-    hints = get_type_hints(config)
-    for one in fields(config):
-        if is_dataclass(hints[one.name]):
-            yield from known_flags(hints[one.name])
-            continue
-        flag = "--" + one.name.replace("_", "-")
+    for name, hint in hints_of(config).items():
+        flag = "--" + name.replace("_", "-")
         yield flag
-        if hints[one.name] is bool:
+        if hint is bool:
             yield flag.replace("--", "--no-", 1)
 
 

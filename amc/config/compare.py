@@ -1,16 +1,27 @@
-"""Every setting of ``python -m amc.compare``."""
+"""Settings of ``python -m amc.compare``."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from amc.config.train import Shared, TrainConfig
-from amc.runtime.files import as_paths
-from amc.runtime.limits import whole
+from amc.config.composed import Composed
+from amc.config.sections import (
+    CountsConfig,
+    DataConfig,
+    MachineConfig,
+    NetworkConfig,
+    ReconstructionConfig,
+    RewardConfig,
+)
+from amc.graph.restrictions import Restrictions
+from amc.runtime.files import as_paths, safe_name
+from amc.runtime.limits import whole, within
 
 
 @dataclass(frozen=True)
-class CompareConfig(Shared):
+class CompareConfig(Composed):
     """Lets all ways to find a strategy compete: same network, images, budget and evaluations."""
+
+    command = "amc.compare"
 
     preserve_ratio: float = 0.5
     """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
@@ -27,24 +38,31 @@ class CompareConfig(Shared):
     """Who competes; in the end the first is compared with each of the others."""
     seeds: int = 3
     """Searches per method; greedy and uniform know no chance and need one evaluation."""
-
     episodes: int = 200
     """Strategies that every search tries."""
     warmup_episodes: int = 10
     """The first of an agent's, uniform once, then suggested or random, before it learns."""
     apply: bool = True
     """Cut the best strategy of every search for real, and tell its accuracy."""
-
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig()
+    restrictions: Restrictions = Restrictions()
+    counts: CountsConfig = CountsConfig()
+    reward: RewardConfig = RewardConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    machine: MachineConfig = MachineConfig()
     run_dir: Path | None = None
     """Folder of the comparison; default runs/compare-<model>-<data>-<ratio>. The same command goes
     on with what it finds there."""
 
     def __post_init__(self) -> None:
         as_paths(self)
-        whole("seeds", self.seeds, 1)
-        _ = self.training  # which checks all the other settings
+        within("--preserve-ratio", self.preserve_ratio, 0, 1)
+        for name, least in (("seeds", 1), ("episodes", 1), ("warmup_episodes", 0)):
+            whole(name, getattr(self, name), least)
 
     @property
-    def training(self) -> TrainConfig:
-        """The run whose search is compared; it ends with the cut."""
-        return self.into(TrainConfig, mode="auto", finetune_epochs=0)
+    def folder(self) -> Path:
+        """Where everything goes."""
+        name = f"compare-{self.network.model}-{self.data.data}-{self.preserve_ratio:g}"
+        return self.run_dir or Path("runs") / safe_name(name)

@@ -1,19 +1,20 @@
 """Every setting of ``python -m amc.inspect``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from amc.config.train import Multiple
-from amc.graph.restrictions import Choice
+from amc.config.composed import Composed
+from amc.config.sections import Multiple
+from amc.graph.restrictions import Restrictions
 from amc.runtime.files import as_paths
 from amc.runtime.limits import WIDEST, flag, whole, within
 
 
 @dataclass(frozen=True)
-class InspectConfig:
+class InspectConfig(Composed):
     """Shows the layers of a network, which channels can be pruned, and how far; runs nothing."""
+
+    command = "amc.inspect"
 
     model: str = "resnet20"
     """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2,
@@ -33,7 +34,7 @@ class InspectConfig:
     batch: int = 1
     """Images in the batch that the network is traced with; costs are per image."""
 
-    choice: tyro.conf.OmitArgPrefixes[Choice] = field(default_factory=Choice)
+    restrictions: Restrictions = Restrictions()
     """Which layers may be cut."""
 
     channel_multiple: Multiple = "auto"

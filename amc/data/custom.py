@@ -54,11 +54,20 @@ def load_custom(spec: str, labelled: bool = True) -> Data:
             f"{spec}: returned a {type(made).__name__}{size}, "
             "expected an amc.data.Data or a tuple (train, val, test[, calibration]) of loaders"
         )
-    return _from_loaders(spec, dict(zip(STREAMS, made, strict=False)), labelled)
+    return from_loaders(spec, dict(zip(STREAMS, made, strict=False)), labelled)
 
 
-def _from_loaders(spec: str, loaders: dict[str, Any], labelled: bool) -> Data:
-    """Check the loaders of a tuple, by stream, and infer what a `Data` says of them."""
+def from_loaders(spec: str, loaders: dict[str, Any], labelled: bool = True) -> Data:
+    """Check loaders, by stream, and infer what a `Data` says of them.
+
+    Args:
+        spec: What mistakes are said of.
+        loaders: train, val, test, and perhaps calibration; see `load_custom`.
+        labelled: Targets are labels of classes.
+
+    Raises:
+        AmcError: A loader's first batch is of no use.
+    """
     batches = {name: _first_batch(spec, name, one, labelled) for name, one in loaders.items()}
     shapes = {name: feed.forms(inputs) for name, (inputs, _) in batches.items()}
     for name, (inputs, _) in batches.items():

@@ -10,11 +10,11 @@ from torch import nn
 
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup, Layer
-from amc.graph.restrictions import Choice
+from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 
 
-def choose(graph: ChannelGraph, model: nn.Module, choice: Choice) -> ChannelGraph:
+def restrict(graph: ChannelGraph, model: nn.Module, choice: Restrictions) -> ChannelGraph:
     """The graph with the user's restrictions: more groups frozen, bounds on the others.
 
     A group whose layers are coupled is cut only if all of them may be.
@@ -53,7 +53,7 @@ def matches(pattern: str, name: str, types: frozenset[str]) -> bool:
 def _reason(
     group: ChannelGroup,
     layers: list[Layer],
-    choice: Choice,
+    choice: Restrictions,
     types: Mapping[str, frozenset[str]],
     first: set[str],
 ) -> str:
@@ -80,7 +80,7 @@ def _bounded(
     group: ChannelGroup,
     layers: list[Layer],
     graph: ChannelGraph,
-    choice: Choice,
+    choice: Restrictions,
     types: Mapping[str, frozenset[str]],
 ) -> ChannelGroup:
     least, most = group.bounds

@@ -7,7 +7,7 @@ from amc.runtime.limits import whole
 
 
 @dataclass(frozen=True)
-class Choice:
+class Restrictions:
     """The user's restrictions. A pattern is a layer's name, a glob, or a type.
 
     Globs are those of file names (``layer1.*``); types are class names (``Conv2d``) or kinds of

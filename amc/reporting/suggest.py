@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from amc.config.command_line import decimal, flags
+from amc.config.composed import decimal, flags
 from amc.config.inspect import InspectConfig
-from amc.config.train import TrainConfig
+from amc.config.sections import DataConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.models.catalog import is_bundled
 from amc.reporting.inspection import Account, uniform_strategy
@@ -63,7 +63,7 @@ def suggested(
     data, classes = _data(config, account)
     words = ["--preserve-ratio", decimal(_ratio(config, graph, account.smallest_ratio))]
     words += ["--model", config.model]
-    if data != TrainConfig.data or config.data is not None:
+    if data != DataConfig.data or config.data is not None:
         words += ["--data", data]
     if config.task == "classification" and len(outputs) != 2:
         words += ["--task", "TASK"]
@@ -74,7 +74,7 @@ def suggested(
         )
     if is_bundled(config.model) and config.task != "classification":
         words += ["--checkpoint", "WEIGHTS"]
-    words += flags(config, "task", "width", "channel_multiple", "min_ratio", "choice")
+    words += flags(config, "task", "width", "channel_multiple", "min_ratio", "restrictions")
     open_ones = tuple(word for word in MEANINGS if word in words)
     return Suggestion(shlex.join(["python", "-m", "amc.train", *words]), open_ones)
 

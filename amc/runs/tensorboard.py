@@ -11,7 +11,7 @@ from envs.outcome import Episode
 from amc.runtime.wording import plain
 
 
-class Journal:
+class TensorBoardLog:
     """Event files in the run folder: the search per episode, fine-tuning per step and epoch.
 
     Args:

@@ -1,5 +1,6 @@
 """What a person sees while a run is going on, and at its end."""
 
+import logging
 import sys
 from contextlib import AbstractContextManager
 from typing import Any, TextIO, cast
@@ -12,6 +13,9 @@ from amc.runtime.errors import OutputLost
 from amc.runs.progress import Bar as Bar
 from amc.runs.progress import Bars, Lines, Silent, Steps
 from amc.runtime.wording import encodable, plain
+
+LOG = logging.getLogger("amc")
+"""For those who call the library: every line, also when the terminal is quiet."""
 
 UNBOUNDED = 120
 """Columns of a file, which has no edge: room for long layer names."""
@@ -41,6 +45,7 @@ class Terminal:
     def say(self, *lines: str) -> None:
         """Lines; a line break within one is spelled out."""
         for line in lines:
+            LOG.info("%s", line)
             self.console.print(line, soft_wrap=True)
 
     def table(self, table: Table) -> None:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from amc.config.train import TrainConfig
+from amc.config.composed import Composed
 from amc.runtime.errors import AmcError
 
 CODE = ("model", "data", "task", "reward", "finetune")
@@ -13,11 +13,11 @@ OF_DATA = ("cifar10", "cifar100", "imagefolder")
 """What stands before a colon in --data and is no module."""
 
 
-def code_named(config: TrainConfig) -> str:
+def code_named(config: Composed) -> str:
     """The code of the user's that these settings run, for people; empty if there is none."""
     named = []
     for name in CODE:
-        value = getattr(config, name)
+        value = config.flat.get(name)
         if value and ":" in value and not (name == "data" and value.split(":")[0] in OF_DATA):
             named.append(f"--{name} {value}")
     return ", ".join(named)

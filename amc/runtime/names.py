@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,39 +30,43 @@ FORMS = (
 LARGEST_SIDE, MOST_WORKERS = 8192, 256
 
 
-def check(config: Any) -> None:
+def check(settings: Mapping[str, Any]) -> None:
     """Refuses what the settings of a command name, and what is not there.
+
+    Args:
+        settings: by name; --model may hold several networks, separated by commas.
 
     Raises:
         AmcError: the name, and what would be allowed or is nearest.
     """
-    for model in getattr(config, "models", [config.model]):
+    several = isinstance(settings.get("preserve_ratio"), str)  # then so may be the networks
+    for model in settings["model"].split(",") if several else [settings["model"]]:
         check_model(model)
-    if config.data is not None:
-        kind, rest = data_form(config.data)
+    if settings["data"] is not None:
+        kind, rest = data_form(settings["data"])
         if kind == "imagefolder":
             folder_settings(rest)
         if kind == "function":
-            _check_function(config.data)
-    if getattr(config, "task", "classification") != "classification":
-        _check_function(config.task)
-    if (finetune := getattr(config, "finetune", None)) is not None:
+            _check_function(settings["data"])
+    if settings.get("task", "classification") != "classification":
+        _check_function(settings["task"])
+    if (finetune := settings.get("finetune")) is not None:
         _check_function(finetune)
-    if (reward := getattr(config, "reward", None)) is not None:
+    if (reward := settings.get("reward")) is not None:
         check_reward(reward)
-    _check_files(config)
+    _check_files(settings)
 
 
-def _check_files(config: Any) -> None:
+def _check_files(settings: Mapping[str, Any]) -> None:
     for name in ("checkpoint", "strategy"):
-        path = getattr(config, name, None)
+        path = settings.get(name)
         if path is not None and not path.is_file():
             raise AmcError(f"--{name} {path}: no such file")
     for name in ("policy", "plan"):
-        path = getattr(config, name, None)
+        path = settings.get(name)
         if path is not None and not (path.exists() or path.with_suffix(".json").exists()):
             raise AmcError(f"--{name} {path}: no such file or folder")
-    if (resume := getattr(config, "resume", None)) is not None and not resume.is_dir():
+    if (resume := settings.get("resume")) is not None and not resume.is_dir():
         raise AmcError(f"--resume {resume}: no such folder")
 
 

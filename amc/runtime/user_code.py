@@ -92,7 +92,7 @@ def _is_users(filename: str) -> bool:
     return not path.startswith(_FOREIGN) and "site-packages" not in Path(path).parts
 
 
-_PROJECT = Path(__file__).resolve().parents[1]
+_PROJECT = Path(__file__).resolve().parents[2]
 _FOREIGN = tuple(
     os.path.join(place, "")
     for place in (

@@ -1,13 +1,13 @@
 """What earlier runs have learned, policies and plans, checked before anything is done with it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents import Policy, load_policy
-from amc.graph.channel_graph import ChannelGraph
+from agents import Policy, load_policy, save_policy
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
@@ -17,15 +17,38 @@ ACTION = "preserve ratio relative to what is left of the budget; 0.5 spends it e
 """What the action of a saved policy means."""
 
 
-def described(**origin: Any) -> dict[str, Any]:
-    """The metadata of a policy: what goes in, what comes out, and where it was learned."""
-    return {"observations": list(NAMES), "action": ACTION, **origin}
+def save_learned(
+    folder: Path,
+    agent: Any,
+    best: Sequence[tuple[Budget, Strategy]],
+    networks: Sequence[str],
+    seed: int,
+) -> None:
+    """Writes what an agent has learned: what goes in, what comes out, and where it was learned.
+
+    Args:
+        folder: of the run.
+        agent: DDPG, TD3 or SAC.
+        best: the best strategy under every budget that it was learned for.
+        networks: their names.
+        seed: of the run.
+    """
+    about = {
+        "observations": list(NAMES),
+        "action": ACTION,
+        "targets": sorted({budget.preserve_ratio for budget, _ in best}),
+        "networks": list(networks),
+        "seed": seed,
+        "best": [kept(budget, strategy) for budget, strategy in best],
+    }
+    save_policy(folder / "policy", agent, about)
 
 
-def best_of(graph: ChannelGraph, target: float, strategy: Strategy) -> dict[str, Any]:
+def kept(budget: Budget, strategy: Strategy) -> dict[str, Any]:
     """A strategy as the metadata of a policy keep it: channels kept, and of how many."""
-    channels = {name: [strategy.get(name, size), size] for name, size in graph.sizes.items()}
-    return {"target": target, "channels": channels}
+    sizes = budget.graph.sizes
+    channels = {name: [strategy.get(name, size), size] for name, size in sizes.items()}
+    return {"target": budget.preserve_ratio, "channels": channels}
 
 
 def remembered(policy: Policy, budget: Budget) -> list[dict[str, int]]:

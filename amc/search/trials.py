@@ -22,7 +22,10 @@ from amc.tasks.evaluate import Score
 from envs import Outcome, Reward
 from envs.outcome import Episode
 
-FORMAT = "amc-episodes/2"
+FORMAT = "amc-episodes/3"
+
+OLDER = "amc-episodes/2"
+"""Its first line names fewer settings."""
 
 
 class Enough(Exception):
@@ -186,6 +189,8 @@ def _read(path: Path, search: Mapping[str, Any]) -> list[tuple[dict[str, int], O
         return []
     lines = whole.splitlines()
     found = [_parsed(line, number, path) for number, line in enumerate(lines, start=1)]
+    if found[0].get("format") == OLDER:
+        header = {k: v for k, v in header.items() if k in found[0]} | {"format": OLDER}
     differing = [k for k in header if found[0].get(k) != header[k]]
     if differing:
         raise AmcError(

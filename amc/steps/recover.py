@@ -1,228 +1,194 @@
-"""Accuracy comes back: fine-tuning of the cut network."""
+"""Accuracy comes back: training after the cut, or cutting in stages with training after each.
 
-import copy
-from dataclasses import asdict, dataclass
-from functools import cached_property
+Groups go one after the other, or all of them little by little. Every stage calibrates, selects and
+reconstructs on the network that the last one left.
+"""
+
+import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from amc.config.apply import ApplyConfig
+from amc.config.recovery import StagesConfig
+from amc.config.train import TrainConfig
 from amc.graph.channel_graph import ChannelGraph
-from amc.graph.plan import Plan
-from amc.runs.tensorboard import Journal
-from amc.runtime import distributed, weights
-from amc.runtime.errors import AmcError
-from amc.runtime.user_code import blamed, load_function
-from amc.steps.pipeline import Pipeline
+from amc.graph.plan import Plan, Strategy
+from amc.graph.shrink import duplicate, tensors
+from amc.graph.tracing.trace import trace
+from amc.reconstruction.compressor import Compressor
+from amc.runs.tensorboard import TensorBoardLog
+from amc.schedules.stages import group_by_group, little_by_little, shared_out, towards
+from amc.steps.cut import calibrate, cut, original_outputs
+from amc.steps.finetune import Recovery
+from amc.steps.job import Job
+from amc.steps.setup import Network
 from amc.tasks.evaluate import evaluate
-from amc.training.best_network import Judged
-from amc.training.checkpoint import Checkpoint
-from amc.training.distillation import Distillation, Loss, supervised
-from amc.training.recipe import Recipe
-from amc.training.teacher_outputs import memorable, remembered
-from amc.training.trainable import thawed
-from amc.training.trainer import DivergedError, Step, train
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """Trains what was cut from a network.
+class Stages:
+    """The way from the original network to a strategy.
 
-    Attributes:
-        pipe: settings, data, progress.
-        graph: of the original network.
-        original: the network before any cut; the teacher.
-        journal: is told of every step.
-        folder: where trainings leave their state, so that they can go on after a stop.
+    Args:
+        recovery: trains after every stage.
+        strategy: what is kept in the end.
+        config: how it is reached.
     """
 
-    pipe: Pipeline
-    graph: ChannelGraph
-    original: nn.Module
-    journal: Journal
-    folder: Path
+    def __init__(self, recovery: Recovery, strategy: Strategy, config: StagesConfig) -> None:
+        self._recovery, self._job, self._graph = recovery, recovery.job, recovery.graph
+        self._config, self._training = config, recovery.training
+        self._aim = {name: strategy.get(name, size) for name, size in self._graph.sizes.items()}
+        self._reached = dict(self._graph.sizes)
+        self._keep = {name: tuple(range(size)) for name, size in self._graph.sizes.items()}
+        self._network, self._trained, self._number = recovery.original, 0, 0
+        self._least = -math.inf
+        if self._config.stop_drop:
+            self._least = self._score(self._network) - self._points(self._config.stop_drop)
 
-    @property
-    def staged(self) -> bool:
-        """Whether the network is cut in several stages, with training between them."""
-        config = self.pipe.config
-        in_parts = config.group_size > 0 or config.schedule != "one-shot"
-        return in_parts and config.finetune_epochs > 0
+    def run(self) -> tuple[nn.Module, Plan]:
+        """The tuned network, and what is left in it.
 
-    def tune(
-        self,
-        model: nn.Module,
-        plan: Plan,
-        epochs: int,
-        rate: float,
-        stage: int = 0,
-        first_epoch: int = 0,
-    ) -> nn.Module:
-        """A fine-tuned copy of a network.
-
-        Args:
-            model: that was cut.
-            plan: what is left of the original in it.
-            epochs: passes over the training data.
-            rate: highest learning rate.
-            stage: its number; every stage has a state of its own.
-            first_epoch: epochs of the stages before.
+        The way ends early if a stage costs more than `stop_drop` allows: what that one cut is put
+        back.
         """
-        config = self.pipe.config
-        if not epochs:
-            return copy.deepcopy(model)
-        if config.finetune:
-            torch.manual_seed(config.seed + first_epoch)
-            return self._better(model, self._by_user(copy.deepcopy(model), epochs))
-        score, say = "the score", self.pipe.terminal.say
-        for again, now in enumerate((rate, rate / 10)):
-            torch.manual_seed(config.seed + first_epoch)  # dropout, if the network has any
-            name = f"training-{stage}{'-again' if again else ''}.safetensors"
-            recipe = Recipe(
-                epochs,
-                now,
-                weight_decay=config.weight_decay,
-                clip=config.clip,
-                ema=config.ema,
-                mixed=config.mixed,
+        if self._config.schedule == "adaptive":
+            self._adaptively()
+        else:
+            self._as_planned()
+        return self._network, self._graph.plan(self._keep)
+
+    def _as_planned(self) -> None:
+        config, sizes = self._config, self._graph.sizes
+        if config.group_size:
+            stages = group_by_group(sizes, self._aim, config.group_size)
+        else:
+            stages = little_by_little(
+                sizes, self._aim, config.schedule, config.schedule_steps, config.schedule_parts
             )
-            tuned, judged = self._trained(model, plan, recipe, self.folder / name, first_epoch)
-            if judged.best:
-                return tuned
-            score = self._shown(judged.scores[0])
-            if not again:
-                say(
-                    f"again    training at a rate of {now:g} does not come above {score} of the "
-                    f"cut network on validation images; once more at {now / 10:g}"
-                )
-        say(f"kept     training does not come above {score}: the network stays as it was cut")
-        return tuned
+            stages = stages or [{}]  # nothing to cut: one stage of training
+        epochs = shared_out(self._training.finetune_epochs, len(stages), config.stage_epochs)
+        for number, stage in enumerate(stages):
+            if not self._advance(self._calibrated(), stage, epochs[number], stage is stages[-1]):
+                return
 
-    def _trained(
-        self, model: nn.Module, plan: Plan, recipe: Recipe, path: Path, first_epoch: int
-    ) -> tuple[nn.Module, Judged]:
-        """The best of a cut network and its epochs of training, and how good all of them are."""
-        bar_of, epochs = self.pipe.terminal.bar, recipe.epochs
-        judged, tuned = Judged(self._score), copy.deepcopy(model)
-        about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
-        steps = epochs * len(self.pipe.data.train)
-        with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, thawed(tuned, plan):
+    def _adaptively(self) -> None:
+        """Each stage as far as it costs at most `adaptive_drop` points before training."""
+        left = self._training.finetune_epochs
+        for steps in range(self._config.schedule_steps, 0, -1):
+            compressor = self._calibrated()
+            stage = self._bearable(compressor, steps)
+            last = {**self._reached, **stage} == self._aim
+            epochs = left if last else left // steps
+            left -= epochs
+            if not self._advance(compressor, stage, epochs, last) or last:
+                return
 
-            def show(step: Step) -> None:
-                self.journal.finetune_step(step)
-                name = f"fine-tune epoch {step.epoch} of {epochs}"
-                shown = f"loss {step.loss:.4f}  val {self._shown(judged.scores[-1])}"
-                bar.step(shown, name=name)
+    def _bearable(self, compressor: Compressor, steps: int) -> dict[str, int]:
+        """The whole way that is left, half of it, ...; at least its even share of the steps."""
+        share, least = 1.0, self._score(self._network) - self._points(self._config.adaptive_drop)
+        originals = original_outputs(self._job, compressor)
+        while share > 1 / steps:
+            stage = towards(self._reached, self._aim, share)
+            plan = compressor.plan({**self._reached, **stage})
+            small = cut(self._job, compressor, plan, originals)
+            if self._score(small) >= least:
+                return stage
+            share /= 2
+        return towards(self._reached, self._aim, 1 / steps)
 
-            def validated(epoch: int, network: nn.Module) -> None:
-                self.journal.finetune_epoch(judged.scores[-1])
+    def _advance(self, compressor: Compressor, stage: Strategy, epochs: int, last: bool) -> bool:
+        """One stage; whether the way goes on."""
+        config, task, number = self._config, self._job.task, self._number
+        self._job.terminal.say(f"stage    {number + 1}: {', '.join(stage) or 'training only'}")
+        reached = {**self._reached, **stage}
+        plan = compressor.plan(reached)
+        if config.soft and not last:
+            left, small = self._keep, silenced(compressor.model, compressor.graph, plan)
+        else:
+            left = dict(self._keep)
+            for name, group in plan.groups.items():
+                left[name] = tuple(self._keep[name][i] for i in group.keep)
+            small = cut(self._job, compressor, plan)
+        rate = self._training.learning_rate if last else config.stage_learning_rate
+        rate = rate or self._training.learning_rate
+        now = self._graph.plan(left)
+        tuned = self._recovery.tune(small, now, epochs, rate, number, self._trained)
+        if config.stop_drop and (score := self._score(tuned)) < self._least:
+            self._job.terminal.say(
+                f"stop     stage {number + 1} ends at {task.shown(score)} on validation images; "
+                f"--stop-drop {config.stop_drop:g} allows {task.shown(self._least)}: it is taken "
+                "back and the target is missed"
+            )
+            return False
+        self._network, self._keep, self._reached = tuned, left, reached
+        self._trained, self._number = self._trained + epochs, number + 1
+        return True
 
-            try:
-                tuned = train(
-                    tuned,
-                    self.pipe.data.train,
-                    recipe,
-                    self._loss(plan),
-                    show,
-                    validated,
-                    first_epoch,
-                    Checkpoint(path, about),
-                    judged,
-                )
-            except DivergedError:
-                return copy.deepcopy(model).eval(), Judged(self._score, judged.scores[:1])
-        return tuned, judged
+    def _calibrated(self) -> Compressor:
+        example = self._job.example
+        graph = trace(self._network, example.args, example.kwargs)
+        return calibrate(self._job, graph, self._network)
 
     def _score(self, network: nn.Module) -> float:
-        """On all validation images, which are more than the reward may see."""
-        return evaluate(network, self.pipe.data.val, task=self.pipe.task).accuracy
+        return evaluate(network, self._job.validation, task=self._job.task).accuracy
 
-    def _shown(self, score: float) -> str:
-        return f"{self.pipe.task.name} {self.pipe.task.shown(score)}"
+    def _points(self, drop: float) -> float:
+        return drop / self._job.task.points
 
-    def _better(self, before: nn.Module, tuned: nn.Module) -> nn.Module:
-        """The tuned network; the one before, if that has the higher score."""
-        had, has = self._score(before), self._score(tuned)
-        if has >= had:
-            return tuned
-        self.pipe.terminal.say(
-            f"kept     training has lowered {self.pipe.task.name} on validation images from "
-            f"{self.pipe.task.shown(had)} to {self.pipe.task.shown(has)}: the network stays as it "
-            "was cut"
-        )
-        return copy.deepcopy(before).eval()
 
-    def tidy(self) -> None:
-        """Removes the states of trainings that are over."""
-        for path in self.folder.glob("training-*.safetensors"):
-            path.unlink()
+def silenced(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+    """A copy of full size in which nothing reads the channels that are not in the plan.
 
-    def _loss(self, plan: Plan) -> Loss:
-        config = self.pipe.config
-        if not config.distill:
-            return supervised(self.pipe.task, config.label_smoothing)
-        return Distillation(
-            self._teacher,
-            config.temperature,
-            config.distill_weight,
-            config.label_smoothing,
-            self._features(plan) if config.feature_weight else {},
-            config.feature_weight,
-            self.pipe.task,
-            config.distill_schedule,
-        )
+    It computes what the cut network would, and training may bring the channels back ("soft"
+    pruning: He et al. 2018, arXiv:1808.06866). They zero the filters that compute the channels,
+    which get no gradient behind batch norm and ReLU; the weights that read them do.
+    """
+    copy = duplicate(model)
+    state, cuts = tensors(copy), {(one.tensor, one.dim): one for one in plan.cuts}
+    with torch.no_grad():
+        for layer in graph.layers:
+            if one := cuts.get((layer.weight, layer.in_dim)):
+                gone = torch.tensor(sorted(set(range(one.size)) - set(one.keep)), dtype=torch.long)
+                weight = state[layer.weight]
+                weight.index_fill_(layer.in_dim, gone.to(weight.device), 0)
+    return copy
 
-    @cached_property
-    def _teacher(self) -> nn.Module:
-        """The original, which all stages of a run learn from."""
-        teacher, stream = copy.deepcopy(self.original), self.pipe.data.train
-        if self.pipe.config.feature_weight or not memorable(teacher, stream):
-            return teacher  # run in every step: features change, or images do
-        with self.pipe.terminal.bar("teacher", len(stream)) as bar:
-            return remembered(teacher, stream, bar.step)
 
-    def _features(self, plan: Plan) -> dict[str, Tensor]:
-        """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""
-        modules = dict(self.original.named_modules())
-        cuts = {(c.tensor, c.dim): c for c in plan.cuts}
-        found = {}
-        for layer in self.graph.layers:
-            if layer.name not in modules or layer.calls != 1:
-                continue
-            cut = cuts.get((layer.weight, layer.out_dim))
-            kept = range(layer.out_channels) if cut is None else cut.keep
-            if cut is None or cut.size == layer.out_channels:
-                found[layer.name] = torch.tensor(list(kept))
-        return found
+def recover(
+    job: Job,
+    network: Network,
+    pruned: nn.Module,
+    plan: Plan,
+    config: TrainConfig | ApplyConfig,
+    folder: Path,
+    log: TensorBoardLog,
+) -> tuple[nn.Module, Plan]:
+    """The trained network, and what is left in it: less than the plan if stages were stopped.
 
-    def _about(self, recipe: Recipe, first_epoch: int) -> dict[str, Any]:
-        """What a training depends on besides the network that it begins with."""
-        config = self.pipe.config
-        names = ("distill", "temperature", "distill_weight", "distill_schedule", "label_smoothing",
-                 "feature_weight", "batch_size", "seed", "data")  # fmt: skip
-        settings = {name: getattr(config, name) for name in names}
-        if not config.classifies:
-            settings["task"] = config.task
-        teacher = weights.digest(self.original) if config.distill else None
-        return {**asdict(recipe), **settings, "first_epoch": first_epoch, "teacher": teacher}
-
-    def _by_user(self, model: nn.Module, epochs: int) -> nn.Module:
-        """Trained by the function that --finetune names."""
-        name = self.pipe.config.finetune
-        assert name is not None
-        forms = {key: tensor.shape for key, tensor in model.state_dict().items()}
-        with blamed(f"--finetune {name}:"):
-            tuned = load_function(name)(model, self.original, self.pipe.data, epochs)
-        if not isinstance(tuned, nn.Module):
-            raise AmcError(
-                f"--finetune {name}: must return the network, got {type(tuned).__name__}"
-            )
-        if {key: tensor.shape for key, tensor in tuned.state_dict().items()} != forms:
-            raise AmcError(f"--finetune {name}: the network that it returns has other tensors")
-        for key, tensor in tuned.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                raise AmcError(f"--finetune {name}: {key} holds NaN or infinity")
-        distributed.as_first(tuned)
-        return tuned.eval()
+    Args:
+        job: the run.
+        network: before any cut.
+        pruned: the network under the plan.
+        plan: what stays.
+        config: how to train, and in which stages.
+        folder: of the run.
+        log: is told of every step.
+    """
+    recovery = Recovery(
+        job,
+        network.graph,
+        network.model,
+        config.training,
+        config.distill,
+        config.data,
+        log,
+        folder,
+    )
+    epochs, rate = config.training.finetune_epochs, config.training.learning_rate
+    if isinstance(config, TrainConfig) and config.stages.several and epochs:
+        trained, plan = Stages(recovery, plan.strategy, config.stages).run()
+    else:
+        trained = recovery.tune(pruned, plan, epochs, rate)
+    return trained, plan

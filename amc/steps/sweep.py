@@ -1,15 +1,16 @@
 """Networks of every size from one policy and one set of statistics."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from amc.config.command_line import flags
-from amc.config.reuse import ParetoConfig
+from amc.config.composed import flags
+from amc.config.many_budgets import ParetoConfig
+from amc.config.train import decisive
 from amc.graph.plan_files import save_strategy
 from amc.objectives.budget import Budget
 from amc.objectives.latency import preferred, timings
@@ -18,18 +19,18 @@ from amc.reconstruction.layer_by_layer import Originals
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.pareto_front import Point
 from amc.runs.network import save_network
-from amc.runs.tensorboard import Journal
-from amc.runtime import weights
+from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.feed import Feed
 from amc.runtime.files import read_json, write_json
 from amc.search.policies import remembered
 from amc.search.search import Errors, Policy, proposed, starts
-from amc.steps.pipeline import Pipeline, decisive
-from amc.steps.recover import Recovery
-from amc.steps.setup import Subject, allocation
+from amc.steps.allocate import make_budget
+from amc.steps.cut import calibrate, cut_best, original_outputs
+from amc.steps.finetune import Recovery
+from amc.steps.job import Job
+from amc.steps.setup import Network
 from amc.tasks.batches import tail
 from amc.tasks.evaluate import Score
-from envs import Reward
 
 FEWEST = 100
 """Images that are enough to verify a drop on."""
@@ -43,16 +44,15 @@ class Sweep:
     """What all points share."""
 
     config: ParetoConfig
-    pipe: Pipeline
-    subject: Subject
+    job: Job
+    network: Network
     policy: Policy
-    reward: Reward
     folder: Path
 
     @cached_property
     def compressor(self) -> Compressor:
         """One set of statistics."""
-        return self.pipe.calibrate(self.subject.graph, self.subject.model)
+        return calibrate(self.job, self.network.graph, self.network.model)
 
     def errors(self, budget: Budget) -> Errors:
         """Of every group, at the counts that the budget allows."""
@@ -67,15 +67,15 @@ class Sweep:
     @cached_property
     def originals(self) -> Originals:
         """What all cuts aim at."""
-        return self.pipe.originals(self.compressor)
+        return original_outputs(self.job, self.compressor)
 
     @cached_property
     def unseen(self) -> tuple[str, Score]:
         """The split that drops are verified on, and the original network's score there."""
-        beyond = self._score(self.subject.model, self._beyond(), "validation")
+        beyond = self._score(self.network.model, self._beyond(), "validation")
         if beyond.images >= FEWEST:
             return "validation", beyond
-        return "test", self._score(self.subject.model, self.pipe.data.test)
+        return "test", self._score(self.network.model, self.job.data.test)
 
     @property
     def held_out(self) -> str:
@@ -86,14 +86,14 @@ class Sweep:
     @cached_property
     def original(self) -> Point:
         """The network before any cut."""
-        model, graph = self.subject.model, self.subject.graph
-        test = self._score(model, self.pipe.data.test).accuracy
+        model, graph = self.network.model, self.network.graph
+        test = self._score(model, self.job.data.test).accuracy
         return Point(1.0, graph.macs(), graph.params(), 1.0, self.unseen[1].accuracy, test)
 
     def budget(self, ratio: float) -> Budget:
         """What a strategy may cost at this target."""
-        settings = replace(self.pipe.config, preserve_ratio=ratio)
-        return allocation(settings, self.subject.graph)
+        config = self.config
+        return make_budget(self.network.graph, ratio, config.counts, config.reward.reward)
 
     def place(self, ratio: float) -> Path:
         """The folder of a point."""
@@ -111,56 +111,62 @@ class Sweep:
 
     def _cut(self, ratio: float, about: dict[str, Any]) -> Point:
         """Walks the policy, cuts the best of what it knows, measures."""
-        graph, budget, place = self.subject.graph, self.budget(ratio), self.place(ratio)
+        graph, budget, place = self.network.graph, self.budget(ratio), self.place(ratio)
         errors = self.errors(budget)
         walked = proposed(self.policy, budget, errors)
         known = remembered(self.policy, budget)
         candidates = [walked, *known, *starts(budget, errors)]
-        strategy, plan, small = self.pipe.cut_best(
-            self.compressor, candidates, self.reward, self.originals
-        )
-        epochs, rate = self.config.finetune_epochs, self.pipe.config.learning_rate
-        if epochs:
-            journal = Journal(place, graph.sizes, graph.macs(), self.pipe.task.name)
-            recovery = Recovery(self.pipe, graph, self.subject.model, journal, place)
-            small = recovery.tune(small, plan, epochs, rate)
+        plan, small = cut_best(self.job, self.compressor, candidates, originals=self.originals)
+        training = self.config.training
+        if training.finetune_epochs:
+            log = TensorBoardLog(place, graph.sizes, graph.macs(), self.job.task.name)
+            recovery = Recovery(
+                self.job,
+                graph,
+                self.network.model,
+                training,
+                self.config.distill,
+                self.config.data,
+                log,
+                place,
+            )
+            small = recovery.tune(small, plan, training.finetune_epochs, training.learning_rate)
             recovery.tidy()
-            journal.close()
-        save_strategy(place / "strategy.json", strategy, graph.channels, about)
+            log.close()
+        save_strategy(place / "strategy.json", plan.strategy, graph.channels, about)
         save_network(place, plan, small, about)
-        with self.pipe.terminal.bar("latency"):
-            times = timings(self.subject.model, small, self.pipe.samples(1))
-        split = self._beyond() if self.unseen[0] == "validation" else self.pipe.data.test
+        with self.job.terminal.bar("latency"):
+            times = timings(self.network.model, small, self.job.samples(1))
+        split = self._beyond() if self.unseen[0] == "validation" else self.job.data.test
         return Point(
             ratio,
             graph.macs(plan),
             graph.params(plan),
             preferred(times),
             self._score(small, split).accuracy,
-            self._score(small, self.pipe.data.test).accuracy,
+            self._score(small, self.job.data.test).accuracy,
         )
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
         """What a point depends on besides its target."""
-        own = decisive(self.pipe.config)
         return {
-            **own,
-            "finetune_epochs": self.config.finetune_epochs,
-            "choice": " ".join(flags(self.config.choice)),
+            **decisive(self.config),
+            "seed": self.config.seed,
+            "choice": " ".join(flags(self.config.restrictions)),
             "policy": self.policy.digest,
-            "weights": weights.digest(self.subject.model),
-            "baked": self.subject.baked,
+            "weights": self.network.fingerprint,
+            "baked": self.network.baked,
         }
 
     def _score(
         self, model: nn.Module, images: Iterable[tuple[Feed, Tensor]], what: str = "test"
     ) -> Score:
-        return self.pipe.validated(model, what, images)
+        return self.job.scored(model, what, images)
 
     def _beyond(self) -> Iterator[tuple[Feed, Tensor]]:
         """Validation images that no reward has seen."""
-        return tail(self.pipe.data.val, self.pipe.config.reward_images)
+        return tail(self.job.data.val, self.job.judging.reward_images)
 
 
 def closer(

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from amc.runtime.errors import UnsupportedModelError
 
 LIBRARY = str(Path(torch.__file__).parent)
-HERE = str(Path(__file__).parents[1]) + os.sep
+HERE = str(Path(__file__).parents[2]) + os.sep
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings of the commands that learn for many budgets and networks, and use what was learned."""
+"""Settings of ``python -m amc.learn`` and ``python -m amc.pareto``, which know many budgets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,71 +6,45 @@ from typing import Literal
 
 import numpy as np
 
-from amc.config.train import Shared, TrainConfig
+from amc.config.composed import Composed
+from amc.config.recovery import DistillConfig, StagesConfig, TrainingConfig
+from amc.config.sections import (
+    CountsConfig,
+    DataConfig,
+    MachineConfig,
+    NetworkConfig,
+    ReconstructionConfig,
+    RewardConfig,
+)
+from amc.config.train import check_task
+from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
 from amc.runtime.limits import below, real, shown, whole, within
 
 
 @dataclass(frozen=True)
-class ApplyConfig(Shared):
-    """Applies a learned policy to a budget and network, or a plan to another checkpoint."""
-
-    policy: Path | None = None
-    """A learned policy: the folder of a run, or .../policy."""
-    plan: Path | None = None
-    """Instead of a policy: plan.json of a run of the same network, or its folder."""
-    preserve_ratio: float = 0.5
-    """For a policy: part of the MACs that stays, in (0, 1]; never exceeded."""
-    episodes: int = 0
-    """Strategies that are tried beginning with the policy's; 0: its own at once."""
-
-    finetune_epochs: int = 4
-    """Passes over the training data after the cut; 0: none."""
-    learning_rate: float = 0.05
-    """Of fine-tuning, at its highest."""
-    distill: bool = True
-    """Fine-tuning also learns from the original network."""
-
-    run_dir: Path | None = None
-    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
-    trust: bool = False
-    """Use run folders, policies and plans of other users; they name code that runs here."""
-    seed: int = 0
-    """The same seed on the same machine gives the same result, bit for bit."""
-
-    def __post_init__(self) -> None:
-        as_paths(self)
-        if (self.policy is None) == (self.plan is None):
-            raise AmcError("give either --policy FOLDER or --plan FILE")
-        whole("episodes", self.episodes, 0)
-        _ = self.training  # which checks all the other settings
-
-    @property
-    def training(self) -> TrainConfig:
-        """The run that does it."""
-        mode = "plan" if self.plan else "auto" if self.episodes else "policy"
-        return self.into(TrainConfig, mode=mode, episodes=max(1, self.episodes))
-
-
-@dataclass(frozen=True)
-class LearnConfig(Shared):
+class LearnConfig(Composed):
     """Learns one policy for many budgets and networks."""
+
+    command = "amc.learn"
 
     preserve_ratio: str = "0.3:0.7"
     """Parts of the multiply-accumulates (MACs) to learn for: a range (0.3:0.7), or a list
     (0.3,0.5,0.7)."""
     targets: int = 5
     """Budgets in a range, evenly spaced."""
-    model: str = "resnet20"
-    """One network or several, separated by commas: resnet20,plain20 or nets.py:a,nets.py:b. Of
-    several, --checkpoint belongs to none."""
-
     episodes: int = 200
     """Strategies that are tried, shared out evenly among budgets and networks."""
     agent: Literal["ddpg", "td3", "sac"] = "ddpg"
     """What learns."""
-
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig()
+    restrictions: Restrictions = Restrictions()
+    counts: CountsConfig = CountsConfig()
+    reward: RewardConfig = RewardConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    machine: MachineConfig = MachineConfig()
     run_dir: Path | None = None
     """Folder of the policy; default runs/learn-<models>-<data>-<ratios>-seed<seed>. The same
     command goes on with what it finds there."""
@@ -79,10 +53,13 @@ class LearnConfig(Shared):
 
     def __post_init__(self) -> None:
         as_paths(self)
-        whole("seed", self.seed, 0)  # part of a name
-        _ = self.training  # which checks all the other settings
-        if self.checkpoint and len(self.models) > 1:
-            raise AmcError(f"--checkpoint belongs to one network, --model names {self.model!r}")
+        whole("seed", self.seed, 0)
+        whole("episodes", self.episodes, 1)
+        model = self.network.model
+        if not self.models:
+            raise AmcError(f"--model {model!r} names no network")
+        if self.network.checkpoint and len(self.models) > 1:
+            raise AmcError(f"--checkpoint belongs to one network, --model names {model!r}")
         if self.each < 2:
             count = len(self.models) * len(self.ratios)
             raise AmcError(
@@ -93,7 +70,7 @@ class LearnConfig(Shared):
     @property
     def models(self) -> list[str]:
         """The networks."""
-        return list(dict.fromkeys(name for name in self.model.split(",") if name))
+        return list(dict.fromkeys(name for name in self.network.model.split(",") if name))
 
     @property
     def ratios(self) -> list[float]:
@@ -106,27 +83,20 @@ class LearnConfig(Shared):
         return self.episodes // (len(self.models) * len(self.ratios))
 
     @property
-    def training(self) -> TrainConfig:
-        """A run of the first network under the lowest budget."""
-        if not self.models:
-            raise AmcError(f"--model {self.model!r} names no network")
-        return self.into(
-            TrainConfig, model=self.models[0], preserve_ratio=self.ratios[0], run_dir=self.folder
-        )
-
-    @property
     def folder(self) -> Path:
         """Where everything goes."""
-        name = f"learn-{self.model}-{self.data}-{self.preserve_ratio}-seed{self.seed}"
+        name = f"learn-{self.network.model}-{self.data.data}-{self.preserve_ratio}-seed{self.seed}"
         return self.run_dir or Path("runs") / safe_name(name)
 
 
 @dataclass(frozen=True)
-class ParetoConfig(Shared):
+class ParetoConfig(Composed):
     """Sweeps budgets: accuracy against MACs, parameters and latency.
 
     Finds the smallest network that loses no more than is allowed.
     """
+
+    command = "amc.pareto"
 
     preserve_ratio: str = "0.2:0.9"
     """Parts of the multiply-accumulates (MACs): a range (0.2:0.9), or a list (0.3,0.5,0.7)."""
@@ -137,15 +107,20 @@ class ParetoConfig(Shared):
     it, verified on images that no search has seen."""
     steps: int = 4
     """Further budgets that are tried to come closer to --max-drop."""
-
     policy: Path | None = None
     """A learned policy (python -m amc.learn): its folder, or .../policy. Without: it is learned
     here, first."""
     episodes: int = 200
     """Without --policy: strategies that are tried to learn one."""
-    finetune_epochs: int = 0
-    """Passes over the training data after each cut; 0: none."""
-
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig()
+    restrictions: Restrictions = Restrictions()
+    counts: CountsConfig = CountsConfig()
+    reward: RewardConfig = RewardConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    training: TrainingConfig = TrainingConfig(finetune_epochs=0)
+    distill: DistillConfig = DistillConfig()
+    machine: MachineConfig = MachineConfig()
     trust: bool = False
     """Use run folders, policies and plans of other users; they name code that runs here."""
     run_dir: Path | None = None
@@ -157,10 +132,12 @@ class ParetoConfig(Shared):
     def __post_init__(self) -> None:
         as_paths(self)
         whole("seed", self.seed, 0)
-        _ = self.training, self.ratios  # which check all the other settings
+        whole("episodes", self.episodes, 1)
+        _ = self.ratios  # which checks them
         whole("steps", self.steps, 0)
+        check_task(self.data, self.training, StagesConfig())
         if self.max_drop is not None:
-            if self.classifies and not 0 <= real("--max-drop", self.max_drop) <= 100:
+            if self.data.classifies and not 0 <= real("--max-drop", self.max_drop) <= 100:
                 raise AmcError(f"--max-drop is in points, 0 to 100, got {shown(self.max_drop)}")
             below("--max-drop", self.max_drop)
 
@@ -170,17 +147,28 @@ class ParetoConfig(Shared):
         return several(str(self.preserve_ratio), self.targets)
 
     @property
-    def training(self) -> TrainConfig:
-        """A run under the lowest of the budgets."""
-        return self.into(
-            TrainConfig, mode="auto", preserve_ratio=self.ratios[0], run_dir=self.folder
-        )
-
-    @property
     def folder(self) -> Path:
         """Where everything goes."""
-        name = f"pareto-{self.model}-{self.data}-seed{self.seed}"
+        name = f"pareto-{self.network.model}-{self.data.data}-seed{self.seed}"
         return self.run_dir or Path("runs") / safe_name(name)
+
+    @property
+    def learning(self) -> LearnConfig:
+        """How a policy for these budgets is learned, in a folder within."""
+        return LearnConfig(
+            self.preserve_ratio,
+            self.targets,
+            self.episodes,
+            network=self.network,
+            data=self.data,
+            restrictions=self.restrictions,
+            counts=self.counts,
+            reward=self.reward,
+            reconstruction=self.reconstruction,
+            machine=self.machine,
+            run_dir=self.folder / "policy",
+            seed=self.seed,
+        )
 
 
 def several(given: str, count: int) -> list[float]:

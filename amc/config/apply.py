@@ -1,0 +1,97 @@
+"""Settings of ``python -m amc.apply``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from amc.config.composed import Composed
+from amc.config.recovery import DistillConfig, StagesConfig, TrainingConfig
+from amc.config.search import AllocationConfig, ResourcesConfig, SearchConfig
+from amc.config.sections import (
+    CountsConfig,
+    DataConfig,
+    MachineConfig,
+    NetworkConfig,
+    ReconstructionConfig,
+    RewardConfig,
+)
+from amc.config.train import check_task
+from amc.graph.restrictions import Restrictions
+from amc.runtime.errors import AmcError
+from amc.runtime.files import as_paths, safe_name
+from amc.runtime.limits import whole, within
+
+
+@dataclass(frozen=True)
+class ApplyConfig(Composed):
+    """Applies a learned policy to a budget and network, or a plan to another checkpoint."""
+
+    command = "amc.apply"
+    anew = ("memory", "quiet", "trust")
+
+    policy: Path | None = None
+    """A learned policy: the folder of a run, or .../policy."""
+    plan: Path | None = None
+    """Instead of a policy: plan.json of a run of the same network, or its folder."""
+    preserve_ratio: float = 0.5
+    """For a policy: part of the MACs that stays, in (0, 1]; never exceeded."""
+    episodes: int = 0
+    """Strategies that are tried beginning with the policy's; 0: its own at once."""
+    network: NetworkConfig = NetworkConfig()
+    data: DataConfig = DataConfig()
+    restrictions: Restrictions = Restrictions()
+    counts: CountsConfig = CountsConfig()
+    reward: RewardConfig = RewardConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    training: TrainingConfig = TrainingConfig()
+    distill: DistillConfig = DistillConfig()
+    machine: MachineConfig = MachineConfig()
+    run_dir: Path | None = None
+    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
+    resume: Path | None = None
+    """Folder of a run of this command that was stopped: goes on with its settings, to the same
+    result. Besides, only --memory, --quiet and --trust may be given."""
+    trust: bool = False
+    """Use run folders, policies and plans of other users; they name code that runs here."""
+    seed: int = 0
+    """The same seed on the same machine gives the same result, bit for bit."""
+
+    def __post_init__(self) -> None:
+        as_paths(self)
+        if self.resume is None and (self.policy is None) == (self.plan is None):
+            raise AmcError("give either --policy FOLDER or --plan FILE")
+        whole("episodes", self.episodes, 0)
+        within("--preserve-ratio", self.preserve_ratio, 0, 1)
+        whole("seed", self.seed, 0)
+        check_task(self.data, self.training, StagesConfig())
+
+    @property
+    def allocation(self) -> AllocationConfig:
+        """What decides: a plan, a policy, or a search that begins with one."""
+        mode: Literal["plan", "auto", "policy"]
+        mode = "plan" if self.plan else "auto" if self.episodes else "policy"
+        return AllocationConfig(mode, policy=self.policy, plan=self.plan)
+
+    @property
+    def search(self) -> SearchConfig:
+        """What tries further strategies."""
+        return SearchConfig(episodes=max(1, self.episodes))
+
+    @property
+    def resources(self) -> ResourcesConfig:
+        """What that may take."""
+        return ResourcesConfig()
+
+    @property
+    def target(self) -> float | None:
+        """Part of the MACs that may stay; None where a plan was given instead."""
+        return None if self.plan else self.preserve_ratio
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes; it need not exist."""
+        words = [self.network.model, self.data.data, self.allocation.mode]
+        if self.episodes and not self.plan:
+            words.append(f"{self.preserve_ratio:g}")
+        name = safe_name("-".join([*words, f"seed{self.seed}"]))
+        return self.resume or self.run_dir or Path("runs") / name

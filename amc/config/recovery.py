@@ -1,0 +1,124 @@
+"""Sections on how accuracy comes back: training, distillation, and cutting in stages."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from amc.runtime.errors import AmcError
+from amc.runtime.limits import below, flag, real, whole, within
+from amc.schedules.stages import Kind
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Training of the cut network."""
+
+    finetune_epochs: int = 4
+    """Passes over the training data after the cut; 0: none."""
+    learning_rate: float = 0.05
+    """Of fine-tuning, at its highest."""
+    batch_size: int = 64
+    """Of training."""
+    label_smoothing: float = 0.0
+    """Part of every label that is shared out among all classes, in [0, 1)."""
+    weight_decay: float = 5e-4
+    """Of fine-tuning; norms and biases do not decay."""
+    clip: float = 0.2
+    """The gradient of each filter is at most this part of the filter's own norm (adaptive gradient
+    clipping, Brock et al. 2021); 0: gradients are left alone."""
+    ema: float = 0.0
+    """The result is an average of the weights over the steps, the older ones discounted by this,
+    such as 0.999; 0: the last weights."""
+    mixed: bool = False
+    """Train in bfloat16 where it is safe; on a GPU only."""
+    finetune: str | None = None
+    """Your own training instead: module:function, called with the cut network, the original, the
+    data and the epochs; returns the network."""
+
+    def __post_init__(self) -> None:
+        whole("finetune_epochs", self.finetune_epochs, 0)
+        whole("batch_size", self.batch_size, 1)
+        within("--learning-rate", self.learning_rate, 0, float("inf"))
+        for name, most in (
+            ("weight_decay", None),
+            ("clip", None),
+            ("label_smoothing", 1),
+            ("ema", 1),
+        ):
+            below(flag(name), getattr(self, name), most or float("inf"))
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What training learns from the original network."""
+
+    distill: bool = True
+    """Fine-tuning also learns from the original network."""
+    temperature: float = 4.0
+    """Of distillation."""
+    distill_weight: float = 2.0
+    """Of distillation against the labels; with the factor temperature squared."""
+    distill_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the weight of distillation goes down to zero over the training, if it does."""
+    feature_weight: float = 0.0
+    """Distillation also compares what the layers put out, on the channels that are left; their
+    relative error is weighed with this."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "distill_weight"):
+            within(flag(name), getattr(self, name), 0, float("inf"))
+        below("--feature-weight", self.feature_weight)
+        if self.feature_weight and not self.distill:
+            raise AmcError("--feature-weight belongs to distillation, not to --no-distill")
+
+
+@dataclass(frozen=True)
+class StagesConfig:
+    """Cutting in stages, with training between them."""
+
+    group_size: int = 0
+    """Cut this many groups, fine-tune, go on with the next; 0: all at once."""
+    schedule: Kind = "one-shot"
+    """Cut all groups little by little, with fine-tuning between the steps."""
+    schedule_steps: int = 4
+    """Of a schedule that is not one-shot; of adaptive at most."""
+    schedule_parts: tuple[float, ...] = (0.5, 0.8)
+    """Of multistep: parts of the whole cut that the steps before the last have made."""
+    adaptive_drop: float = 10.0
+    """Of adaptive: a step goes as far as it costs at most so many points before training."""
+    soft: bool = False
+    """Between the stages channels are not cut but silenced: training may bring them back."""
+    stage_epochs: float | None = None
+    """Part of the epochs that is spent between the stages of --group-size or --schedule; the rest
+    comes after the last. Default: all stages get the same."""
+    stage_learning_rate: float | None = None
+    """Between the stages; default: --learning-rate."""
+    stop_drop: float = 0.0
+    """A stage after which the validation accuracy is lower than the original's by more points than
+    this is taken back, and none follows; 0: never. Scores that are no percentages: by this."""
+
+    def __post_init__(self) -> None:
+        whole("group_size", self.group_size, 0)
+        whole("schedule_steps", self.schedule_steps, 1)
+        below("--stop-drop", self.stop_drop)
+        below("--adaptive-drop", self.adaptive_drop)
+        if self.stage_epochs is not None:
+            within("--stage-epochs", self.stage_epochs, 0, 1)
+        if self.stage_learning_rate is not None:
+            within("--stage-learning-rate", self.stage_learning_rate, 0, float("inf"))
+        if self.group_size and self.schedule != "one-shot":
+            raise AmcError(
+                f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
+            )
+        given = [real("--schedule-parts", part) for part in self.schedule_parts]
+        parts = (0.0, *given, 1.0)
+        if not all(a < b for a, b in pairwise(parts)):  # NaN fails the comparison
+            words = " ".join(f"{part:g}" for part in given)
+            raise AmcError(f"--schedule-parts {words}: must increase, between 0 and 1")
+        if self.soft and self.schedule == "one-shot" and not self.group_size:
+            raise AmcError("--soft needs stages: --schedule or --group-size")
+
+    @property
+    def several(self) -> bool:
+        """Whether the network is cut in more than one stage."""
+        return self.group_size > 0 or self.schedule != "one-shot"

@@ -1,0 +1,98 @@
+"""Sections on how much every group keeps: given, or searched for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from amc.runtime.errors import AmcError
+from amc.runtime.files import as_paths
+from amc.runtime.limits import whole, within
+
+LEARNERS = ("ddpg", "td3", "sac")
+"""Agents that a policy can be handed to."""
+
+
+@dataclass(frozen=True)
+class AllocationConfig:
+    """Where the strategy comes from: how much every group keeps."""
+
+    mode: Literal["auto", "uniform", "list", "policy", "plan"] = "auto"
+    """auto: DDPG searches; uniform: one ratio for all; list: read it from --strategy; policy:
+    walked by --policy, no search; plan: the channels of --plan."""
+    channel_ratio: float | None = None
+    """For --mode uniform: part of the channels that every group keeps; the MACs follow."""
+    strategy: Path | None = None
+    """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, or comma-separated
+    ratios in layer order."""
+    policy: Path | None = None
+    """A policy that an earlier run has learned (its folder, or .../policy): decides alone with
+    --mode policy, gives --mode auto a head start."""
+    plan: Path | None = None
+    """For --mode plan: plan.json of an earlier run of the same network, or its folder."""
+
+    def __post_init__(self) -> None:
+        as_paths(self)
+        mode = self.mode
+        for word, given, needs in (
+            ("--strategy", self.strategy, "list"),
+            ("--plan", self.plan, "plan"),
+        ):
+            if (mode == needs) != (given is not None):
+                raise AmcError(f"--mode {needs} and {word} FILE belong together")
+        if mode == "policy" and self.policy is None:
+            raise AmcError("--mode policy needs --policy FILE")
+        if self.policy is not None and mode not in ("policy", "auto"):
+            raise AmcError(f"--policy belongs to --mode policy or auto, not {mode}")
+        if self.channel_ratio is not None:
+            within("--channel-ratio", self.channel_ratio, 0, 1)
+            if mode != "uniform":
+                raise AmcError(f"--channel-ratio belongs to --mode uniform, not {mode}")
+
+    @property
+    def by_budget(self) -> bool:
+        """Whether MACs decide, and not channels that were given."""
+        return self.channel_ratio is None and self.mode not in ("list", "plan")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What tries strategies, and how many."""
+
+    episodes: int = 200
+    """Strategies that the search tries."""
+    agent: Literal["ddpg", "td3", "sac", "screened", "evolution", "random"] = "ddpg"
+    """What searches: an agent, or one of the baselines of python -m amc.compare."""
+    warmup_episodes: int = 10
+    """The first of them, uniform once, then suggested or random, before the agent learns."""
+    patience: int | None = None
+    """Episodes without a better strategy after which the search stops."""
+    walks: int | None = None
+    """Strategies that an agent walks side by side before it learns; default: --workers."""
+    finalists: int = 6
+    """Strategies that are cut for real before one is chosen; the uniform one is among them."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("episodes", 1),
+            ("warmup_episodes", 0),
+            ("walks", 1),
+            ("patience", 1),
+            ("finalists", 1),
+        ):
+            if (value := getattr(self, name)) is not None:
+                whole(name, value, least)
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What a search may take; a resumed run may be given other resources."""
+
+    time_limit: float | None = None
+    """Minutes after which the search stops and goes on with the best strategy so far."""
+    workers: int = 1
+    """Processes that measure strategies side by side, one thread each (CPU)."""
+
+    def __post_init__(self) -> None:
+        whole("workers", self.workers, 1)
+        if self.time_limit is not None:
+            within("--time-limit", self.time_limit, 0, float("inf"))

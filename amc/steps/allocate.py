@@ -1,0 +1,181 @@
+"""Where the strategy comes from: it is given, or a budget decides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from amc.allocators.listed import listed
+from amc.allocators.multiples import budget_for, common_ratio_for
+from amc.allocators.uniform import uniform
+from amc.config.apply import ApplyConfig
+from amc.config.recovery import TrainingConfig
+from amc.config.search import AllocationConfig
+from amc.config.sections import CountsConfig
+from amc.config.train import TrainConfig, decisive
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Plan, Strategy
+from amc.graph.plan_files import load_fitting, read_plan
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.sensitivity import sensitivity
+from amc.runs.folder import record
+from amc.runs.tensorboard import TensorBoardLog
+from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json
+from amc.runtime.user_code import load_function
+from amc.search.policies import load_learned, remembered, save_learned
+from amc.search.search import Errors, Policy, proposed, starts
+from amc.steps.job import Job
+from amc.steps.search import evaluator, search
+from amc.steps.setup import Network
+from envs.rewards import UNCONSTRAINED
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What decides how much every group keeps: a plan, a strategy, or a budget.
+
+    Attributes:
+        plan: channels that an earlier run has chosen.
+        strategy: channels kept per group.
+        budget: what a strategy may cost.
+        policy: learned earlier; decides within the budget, or begins the search.
+        known: strategies that were best under budgets near this one.
+    """
+
+    plan: Plan | None = None
+    strategy: Strategy | None = None
+    budget: Budget | None = None
+    policy: Policy | None = None
+    known: Sequence[Strategy] = ()
+
+
+def check_files(config: AllocationConfig, training: TrainingConfig) -> None:
+    """Reads what the settings name, before data and network take their time.
+
+    Raises:
+        AmcError: a plan, policy, strategy or function of one's own is missing or damaged.
+    """
+    if training.finetune is not None:
+        load_function(training.finetune)
+    if config.plan is not None:
+        read_plan(config.plan)
+    if config.policy is not None:
+        load_learned(config.policy)
+    listed_in = config.strategy
+    if listed_in is not None and not listed_in.is_file():
+        raise AmcError(f"--strategy {listed_in}: no such file")
+    if listed_in is not None and listed_in.suffix == ".json":
+        read_json(listed_in)
+
+
+def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> Allocation:
+    """What the settings say of a network.
+
+    Raises:
+        AmcError: a file cannot be used.
+        InfeasibleBudgetError: the target cannot be reached.
+    """
+    given = config.allocation
+    if given.mode == "list":
+        assert given.strategy is not None
+        return Allocation(strategy=listed(graph, given.strategy))
+    if given.plan is not None:
+        return Allocation(load_fitting(given.plan, graph))
+    if given.channel_ratio is not None:
+        multiple = config.counts.channel_multiple
+        return Allocation(strategy=common_ratio_for(graph, given.channel_ratio, multiple))
+    budget = make_budget(graph, config.preserve_ratio, config.counts, config.reward.reward)
+    if given.policy is None:
+        return Allocation(budget=budget)
+    policy = load_learned(given.policy)
+    return Allocation(budget=budget, policy=policy, known=remembered(policy, budget))
+
+
+def make_budget(
+    graph: ChannelGraph, preserve_ratio: float, counts: CountsConfig, reward: str
+) -> Budget:
+    """The budget to search or walk in.
+
+    Raises:
+        InfeasibleBudgetError: the target cannot be reached.
+    """
+    tolerance = 1.0 if reward in UNCONSTRAINED else 0.02
+    return budget_for(graph, preserve_ratio, counts.channel_multiple, tolerance, counts.min_ratio)
+
+
+def errors_of(job: Job, compressor: Compressor, budget: Budget) -> Errors:
+    """How much every group minds being cut, at each of its allowed counts."""
+    with job.terminal.bar("errors"):
+        return sensitivity(compressor, budget)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be cut.
+
+    Attributes:
+        strategies: of which the best one is chosen.
+        plan: the channels as well, where they are given.
+        tried: how many strategies were evaluated to find these.
+        multiple: of the kept channels, where a budget decided.
+    """
+
+    strategies: Sequence[Strategy] = ()
+    plan: Plan | None = None
+    tried: int = 0
+    multiple: int | None = None
+
+
+def candidates(
+    job: Job,
+    network: Network,
+    compressor: Compressor,
+    allocation: Allocation,
+    config: TrainConfig | ApplyConfig,
+    folder: Path,
+    log: TensorBoardLog,
+) -> Candidates:
+    """What the settings lead to; what an agent has learned is saved in the folder."""
+    budget = allocation.budget
+    if budget is None:
+        given = [] if allocation.strategy is None else [allocation.strategy]
+        return Candidates(given, allocation.plan)
+    errors = errors_of(job, compressor, budget)
+    if config.allocation.mode == "uniform":
+        return Candidates([uniform(budget, errors)], multiple=budget.multiple)
+    if config.allocation.mode == "policy":
+        return Candidates(walked(allocation, errors), multiple=budget.multiple)
+    about = {
+        **decisive(config),
+        "preserve_ratio": config.preserve_ratio,
+        "seed": config.seed,
+        "weights": network.fingerprint,
+    }
+    found = search(
+        job,
+        compressor,
+        budget,
+        errors,
+        lambda: evaluator(job, compressor, config.training, config.distill),
+        config.search,
+        config.resources,
+        record(folder),
+        about,
+        log,
+        allocation.policy,
+        allocation.known,
+    )
+    if found.agent:
+        save_learned(
+            folder, found.agent, [(budget, found.best.strategy)], [network.name], job.seed
+        )
+    finalists = found.finalists(config.search.finalists, uniform(budget, errors))
+    return Candidates(finalists, tried=len(found.history), multiple=budget.multiple)
+
+
+def walked(allocation: Allocation, errors: Errors) -> list[Strategy]:
+    """What a policy proposes, what it knows, and what needs no search."""
+    budget, policy = allocation.budget, allocation.policy
+    assert budget is not None and policy is not None
+    return [proposed(policy, budget, errors), *allocation.known, *starts(budget, errors)]

@@ -1,0 +1,225 @@
+"""Fine-tuning of what was cut, and what becomes of it where it does not help."""
+
+import copy
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from amc.config.recovery import DistillConfig, TrainingConfig
+from amc.config.sections import DataConfig
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Plan
+from amc.runs.tensorboard import TensorBoardLog
+from amc.runtime import distributed, weights
+from amc.runtime.errors import AmcError
+from amc.runtime.user_code import blamed, load_function
+from amc.steps.job import Job
+from amc.tasks.evaluate import evaluate
+from amc.training.best_network import Judged
+from amc.training.checkpoint import Checkpoint
+from amc.training.distillation import Distillation, Loss, supervised
+from amc.training.recipe import Recipe
+from amc.training.teacher_outputs import memorable, remembered
+from amc.training.trainable import thawed
+from amc.training.trainer import DivergedError, Step, train
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Trains what was cut from a network.
+
+    Attributes:
+        job: data, task, progress.
+        graph: of the original network.
+        original: the network before any cut; the teacher.
+        training: how to train.
+        distill: what is learned from the original.
+        data: the name of the data, which states of trainings hold.
+        log: is told of every step.
+        folder: where trainings leave their state, so that they can go on after a stop.
+    """
+
+    job: Job
+    graph: ChannelGraph
+    original: nn.Module
+    training: TrainingConfig
+    distill: DistillConfig
+    data: DataConfig
+    log: TensorBoardLog
+    folder: Path
+
+    def tune(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        epochs: int,
+        rate: float,
+        stage: int = 0,
+        first_epoch: int = 0,
+    ) -> nn.Module:
+        """A fine-tuned copy of a network.
+
+        Args:
+            model: that was cut.
+            plan: what is left of the original in it.
+            epochs: passes over the training data.
+            rate: highest learning rate.
+            stage: its number; every stage has a state of its own.
+            first_epoch: epochs of the stages before.
+        """
+        config, seed = self.training, self.job.seed
+        if not epochs:
+            return copy.deepcopy(model)
+        if config.finetune:
+            torch.manual_seed(seed + first_epoch)
+            return self._better(model, self._by_user(copy.deepcopy(model), epochs))
+        score, say = "the score", self.job.terminal.say
+        for again, now in enumerate((rate, rate / 10)):
+            torch.manual_seed(seed + first_epoch)  # dropout, if the network has any
+            name = f"training-{stage}{'-again' if again else ''}.safetensors"
+            recipe = Recipe(
+                epochs,
+                now,
+                weight_decay=config.weight_decay,
+                clip=config.clip,
+                ema=config.ema,
+                mixed=config.mixed,
+            )
+            tuned, judged = self._trained(model, plan, recipe, self.folder / name, first_epoch)
+            if judged.best:
+                return tuned
+            score = self._shown(judged.scores[0])
+            if not again:
+                say(
+                    f"again    training at a rate of {now:g} does not come above {score} of the "
+                    f"cut network on validation images; once more at {now / 10:g}"
+                )
+        say(f"kept     training does not come above {score}: the network stays as it was cut")
+        return tuned
+
+    def _trained(
+        self, model: nn.Module, plan: Plan, recipe: Recipe, path: Path, first_epoch: int
+    ) -> tuple[nn.Module, Judged]:
+        """The best of a cut network and its epochs of training, and how good all of them are."""
+        bar_of, epochs = self.job.terminal.bar, recipe.epochs
+        judged, tuned = Judged(self._score), copy.deepcopy(model)
+        about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
+        steps = epochs * len(self.job.data.train)
+        with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, thawed(tuned, plan):
+
+            def show(step: Step) -> None:
+                self.log.finetune_step(step)
+                name = f"fine-tune epoch {step.epoch} of {epochs}"
+                shown = f"loss {step.loss:.4f}  val {self._shown(judged.scores[-1])}"
+                bar.step(shown, name=name)
+
+            def validated(epoch: int, network: nn.Module) -> None:
+                self.log.finetune_epoch(judged.scores[-1])
+
+            try:
+                tuned = train(
+                    tuned,
+                    self.job.data.train,
+                    recipe,
+                    self._loss(plan),
+                    show,
+                    validated,
+                    first_epoch,
+                    Checkpoint(path, about),
+                    judged,
+                )
+            except DivergedError:
+                return copy.deepcopy(model).eval(), Judged(self._score, judged.scores[:1])
+        return tuned, judged
+
+    def _score(self, network: nn.Module) -> float:
+        """On all validation images, which are more than the reward may see."""
+        return evaluate(network, self.job.data.val, task=self.job.task).accuracy
+
+    def _shown(self, score: float) -> str:
+        return f"{self.job.task.name} {self.job.task.shown(score)}"
+
+    def _better(self, before: nn.Module, tuned: nn.Module) -> nn.Module:
+        """The tuned network; the one before, if that has the higher score."""
+        had, has = self._score(before), self._score(tuned)
+        if has >= had:
+            return tuned
+        self.job.terminal.say(
+            f"kept     training has lowered {self.job.task.name} on validation images from "
+            f"{self.job.task.shown(had)} to {self.job.task.shown(has)}: the network stays as it "
+            "was cut"
+        )
+        return copy.deepcopy(before).eval()
+
+    def tidy(self) -> None:
+        """Removes the states of trainings that are over."""
+        for path in self.folder.glob("training-*.safetensors"):
+            path.unlink()
+
+    def _loss(self, plan: Plan) -> Loss:
+        config, smoothing = self.distill, self.training.label_smoothing
+        if not config.distill:
+            return supervised(self.job.task, smoothing)
+        return Distillation(
+            self._teacher,
+            config.temperature,
+            config.distill_weight,
+            smoothing,
+            self._features(plan) if config.feature_weight else {},
+            config.feature_weight,
+            self.job.task,
+            config.distill_schedule,
+        )
+
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        """The original, which all stages of a run learn from."""
+        teacher, stream = copy.deepcopy(self.original), self.job.data.train
+        if self.distill.feature_weight or not memorable(teacher, stream):
+            return teacher  # run in every step: features change, or images do
+        with self.job.terminal.bar("teacher", len(stream)) as bar:
+            return remembered(teacher, stream, bar.step)
+
+    def _features(self, plan: Plan) -> dict[str, Tensor]:
+        """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""
+        modules = dict(self.original.named_modules())
+        cuts = {(c.tensor, c.dim): c for c in plan.cuts}
+        found = {}
+        for layer in self.graph.layers:
+            if layer.name not in modules or layer.calls != 1:
+                continue
+            cut = cuts.get((layer.weight, layer.out_dim))
+            kept = range(layer.out_channels) if cut is None else cut.keep
+            if cut is None or cut.size == layer.out_channels:
+                found[layer.name] = torch.tensor(list(kept))
+        return found
+
+    def _about(self, recipe: Recipe, first_epoch: int) -> dict[str, Any]:
+        """What a training depends on besides the network that it begins with."""
+        settings = {**asdict(self.training), **asdict(self.distill), **asdict(self.data)}
+        teacher = weights.digest(self.original) if self.distill.distill else None
+        own = {"seed": self.job.seed, "first_epoch": first_epoch, "teacher": teacher}
+        return {**settings, **asdict(recipe), **own}
+
+    def _by_user(self, model: nn.Module, epochs: int) -> nn.Module:
+        """Trained by the function that --finetune names."""
+        name = self.training.finetune
+        assert name is not None
+        forms = {key: tensor.shape for key, tensor in model.state_dict().items()}
+        with blamed(f"--finetune {name}:"):
+            tuned = load_function(name)(model, self.original, self.job.data, epochs)
+        if not isinstance(tuned, nn.Module):
+            raise AmcError(
+                f"--finetune {name}: must return the network, got {type(tuned).__name__}"
+            )
+        if {key: tensor.shape for key, tensor in tuned.state_dict().items()} != forms:
+            raise AmcError(f"--finetune {name}: the network that it returns has other tensors")
+        for key, tensor in tuned.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise AmcError(f"--finetune {name}: {key} holds NaN or infinity")
+        distributed.as_first(tuned)
+        return tuned.eval()

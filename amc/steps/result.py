@@ -1,0 +1,135 @@
+"""What came of a run: measured, written, shown."""
+
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from amc.config.apply import ApplyConfig
+from amc.config.composed import flags
+from amc.config.train import TrainConfig
+from amc.graph.plan import Plan
+from amc.objectives.latency import timings
+from amc.reporting.report import (
+    Change,
+    Report,
+    layer_changes,
+    layer_table,
+    slower,
+    summary_table,
+)
+from amc.runs.run import Run
+from amc.runs.tensorboard import TensorBoardLog
+from amc.runtime import weights
+from amc.runtime.files import write_json
+from amc.steps.allocate import Candidates
+from amc.steps.job import Job
+from amc.steps.setup import Network
+from amc.tasks.evaluate import Score
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+        model: the smaller network, in eval mode.
+        plan: which channels stayed.
+        report: sizes, times and scores, before and after.
+        folder: of the run; none if it was a temporary one.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: Report
+    folder: Path | None
+
+    @property
+    def strategy(self) -> dict[str, int]:
+        """Kept channels per group that lost some."""
+        return self.plan.strategy
+
+
+def origin(config: TrainConfig | ApplyConfig, network: Network) -> dict[str, Any]:
+    """What the files of a run say of where they come from."""
+    return {
+        "target": config.target,
+        "seed": config.seed,
+        "weights": network.fingerprint,
+        "model": network.name,
+        "width": config.network.width,
+        "baked": network.baked,
+        "version": version("amc-pruning"),
+    }
+
+
+def finish(
+    job: Job,
+    run: Run[Any],
+    log: TensorBoardLog,
+    network: Network,
+    found: Candidates,
+    plan: Plan,
+    pruned: nn.Module,
+    scores: tuple[Score, Score],
+) -> Result:
+    """Measures the network that is left, writes the report, shows it.
+
+    Args:
+        job: data and task.
+        run: settings, folder, seconds of the steps.
+        log: ends here.
+        network: before any cut.
+        found: where the strategy came from.
+        plan: what stayed.
+        pruned: the network that is left.
+        scores: test split: of the original, and after the cut before any training.
+    """
+    graph, config, terminal = network.graph, run.config, job.terminal
+    recovered = job.tested(pruned)
+    with terminal.bar("latency"):
+        times = timings(network.model, pruned, job.samples(1))
+    named = ("original", "pruned", "recovered")
+    mode = config.allocation.mode
+    report = Report(
+        mode=mode,
+        target=config.target,
+        channel_multiple=found.multiple,
+        macs=Change(graph.macs(), graph.macs(plan)),
+        params=Change(graph.params(), graph.params(plan)),
+        file_bytes=Change(len(weights.to_bytes(network.model)), len(weights.to_bytes(pruned))),
+        latency_ms=times,
+        accuracy={k: s.accuracy for k, s in zip(named, (*scores, recovered), strict=True)},
+        episodes=found.tried,
+        seconds=run.clock.seconds(),
+        layers=layer_changes(graph, plan.strategy),
+        frozen={g.name: g.reason for g in graph.groups if not g.prunable},
+    )
+    write_json(run.folder / "report.json", report.as_json())
+    log.finish(config.flat, scores[1].accuracy, recovered.accuracy, report.macs.ratio)
+    terminal.table(layer_table(report.layers))
+    terminal.table(summary_table(report, job.task))
+    terminal.say(*slower(report))
+    if job.named:
+        terminal.say("", *next_commands(config, run.folder))
+    return Result(pruned, plan, report, run.folder)
+
+
+def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
+    """What a person does next."""
+    kept = ("task", "checkpoint", "width", "channel_multiple", "min_ratio", "restrictions")
+    words = ["--model", config.network.model, "--data", config.data.data, *flags(config, *kept)]
+    same = shlex.join(words)
+    place, strategy = shlex.quote(str(folder)), shlex.quote(str(folder / "strategy.json"))
+    commands = {
+        "watch": f"tensorboard --logdir {place}",
+        "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
+        "load": f"amc.load_pruned(original_model, {str(folder)!r})",
+    }
+    if (folder / "policy.json").exists():
+        commands["reuse"] = f"python -m amc.apply {same} --policy {place} --preserve-ratio RATIO"
+    lines = [f"Everything is in {folder}. Next:"]
+    return [*lines, *(f"  {name:<10} {text}" for name, text in commands.items())]

@@ -1,0 +1,117 @@
+"""The search for a strategy, and the other ways to get candidates for the cut."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from amc.config.recovery import DistillConfig, TrainingConfig
+from amc.config.search import ResourcesConfig, SearchConfig
+from amc.graph.plan import Strategy
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+from amc.runs.tensorboard import TensorBoardLog
+from amc.search.search import Errors, Found, Policy, Problem, Settings, proxy
+from amc.search.search import search as search_within
+from amc.search.trials import Limits, Trials
+from amc.search.workers import workers
+from amc.steps.job import Job
+from amc.tasks.task import Task
+from amc.training.short_training import Quick
+from envs import Episode, Outcome
+
+
+def evaluator(
+    job: Job, compressor: Compressor, training: TrainingConfig, distill: DistillConfig
+) -> Callable[[Strategy], Outcome]:
+    """What an episode measures: the network after the cut, or after a little training."""
+    quick = None
+    if job.judging.regime == "finetune":
+        quick = Quick.of(
+            job.data.train,
+            job.judging.reward_steps,
+            compressor.model if distill.distill else None,
+            job.task,
+            learning_rate=training.learning_rate,
+            temperature=distill.temperature,
+            weight=distill.distill_weight,
+            clip=training.clip,
+        )
+    return proxy(compressor, job.validation, job.reconstruction.bn_adapt, quick, job.task)
+
+
+def search(
+    job: Job,
+    compressor: Compressor,
+    budget: Budget,
+    errors: Errors,
+    evaluate: Callable[[], Callable[[Strategy], Outcome]],
+    config: SearchConfig,
+    resources: ResourcesConfig,
+    path: Path,
+    about: Mapping[str, Any],
+    log: TensorBoardLog,
+    policy: Policy | None = None,
+    known: Sequence[Strategy] = (),
+) -> Found:
+    """The best strategy within the budget.
+
+    Args:
+        job: the run.
+        compressor: what cuts.
+        budget: what a strategy may cost.
+        errors: of every group at its allowed counts.
+        evaluate: makes the function that measures a strategy.
+        config: what tries strategies, and how many.
+        resources: time and processes.
+        path: file that makes it possible to go on after a stop.
+        about: what the outcomes depend on.
+        log: is told of every episode.
+        policy: learned earlier, to begin with.
+        known: strategies to begin with, see `amc.search.search.search`.
+    """
+    minutes, walks = resources.time_limit, config.walks or resources.workers
+    limits = Limits(config.episodes, minutes and 60 * minutes, config.patience)
+    about = {**about, "walks": walks, "policy": policy and policy.digest}
+    with job.terminal.bar("search", config.episodes) as bar:
+        judge = evaluate()
+
+        def show(episode: Episode) -> None:
+            log.episode(episode)
+            bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
+
+        trials = Trials(judge, job.reward, limits, path, about, show)
+        if trials.recorded:
+            job.terminal.say(f"resume   {trials.recorded} episodes are on record")
+        with workers(judge, resources.workers) as measure:
+            try:
+                found = search_within(
+                    Problem(budget, trials, errors),
+                    config.agent,
+                    seed=job.seed,
+                    settings=Settings(warmup_episodes=config.warmup_episodes),
+                    policy=policy,
+                    known=known,
+                    measure=measure,
+                    walks=walks,
+                    on_learn=log.learned,
+                )
+            except KeyboardInterrupt:
+                if trials.history:
+                    job.terminal.say(so_far(trials, budget, job.task))
+                raise
+    if found.agent and not found.agent.trainings:
+        job.terminal.say(
+            f"agent    has not learned: all {len(found.history)} episodes were warm-up"
+        )
+    return found
+
+
+def so_far(trials: Trials, budget: Budget, task: Task) -> str:
+    """The state of a search that was stopped, in one line."""
+    best = trials.best
+    return (
+        f"stopped after {len(trials.history)} of {trials.limits.episodes} episodes; best so far: "
+        f"episode {best.number}, reward {best.reward:.4f}, {task.name} "
+        f"{task.shown(best.outcome.score.accuracy)}, MACs "
+        f"{best.outcome.macs / budget.original:.3f}"
+    )
