@@ -37,7 +37,9 @@ from amc.metrics import METRICS
 from amc.metrics.metric import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.sensitivity import sensitivity
-from amc.search.search import Problem, proxy, search
+from amc.search.evaluator import proxy
+from amc.search.problem import Problem
+from amc.search.search import search
 from amc.search.trials import Enough, Limits, Trials
 from amc.tasks.evaluate import evaluate
 from envs import REWARDS

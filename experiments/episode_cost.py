@@ -24,7 +24,9 @@ from agents import AmcDDPG
 from amc.allocators.uniform import uniform
 from amc.reconstruction.sensitivity import sensitivity
 from amc.runtime.feed import Feed
-from amc.search.search import Problem, Settings, proxy, search
+from amc.search.evaluator import proxy
+from amc.search.problem import Problem
+from amc.search.search import Settings, search
 from amc.search.trials import Limits, Trials
 from amc.tasks.evaluate import evaluate
 from envs.rewards import divergence

@@ -31,7 +31,9 @@ from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import Originals, compress
 from amc.reconstruction.sensitivity import sensitivity
 from amc.runtime.memory import parse_bytes
-from amc.search.search import Problem, Settings, proxy, search
+from amc.search.evaluator import proxy
+from amc.search.problem import Problem
+from amc.search.search import Settings, search
 from amc.search.trials import Limits, Trials
 from amc.tasks.evaluate import evaluate
 from envs import REWARDS

@@ -29,7 +29,9 @@ from amc.graph.plan import Strategy
 from amc.metrics import METRICS, Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.search.search import METHODS, Found, Problem, proxy, search, starts, walk
+from amc.search.evaluator import proxy
+from amc.search.problem import Found, Problem, starts, walk
+from amc.search.search import METHODS, search
 from amc.search.trials import Limits, Trials
 from amc.search.variations import Tried, Variations
 from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, softened

@@ -9,7 +9,7 @@ from amc.allocators.listed import listed
 from amc.graph.plan_files import load_fitting
 from amc.runtime.files import read_json
 from amc.search.policies import load_learned, remembered
-from amc.search.search import proposed
+from amc.search.problem import proposed
 from test_env import budget_of, chain
 from test_reuse import errors_of, graph_of
 

@@ -24,7 +24,8 @@ from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.search.policies import load_learned, save_learned
-from amc.search.search import Found, Problem, Settings, learn, proposed, search
+from amc.search.problem import Found, Problem, proposed
+from amc.search.search import Settings, learn, search
 from amc.search.trials import Limits, Trials
 from amc.train import run
 from envs import ChannelPruningEnv, Outcome, Rotation, gain

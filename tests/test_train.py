@@ -35,7 +35,8 @@ from amc.models.catalog import build
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
-from amc.search.search import METHODS, Found
+from amc.search.problem import Found
+from amc.search.search import METHODS
 from amc.steps.cut import calibrate, cut, cut_best
 from amc.steps.job import Job, job_with
 from amc.tasks.evaluate import Score, evaluate

@@ -29,7 +29,8 @@ from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
 from amc.runtime.files import UnwritableError
 from amc.search import trials as rooms
-from amc.search.search import METHODS, Found, Problem, Settings, search
+from amc.search.problem import Found, Problem
+from amc.search.search import METHODS, Settings, search
 from amc.search.trials import Enough, Limits, Trials
 from amc.search.workers import workers
 from amc.tasks.evaluate import Score

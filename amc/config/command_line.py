@@ -16,6 +16,7 @@ from amc.config.ending import ending
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
 from amc.runtime.names import check
+from amc.runtime.user_code import check_packages
 from amc.runtime.wording import suggestion
 
 Config = TypeVar("Config", bound=Composed)
@@ -43,7 +44,7 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
         if not stop.code:
             raise
         words = sys.argv[1:] if arguments is None else arguments
-        said = _unknown(config, words) or _condensed(complaint.getvalue(), config.__name__)
+        said = _unknown(config, words) or _condensed(complaint.getvalue())
         raise AmcError(f"{said} (--help lists all flags)") from None
 
 
@@ -54,6 +55,7 @@ def at_once(name: str, config: type[Config]) -> None:
     """
     advice = elsewhere(sys.argv) if name == "amc.train" else ""
     with ending(name, advice=advice):
+        check_packages()
         settings: Any = parse(config, name)
         check(settings.flat)
         alone = launch.launched()[1] == 1  # devices of several are shared out later
@@ -111,12 +113,12 @@ def elsewhere(words: Sequence[str]) -> str:
     return "; for several budgets or networks: python -m amc.learn" if several else ""
 
 
-def _condensed(box: str, name: str) -> str:
+def _condensed(box: str) -> str:
     """The first paragraph under the title of tyro's framed message, as one line."""
     lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
     ruled = ["" if set(line) <= set("-─") else line for line in lines if line][1:]
     said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
-    text = " ".join(said).removeprefix(f"Error parsing {name}: ")
+    text = re.sub(r"^Error parsing [\w-]+: ", "", " ".join(said))
     choice = re.match(
         r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", text
     )

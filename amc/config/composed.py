@@ -60,12 +60,13 @@ class Composed:
 def _with(kind: type[Own], own: dict[str, Any], settings: dict[str, Any]) -> Own:
     hints, left = get_type_hints(kind), dict(settings)
     for one in _fields(kind):
-        if one.name in left:
+        section = is_dataclass(hints[one.name])
+        if one.name in left and is_dataclass(left[one.name]) == section:
             own[one.name] = left.pop(one.name)
-        elif is_dataclass(hints[one.name]):
-            section = own.get(one.name, default_of(one))
-            given = {f.name: left.pop(f.name) for f in fields(section) if f.name in left}
-            own[one.name] = replace(section, **given) if given else section
+        elif section:  # which may hold a setting of its own name
+            usual = own.get(one.name, default_of(one))
+            given = {f.name: left.pop(f.name) for f in fields(usual) if f.name in left}
+            own[one.name] = replace(usual, **given) if given else usual
     if left:
         raise TypeError(f"{kind.__name__} has no setting {next(iter(left))!r}")
     return kind(**own)

@@ -123,7 +123,7 @@ def resumed(config: Config, say: Callable[[str], None]) -> Config:
         how = f"go on: python -m {made_by} --resume {folder}"
         if made_by not in RESUMING:
             how = "it cannot be resumed"
-        raise AmcError(f"--resume {folder}: the run is of {str(made_by):.40}; {how}")
+        raise AmcError(f"--resume {folder}: the run is of {made_by!s:.40}; {how}")
     began = saved.pop(THREADS, None)
     if began is not None and not (type(began) is int and began > 0):
         raise AmcError(f"{folder / MARK}: {THREADS} must be a whole number, got {began!r:.40}")

@@ -13,8 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from amc.runtime.errors import AmcError
-from amc.runtime.files import TEMPORARY
-from amc.runtime.files import read_json
+from amc.runtime.files import TEMPORARY, read_json
 
 LOCK = ".amc.lock"
 """Locked while a process works in the folder; holds its number."""

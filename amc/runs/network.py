@@ -1,28 +1,19 @@
 """The network that a run leaves behind: its plan, its weights, and how it comes back."""
 
-import contextlib
-import io
-import json
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-import torch
+
 from torch import nn
-from amc.runtime import distributed, weights
-from amc.runs.lock import held, moved_aside
-from amc.config.composed import as_json, flags, from_json
-from amc.config.train import TrainConfig
-from amc.runtime.errors import AmcError
-from amc.runtime.files import safe_name, write_atomically
+
 from amc.graph.capture.bake import computes_weight
-from amc.graph.shrink import load_tensors, shrink
 from amc.graph.plan import Plan
 from amc.graph.plan_files import load_plan, save_plan
-from amc.runtime.files import read_json
-from amc.runs.trust import check_owner, code_named
+from amc.graph.shrink import load_tensors, shrink
+from amc.runtime import weights
+from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json, write_atomically
+
 
 def save_network(folder: Path, plan: Plan, model: nn.Module, about: Mapping[str, Any]) -> None:
     """The plan and the weights: all that `load_pruned` needs.

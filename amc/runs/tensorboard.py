@@ -6,9 +6,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from amc.runtime.wording import plain
 from amc.training.trainer import Step
 from envs.outcome import Episode
-from amc.runtime.wording import plain
 
 
 class TensorBoardLog:

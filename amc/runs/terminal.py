@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from amc.runtime.errors import OutputLost
 from amc.runs.progress import Bar as Bar
 from amc.runs.progress import Bars, Lines, Silent, Steps
+from amc.runtime.errors import OutputLost
 from amc.runtime.wording import encodable, plain
 
 LOG = logging.getLogger("amc")

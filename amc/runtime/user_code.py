@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -156,3 +157,19 @@ def blamed(said: str) -> Iterator[None]:
             torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:
             torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def check_packages() -> None:
+    """Refuses to go on where another project's `agents` or `envs` hide the ones of this project.
+
+    Raises:
+        AmcError: whose they are.
+    """
+    for name in ("agents", "envs"):  # both names are common
+        found = find_spec(name)
+        place = found and (found.origin or next(iter(found.submodule_search_locations or ()), ""))
+        if not place or _PROJECT not in Path(place).resolve().parents:
+            raise AmcError(
+                f"the package {name!r} of amc-pruning is hidden by {place or 'nothing'}: run it "
+                "from another folder, or with another PYTHONPATH"
+            )

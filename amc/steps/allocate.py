@@ -24,7 +24,8 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.runtime.user_code import load_function
 from amc.search.policies import load_learned, remembered, save_learned
-from amc.search.search import Errors, Policy, proposed, starts
+from amc.search.problem import Errors, proposed, starts
+from amc.search.search import Policy
 from amc.steps.job import Job
 from amc.steps.search import evaluator, search
 from amc.steps.setup import Network

@@ -23,7 +23,8 @@ from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.comparison import Attempt
 from amc.runs.terminal import Bar
 from amc.runtime.files import read_json, write_json
-from amc.search.search import Errors, Problem, Settings, search
+from amc.search.problem import Errors, Problem
+from amc.search.search import Settings, search
 from amc.search.trials import Limits, Trials
 from amc.steps.cut import cut, original_outputs
 from amc.steps.job import Job

@@ -20,7 +20,8 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.runs.terminal import Bar
 from amc.runtime.files import safe_name, write_json
 from amc.search.policies import save_learned
-from amc.search.search import Found, Problem, Settings
+from amc.search.problem import Found, Problem
+from amc.search.search import Settings
 from amc.search.search import learn as learn_all
 from amc.search.trials import Limits, Trials
 from amc.steps.allocate import make_budget

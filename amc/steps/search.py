@@ -10,7 +10,9 @@ from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.runs.tensorboard import TensorBoardLog
-from amc.search.search import Errors, Found, Policy, Problem, Settings, proxy
+from amc.search.evaluator import proxy
+from amc.search.problem import Errors, Found, Problem
+from amc.search.search import Policy, Settings
 from amc.search.search import search as search_within
 from amc.search.trials import Limits, Trials
 from amc.search.workers import workers

@@ -23,7 +23,8 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.feed import Feed
 from amc.runtime.files import read_json, write_json
 from amc.search.policies import remembered
-from amc.search.search import Errors, Policy, proposed, starts
+from amc.search.problem import Errors, proposed, starts
+from amc.search.search import Policy
 from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate, cut_best, original_outputs
 from amc.steps.finetune import Recovery

@@ -1,0 +1,82 @@
+"""A search problem: a network under a budget, and what a search finds in it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.episodic import EpisodicAlgorithm
+from amc.allocators.greedy import greedy
+from amc.allocators.uniform import uniform
+from amc.graph.arrays import FloatArray
+from amc.graph.plan import Strategy
+from amc.objectives.budget import Budget
+from amc.search.trials import Trials
+from amc.tasks.evaluate import Score
+from envs import ChannelPruningEnv, Episode, Outcome
+
+Errors = Mapping[str, FloatArray]
+"""Group name -> reconstruction error at each of its allowed counts (`sensitivity`)."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Result of a search: the best episode, all of them, and the agent that found them, if any."""
+
+    best: Episode
+    history: tuple[Episode, ...]
+    agent: EpisodicAlgorithm | None
+
+    def finalists(self, count: int, always: Strategy) -> list[Strategy]:
+        """The best strategies and ``always``: ``count`` different ones, best first."""
+        chosen = [always]
+        for episode in sorted(self.history, key=lambda e: -e.reward):
+            if len(chosen) < count and episode.strategy not in chosen:
+                chosen.append(episode.strategy)
+        return chosen[1:] + chosen[:1]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network under a budget.
+
+    Attributes:
+        budget: what a strategy may cost.
+        trials: tells what strategies are worth, and when it is enough.
+        errors: of every group; strategies that are not the actor's own are screened by them.
+    """
+
+    budget: Budget
+    trials: Trials
+    errors: Errors | None = None
+
+    def env(self) -> ChannelPruningEnv:
+        """The walk over the network."""
+        return ChannelPruningEnv(self.budget, self.trials, self.trials.reward, self.errors)
+
+
+def starts(budget: Budget, errors: Errors | None) -> list[dict[str, int]]:
+    """Strategies that need no search: the uniform one and, of the errors, the greedy one."""
+    found = [uniform(budget, errors)]
+    if errors and (other := greedy(budget, errors)) not in found:
+        found.append(other)
+    return found
+
+
+def walk(policy: Any, env: ChannelPruningEnv) -> dict[str, Any]:
+    """One episode without noise; the info of its last step."""
+    observation, info = env.reset()
+    done = False
+    while not done:
+        action, _ = policy.predict(observation, deterministic=True)
+        observation, _, done, _, info = env.step(np.asarray(action, dtype=np.float32))
+    return info
+
+
+def proposed(policy: Any, budget: Budget, errors: Errors | None) -> dict[str, int]:
+    """The strategy that a policy walks to; nothing is evaluated."""
+    nothing = Outcome(Score(0.0, 0.0, 0), 0, 0)
+    info = walk(policy, ChannelPruningEnv(budget, lambda strategy: nothing, errors=errors))
+    strategy: dict[str, int] = info["strategy"]
+    return strategy
