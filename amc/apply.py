@@ -5,7 +5,7 @@ again on another checkpoint of its network, reconstructed from that one's data.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.config.ending import interruptible
+    from amc.config.exits import interruptible
 
     interruptible("amc.apply")
     from amc.config.apply import ApplyConfig
@@ -19,8 +19,8 @@ from torch import nn
 
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import parse
-from amc.config.ending import ending
-from amc.runs.folder import going_on
+from amc.config.exits import exit_with_one_line
+from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.steps.allocate import allocation_of, candidates, check_files
@@ -80,7 +80,7 @@ def apply(job: Job, given: nn.Module, run: Run[ApplyConfig]) -> Result:
 def main() -> None:
     """The command; a mistake of the user's ends it with one line and exit status 1."""
     config: ApplyConfig | None = None
-    with ending("amc.apply", going_on=lambda: going_on(config)):
+    with exit_with_one_line("amc.apply", resume=lambda: resume_command(config)):
         config = parse(ApplyConfig, "amc.apply")
         run(config)
 

@@ -6,7 +6,7 @@ comparison: the same command, given again after a stop, goes on from there.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.config.ending import interruptible
+    from amc.config.exits import interruptible
 
     interruptible("amc.compare")
     from amc.config.command_line import at_once
@@ -22,7 +22,7 @@ from typing import Any
 from amc.config.command_line import command
 from amc.config.compare import CompareConfig
 from amc.config.composed import as_json
-from amc.reporting.comparison import Attempt, draw_standings, standings_table, verdicts
+from amc.reporting.comparison import Attempt, comparison_table, draw_comparison, verdicts
 from amc.runs.run import open_run
 from amc.runtime.errors import AmcError
 from amc.runtime.files import write_json
@@ -78,8 +78,8 @@ def compare(job: Job, config: CompareConfig, methods: Sequence[str]) -> Path:
     every = [attempt for attempts in found.values() for attempt in attempts]
     write_json(folder / "compare.json", {"settings": as_json(config), **outcome, **account(every)})
     title = f"{network.name}, {config.data.data}, {config.preserve_ratio:g} of the MACs"
-    draw_standings(found, folder / "compare.svg", title)
-    terminal.table(standings_table(found, graph.macs(), task))
+    draw_comparison(found, folder / "compare.svg", title)
+    terminal.table(comparison_table(found, graph.macs(), task))
     terminal.say(*says, "", f"Everything is in {folder}.")
     return folder
 

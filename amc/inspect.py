@@ -1,7 +1,7 @@
 """``python -m amc.inspect``: what can be pruned in a network, before anything runs."""
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.config.ending import interruptible
+    from amc.config.exits import interruptible
 
     interruptible("amc.inspect")
     from amc.config.command_line import at_once
@@ -28,7 +28,7 @@ from amc.graph.tracing.trace import trace
 from amc.models.catalog import build, is_bundled
 from amc.reporting.figures import picture_format
 from amc.reporting.group_chart import draw
-from amc.reporting.inspection import Account, examine
+from amc.reporting.inspection import Inspection, inspection_of
 from amc.reporting.inspection_tables import group_table, headline, layer_table, summary
 from amc.reporting.suggest import suggested
 from amc.runs.terminal import Terminal
@@ -43,7 +43,7 @@ LARGEST = 10**9
 """Numbers in a batch that a network is traced with; a machine of little memory says so earlier."""
 
 
-def run(config: InspectConfig) -> Account:
+def run(config: InspectConfig) -> Inspection:
     """Traces the network and shows what was found.
 
     Raises:
@@ -63,7 +63,9 @@ def run(config: InspectConfig) -> Account:
         model = bake(given, *inputs)
         graph = restrict(trace(model, *inputs), model, config.restrictions)
     seconds = time.perf_counter() - start
-    account = examine(config, graph, shape, classes, tuple(baked_layers(given, model)), seconds)
+    account = inspection_of(
+        config, graph, shape, classes, tuple(baked_layers(given, model)), seconds
+    )
     terminal.table(layer_table(account))
     terminal.table(group_table(account))
     with terminal.bar("suggest"):

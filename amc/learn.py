@@ -7,7 +7,7 @@ same command, given again after a stop, goes on from there.
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.config.ending import interruptible
+    from amc.config.exits import interruptible
 
     interruptible("amc.learn")
     from amc.config.command_line import at_once

@@ -5,7 +5,7 @@ Every point is a network on disk; the same command, given again after a stop, go
 """
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.config.ending import interruptible
+    from amc.config.exits import interruptible
 
     interruptible("amc.pareto")
     from amc.config.command_line import at_once
@@ -21,7 +21,7 @@ from amc.config.command_line import command
 from amc.config.composed import as_json
 from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.reporting.pareto_front import Point, draw_front, front_table, smallest
-from amc.runs.lock import held
+from amc.runs.lock import locked
 from amc.runs.run import open_run
 from amc.runs.trust import check_owner
 from amc.runtime.files import write_json
@@ -109,7 +109,7 @@ def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
 
 def learned(job: Job, config: LearnConfig) -> Path:
     """The folder of a policy that is learned for these budgets, here and first."""
-    with held(config.folder):
+    with locked(config.folder):
         return learn(job, config)
 
 

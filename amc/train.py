@@ -1,7 +1,7 @@
 """``python -m amc.train``: from a network and images to a smaller network, top to bottom."""
 
 if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
-    from amc.config.ending import interruptible
+    from amc.config.exits import interruptible
 
     interruptible("amc.train")
     from amc.config.command_line import at_once
@@ -20,11 +20,11 @@ import torch
 from torch import nn
 
 from amc.config.command_line import elsewhere, parse
-from amc.config.ending import ending
+from amc.config.exits import exit_with_one_line
 from amc.config.train import InMemoryConfig, TrainConfig
 from amc.data import Loader, from_loaders
 from amc.graph.shrink import duplicate
-from amc.runs.folder import going_on
+from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.steps.allocate import allocation_of, candidates, check_files
@@ -169,7 +169,9 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
 def main() -> None:
     """The command; a mistake of the user's ends it with one line and exit status 1."""
     config: TrainConfig | None = None
-    with ending("amc.train", advice=elsewhere(sys.argv), going_on=lambda: going_on(config)):
+    with exit_with_one_line(
+        "amc.train", advice=elsewhere(sys.argv), resume=lambda: resume_command(config)
+    ):
         config = parse(TrainConfig, "amc.train")
         run(config)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from amc.runtime.errors import AmcError
 from amc.runtime.names import check_reward
-from amc.runtime.user_code import blamed, load_function
+from amc.runtime.user_code import load_function, user_code
 from amc.tasks.task import CLASSIFICATION, Task
 from envs.outcome import Outcome
 
@@ -77,7 +77,7 @@ def reward_function(name: str, task: Task = CLASSIFICATION) -> Reward:
     function = load_function(name)
 
     def reward(outcome: Outcome) -> float:
-        with blamed(f"--reward {name}:"):
+        with user_code(f"--reward {name}:"):
             value = float(function(outcome))
         if not math.isfinite(value):
             raise AmcError(f"--reward {name}: must return a finite number, got {value}")

@@ -37,10 +37,10 @@ from amc.metrics import METRICS
 from amc.metrics.metric import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.sensitivity import sensitivity
-from amc.search.evaluator import proxy
+from amc.search.evaluator import evaluator
 from amc.search.problem import Problem
 from amc.search.search import search
-from amc.search.trials import Enough, Limits, Trials
+from amc.search.trials import LimitReached, Limits, Trials
 from amc.tasks.evaluate import evaluate
 from envs import REWARDS
 from envs.channel_pruning import Array
@@ -194,10 +194,10 @@ def main() -> None:
     def watch(episode: Episode) -> None:
         if episode.outcome.score.accuracy >= rewards[best]:
             reached.append((episode.number, time.perf_counter() - start))
-            raise Enough
+            raise LimitReached
 
     trials = Trials(
-        proxy(bench.compressor, validation),
+        evaluator(bench.compressor, validation),
         REWARDS["divergence"],
         Limits(setting.episodes),
         on_episode=watch,

@@ -24,7 +24,7 @@ from agents import AmcDDPG
 from amc.allocators.uniform import uniform
 from amc.reconstruction.sensitivity import sensitivity
 from amc.runtime.feed import Feed
-from amc.search.evaluator import proxy
+from amc.search.evaluator import evaluator
 from amc.search.problem import Problem
 from amc.search.search import Settings, search
 from amc.search.trials import Limits, Trials
@@ -69,7 +69,9 @@ def main() -> None:
 
     def once() -> float:
         start = time.perf_counter()
-        trials = Trials(proxy(bench.compressor, validation), divergence, Limits(setting.episodes))
+        trials = Trials(
+            evaluator(bench.compressor, validation), divergence, Limits(setting.episodes)
+        )
         errors = sensitivity(bench.compressor, budget)
         search(Problem(budget, trials, errors), settings=Settings(warmup_episodes=2))
         return time.perf_counter() - start

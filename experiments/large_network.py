@@ -28,10 +28,10 @@ from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
 from amc.reconstruction.sensitivity import sensitivity
 from amc.runtime.memory import parse_bytes
-from amc.search.evaluator import proxy
+from amc.search.evaluator import evaluator
 from amc.search.problem import Problem
 from amc.search.search import Settings, search
 from amc.search.trials import Limits, Trials
@@ -131,7 +131,7 @@ def main() -> None:
     if setting.steps == "selection":
         return
     reward = REWARDS["divergence"]
-    trials = Trials(proxy(compressor, check), reward, Limits(setting.episodes))
+    trials = Trials(evaluator(compressor, check), reward, Limits(setting.episodes))
     task = Problem(budget, trials, errors)
     step(
         f"search, {setting.episodes} episodes",
@@ -139,7 +139,7 @@ def main() -> None:
         setting.episodes * setting.validation,
     )
     plan = compressor.plan(uniform(budget))
-    originals = Originals(graph, model, images, Sampling(10), limit)
+    originals = OriginalOutputs(graph, model, images, Sampling(10), limit)
     small = step("final cut", lambda: compress(compressor, plan, originals, True), setting.images)
     step("validation", lambda: evaluate(small, check), setting.validation)
     step("one training step", lambda: _train(small, check[0]), setting.batch)

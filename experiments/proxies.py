@@ -30,9 +30,9 @@ from amc.calibration.least_squares import error
 from amc.graph.groups import Layer
 from amc.graph.plan import Strategy
 from amc.steps.cut import cut
-from amc.tasks.evaluate import Score, evaluate, softened
+from amc.tasks.evaluate import Score, evaluate, reference_outputs
 from amc.training.recipe import Recipe
-from amc.training.short_training import Quick
+from amc.training.short_training import ShortTraining
 from amc.training.trainer import train
 
 Truth = dict[str, float]
@@ -78,7 +78,7 @@ def candidates(
 ) -> dict[str, Callable[[Strategy], dict[str, float]]]:
     """What is measured together -> its results by name; higher is better."""
     compressor, validation, model = bench.compressor, bench.job.validation, bench.model
-    graph, wished = bench.graph, softened(bench.model, bench.job.validation)
+    graph, reference = bench.graph, reference_outputs(bench.model, bench.job.validation)
 
     def scored(score: Score, what: str) -> dict[str, float]:
         assert score.divergence is not None
@@ -108,7 +108,7 @@ def candidates(
         }
 
     def adapted(strategy: Strategy, by_batch: bool, what: str) -> dict[str, float]:
-        return scored(evaluate(compressor.borrow(strategy), validation, by_batch, wished), what)
+        return scored(evaluate(compressor.view(strategy), validation, by_batch, reference), what)
 
     found: dict[str, Callable[[Strategy], dict[str, float]]] = {
         "widths": widths,
@@ -117,10 +117,10 @@ def candidates(
         "batch": lambda s: adapted(s, True, ", batch statistics"),
     }
     for distilled, count in product((False, True), steps):
-        quick = Quick.of(bench.data.train, count, model if distilled else None)
+        quick = ShortTraining.of(bench.data.train, count, model if distilled else None)
         name = f" after {count} steps" + (", distilled" if distilled else "")
         found[name] = lambda s, q=quick, n=name: scored(  # type: ignore[misc]
-            q.tuned(compressor.cut(s), validation, wished), n
+            q.tuned(compressor.cut(s), validation, reference), n
         )
     return found
 

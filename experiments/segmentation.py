@@ -25,7 +25,9 @@ RECIPE = Recipe(epochs=4, learning_rate=0.1)
 
 def task() -> amc.Task:
     """What --task names: how outputs are trained, scored and compared."""
-    return amc.Task("mIoU", loss=F.cross_entropy, score=mean_iou, percent=True, distance=apart)
+    return amc.Task(
+        "mIoU", loss=F.cross_entropy, score=mean_iou, percent=True, distance=divergence
+    )
 
 
 def mean_iou(results: Results) -> float:
@@ -38,9 +40,9 @@ def mean_iou(results: Results) -> float:
     return float((both / (counts.sum(0) + counts.sum(1) - both).clamp(min=1)).mean())
 
 
-def apart(scores: Tensor, wished: Tensor) -> Tensor:
+def divergence(scores: Tensor, reference: Tensor) -> Tensor:
     """Divergence of a pixel's softened predictions from the original network's; mean."""
-    found, goal = (F.log_softmax(x.float() / 4, dim=1) for x in (scores, wished))
+    found, goal = (F.log_softmax(x.float() / 4, dim=1) for x in (scores, reference))
     return F.kl_div(found, goal, reduction="none", log_target=True).sum(dim=1).mean()
 
 

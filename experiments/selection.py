@@ -24,7 +24,7 @@ from amc.metrics import METRICS, Evidence
 from amc.models.pretrained import pretrained
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
 from amc.reporting.comparison import percent
 from amc.runtime import feed
 from amc.tasks.batches import head
@@ -70,7 +70,7 @@ def main() -> None:
                 plan = compressor.plan(strategy)
                 seconds = time.perf_counter() - start
                 cut = evaluate(compressor.cut(strategy), data.test).accuracy
-                originals = Originals(graph, model, images, sampling)
+                originals = OriginalOutputs(graph, model, images, sampling)
                 final = compress(compressor, plan, originals)
                 sequential = evaluate(final, data.test).accuracy
                 final = compress(compressor, plan, originals, adapt=True)

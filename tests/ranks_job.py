@@ -20,10 +20,10 @@ from amc.metrics import METRICS, Evidence
 from amc.reconstruction import one_pass
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
 from amc.runtime import distributed, launch
 from amc.runtime.errors import AmcError
-from amc.tasks.evaluate import evaluate, softened
+from amc.tasks.evaluate import evaluate, reference_outputs
 from amc.training.checkpoint import Checkpoint
 from amc.training.trainer import Recipe, Step, train
 
@@ -79,7 +79,7 @@ def scores() -> Iterator[tuple[str, Tensor]]:
     model, other = network(0), network(1)
     for name, batches in (("five", images(9, 9, 9, 9, 4)), ("one", images(9)), ("none", [])):
         for by_batch in (False, True):
-            found = evaluate(model, batches, by_batch, softened(other, batches))
+            found = evaluate(model, batches, by_batch, reference_outputs(other, batches))
             yield f"score.{name}.{by_batch}", torch.tensor(astuple(found), dtype=torch.float64)
 
 
@@ -94,7 +94,7 @@ def cuts() -> Iterator[tuple[str, Tensor]]:
         plan = compressor.plan({group: size // 2 for group, size in graph.sizes.items()})
         for way, size in (("in step", 2**30), ("by layer", 0)):
             with held(size):
-                originals = Originals(graph, model, batches, SAMPLING)
+                originals = OriginalOutputs(graph, model, batches, SAMPLING)
                 small = compress(compressor, plan, originals, adapt=True)
             for key, tensor in small.state_dict().items():
                 yield f"cut.{name}.{way}.{key}", tensor
@@ -139,7 +139,7 @@ def resumed() -> Iterator[tuple[str, Tensor]]:
         checkpoint = Checkpoint(Path(place) / "training.safetensors", {})
         with suppress(_Stop):
             train(network(2, dropout=0.5), stream, recipe, on_epoch=stop, checkpoint=checkpoint)
-        left = distributed.first(
+        left = distributed.on_rank_zero(
             checkpoint.path.read_bytes
         )  # all go on from what the first has left
         checkpoint.path.write_bytes(left)
@@ -154,14 +154,16 @@ def words() -> Iterator[tuple[str, Tensor]]:
     def refused() -> bytes:
         raise AmcError("refused by the first")
 
-    yield "first", torch.tensor(list(distributed.first(lambda: b"said by the first")))
+    yield "first", torch.tensor(list(distributed.on_rank_zero(lambda: b"said by the first")))
     try:
-        distributed.first(refused)
+        distributed.on_rank_zero(refused)
     except AmcError as error:
         yield "refused", torch.tensor(list(str(error).encode()))
     yield (
         "alike",
-        torch.tensor([distributed.alike("same"), distributed.alike(f"rank {distributed.rank()}")]),
+        torch.tensor(
+            [distributed.all_equal("same"), distributed.all_equal(f"rank {distributed.rank()}")]
+        ),
     )
 
 

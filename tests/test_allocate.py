@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import amc
-from amc.allocators.listed import listed
+from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import common_ratio
 from amc.graph.plan_files import save_strategy
 from amc.models.catalog import build
@@ -99,7 +99,7 @@ def test_common_ratio_is_of_every_group(
 def test_json_list_is_read(
     graph: amc.ChannelGraph, path: Path, content: Any, expected: dict[str, int]
 ) -> None:
-    assert listed(graph, given(path, content)) == expected
+    assert read_strategy(graph, given(path, content)) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_wrong_json_list_is_refused(
     graph: amc.ChannelGraph, path: Path, content: Any, message: str
 ) -> None:
     with pytest.raises(amc.AmcError) as caught:
-        listed(graph, given(path, content))
+        read_strategy(graph, given(path, content))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -143,12 +143,12 @@ def test_wrong_json_list_is_refused(
 def test_missing_list_is_named(graph: amc.ChannelGraph, tmp_path: Path) -> None:
     for name in ("gone.json", "gone.txt"):
         with pytest.raises(amc.AmcError, match=rf"--strategy .*{name}: no such file"):
-            listed(graph, tmp_path / name)
+            read_strategy(graph, tmp_path / name)
 
 
 def test_strategy_of_a_run_is_read(graph: amc.ChannelGraph, path: Path) -> None:
     save_strategy(path, {"stem": 1, "a": 3}, graph.channels, {"model": "coupled"})
-    assert listed(graph, path) == {"stem": 1, "a": 3}
+    assert read_strategy(graph, path) == {"stem": 1, "a": 3}
 
 
 # --- a list of ratios
@@ -169,7 +169,7 @@ def test_strategy_of_a_run_is_read(graph: amc.ChannelGraph, path: Path) -> None:
 def test_comma_separated_ratios_are_read(
     graph: amc.ChannelGraph, tmp_path: Path, text: str, expected: dict[str, int]
 ) -> None:
-    assert listed(graph, given(tmp_path / "ratios.txt", text)) == expected
+    assert read_strategy(graph, given(tmp_path / "ratios.txt", text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_wrong_ratios_are_refused(
     graph: amc.ChannelGraph, tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(amc.AmcError) as caught:
-        listed(graph, given(tmp_path / "ratios.txt", text))
+        read_strategy(graph, given(tmp_path / "ratios.txt", text))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -200,7 +200,7 @@ def test_binary_list_is_refused(graph: amc.ChannelGraph, tmp_path: Path) -> None
     for name in ("list.json", "list.txt"):
         (tmp_path / name).write_bytes(bytes(range(256)))
         with pytest.raises(amc.AmcError, match=rf"{name}: "):
-            listed(graph, tmp_path / name)
+            read_strategy(graph, tmp_path / name)
 
 
 # --- random
@@ -245,13 +245,13 @@ def test_channels_that_go_together_are_counted_as_channels(tmp_path: Path) -> No
     save_strategy(path, {"0": 2, "2": 5}, graph.channels, {})
     layers = json.loads(path.read_text())["layers"]
     assert layers == {"0": {"channels": 6, "of": 12}, "2": {"channels": 5, "of": 8}}
-    assert listed(graph, path) == {"0": 2, "2": 5}
+    assert read_strategy(graph, path) == {"0": 2, "2": 5}
     path.write_text('{"0": 9}')
-    assert listed(graph, path) == {"0": 3, "2": 8}
+    assert read_strategy(graph, path) == {"0": 3, "2": 8}
     path.write_text('{"0": 7}')
     with pytest.raises(amc.AmcError, match=r"0: channels go together by 3; 7 is no .* is 6$"):
-        listed(graph, path)
+        read_strategy(graph, path)
     bounded = amc.restrict(graph, model, amc.Restrictions(min_channels={"0": 6}))
     path.write_text('{"0": 3}')
     with pytest.raises(amc.AmcError, match=r"0 must keep 6 to 12 channels, got 3"):
-        listed(bounded, path)
+        read_strategy(bounded, path)

@@ -17,7 +17,7 @@ from amc.config.train import TrainConfig
 from amc.models.catalog import build
 from amc.runtime.errors import AmcError, UnsupportedModelError
 from amc.runtime.names import check
-from amc.runtime.user_code import blamed, load_function
+from amc.runtime.user_code import load_function, user_code
 from amc.tasks.evaluate import Score, predictions
 from amc.tasks.task import load_task
 from envs import Outcome
@@ -150,16 +150,16 @@ def test_modes_are_put_back_after_an_import(tmp_path: Path) -> None:
 
 
 def test_what_is_inside_keeps_the_modes_around_it() -> None:
-    with torch.no_grad(), blamed("here:"):
+    with torch.no_grad(), user_code("here:"):
         torch.set_grad_enabled(True)
         assert torch.is_grad_enabled()
     with torch.no_grad():
-        with blamed("here:"):
+        with user_code("here:"):
             torch.set_grad_enabled(True)
         assert not torch.is_grad_enabled()
-    with pytest.raises(KeyboardInterrupt), blamed("here:"):
+    with pytest.raises(KeyboardInterrupt), user_code("here:"):
         raise KeyboardInterrupt
-    with pytest.raises(AmcError, match=r"^as it is$"), blamed("here:"):
+    with pytest.raises(AmcError, match=r"^as it is$"), user_code("here:"):
         raise AmcError("as it is")
 
 
@@ -216,7 +216,7 @@ NAMES = st.text(max_size=40) | st.sampled_from(
 @given(name=NAMES, field=st.sampled_from(["model", "data", "task", "reward", "finetune"]))
 def test_names_of_any_kind_are_taken_or_refused_in_one_line(name: str, field: str) -> None:
     try:
-        check(TrainConfig.of(**{field: name}))
+        check(TrainConfig.of(**{field: name}).flat)
     except AmcError as refused:
         assert "\n" not in str(refused) and len(str(refused)) < 600
 

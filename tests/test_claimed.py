@@ -18,7 +18,7 @@ from amc.config.composed import as_json
 from amc.config.train import TrainConfig
 from amc.models.catalog import build
 from amc.runs.folder import resumed
-from amc.runs.lock import LOCK, held, moved_aside
+from amc.runs.lock import LOCK, locked, move_aside
 from amc.runs.trust import check_owner, code_named
 from amc.runtime.errors import AmcError
 from amc.runtime.files import write_atomically
@@ -33,7 +33,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def refused(folder: Path, new: bool = True) -> str:
-    with pytest.raises(AmcError) as error, held(folder, new):
+    with pytest.raises(AmcError) as error, locked(folder, new):
         pass
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -46,8 +46,8 @@ def other(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
 
     def start(folder: Path) -> subprocess.Popen[str]:
         code = (
-            "import sys, time; from pathlib import Path; from amc.runs.lock import held\n"
-            "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+            "import sys, time; from pathlib import Path; from amc.runs.lock import locked\n"
+            "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
         )
         words = [sys.executable, "-c", code, str(folder)]
         one = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
@@ -70,7 +70,7 @@ def test_second_process_is_refused_with_the_number_of_the_first(
     assert (folder / LOCK).exists()
     first.kill()
     first.wait()
-    with held(folder):  # nothing stale is left
+    with locked(folder):  # nothing stale is left
         assert (folder / LOCK).read_text() == f"{os.getpid()}\n"
     assert not (folder / LOCK).exists()
 
@@ -79,21 +79,21 @@ def test_folders_are_independent_and_a_process_may_hold_its_own_twice(
     tmp_path: Path, other: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     other(tmp_path / "a")
-    with held(tmp_path / "b"), held(tmp_path / "b"):
+    with locked(tmp_path / "b"), locked(tmp_path / "b"):
         assert (tmp_path / "b" / LOCK).exists()
 
 
 def test_folder_that_stays_empty_is_removed_and_others_are_not(tmp_path: Path) -> None:
     deep = tmp_path / "runs" / "deep"
-    with pytest.raises(AmcError), held(deep):
+    with pytest.raises(AmcError), locked(deep):
         raise AmcError("nothing came of it")
     assert not (tmp_path / "runs").exists()
     empty = tmp_path / "empty"
     empty.mkdir()
-    with held(empty):
+    with locked(empty):
         pass
     assert empty.is_dir() and not contents(empty)
-    with held(deep):
+    with locked(deep):
         (deep / "config.json").write_text("{}")
     assert list(contents(deep)) == ["config.json"]
 
@@ -138,7 +138,7 @@ def test_moving_aside_takes_what_is_of_a_run_and_nothing_else(tmp_path: Path) ->
             "training-4.safetensors", "events.out.tfevents.1.host", "policy.json"]  # fmt: skip
     for name in (*ours, "notes.txt", "model.pt"):
         (folder / name).write_text(name)
-    assert moved_aside(folder) == tmp_path / "run.2"
+    assert move_aside(folder) == tmp_path / "run.2"
     assert set(contents(tmp_path / "run.2")) == set(ours)
     assert set(contents(folder)) == {"notes.txt", "model.pt"}
 
@@ -147,9 +147,9 @@ def test_the_folder_here_can_be_a_run(tmp_path: Path, monkeypatch: pytest.Monkey
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    with held(Path(".")):
+    with locked(Path(".")):
         (here / "config.json").write_text("{}")
-    assert moved_aside(Path(".")) == tmp_path / "here.1"
+    assert move_aside(Path(".")) == tmp_path / "here.1"
     assert here.is_dir() and not contents(here)
 
 
@@ -169,7 +169,7 @@ def test_halves_of_files_of_a_killed_process_are_removed(tmp_path: Path) -> None
     hidden.write_text("stays")
     link = folder / ".a.amc-part"
     link.symlink_to(hidden)
-    with held(folder):
+    with locked(folder):
         assert not any(path.exists() for path in left)
         write_atomically(folder / "plan.json", "{}")
     assert hidden.read_text() == "stays" and link.is_symlink()

@@ -3,7 +3,7 @@
 import itertools
 import json
 import shutil
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
-from amc.reporting.comparison import Attempt, draw_standings, verdicts
+from amc.reporting.comparison import Attempt, draw_comparison, verdicts
 from amc.runtime.errors import AmcError
 from amc.search.search import METHODS
 from amc.steps.contest import AT_ONCE
@@ -255,7 +255,7 @@ def test_best_so_far_is_drawn(tmp_path: Path) -> None:
     assert (one[0].best_after(0.25), one[0].best_after(0.5), one[0].best) == (0.0, 0.1, 0.5)
     standings = {"ours": one, "at once": [Attempt("b", 0, (0.3,), {"a": 1}, 10, 0.9, 0.0)]}
     for name in ("a.svg", "b.svg"):
-        draw_standings(standings, tmp_path / name, "title")
+        draw_comparison(standings, tmp_path / name, "title")
     drawn = (tmp_path / "a.svg").read_text()
     assert drawn == (tmp_path / "b.svg").read_text()
     for text in ("ours", "at once", "title", "evaluations"):
@@ -404,11 +404,10 @@ def test_bad_arguments_end_in_one_line(
 
 
 def test_settings_are_those_of_a_run() -> None:
-    config, ours = CompareConfig.of(), {one.name for one in fields(CompareConfig)}
-    for one in fields(TrainConfig):
-        if one.name in ours:
-            assert getattr(config, one.name) == getattr(TrainConfig.of(), one.name), one.name
-    assert ours - {one.name for one in fields(TrainConfig)} == {"methods", "seeds", "apply"}
+    config, ours, theirs = CompareConfig(), CompareConfig().flat, TrainConfig().flat
+    for name in ours.keys() & theirs.keys():
+        assert ours[name] == theirs[name], name
+    assert ours.keys() - theirs.keys() == {"methods", "seeds", "apply"}
     assert set(config.methods) == {*METHODS, *AT_ONCE}
     path = CompareConfig.of(model="nets.py:build", preserve_ratio=0.25).folder
     assert path == Path("runs/compare-nets.py-build-digits-0.25")

@@ -21,7 +21,7 @@ from amc.metrics import METRICS, Evidence
 from amc.reconstruction import compressor as rooms
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
 from amc.runtime.errors import AmcError
 
 pytestmark = pytest.mark.usefixtures("exact")
@@ -147,8 +147,8 @@ def prepared(
     )
 
 
-def originals(compressor: Compressor, sampling: Sampling = ALL) -> Originals:
-    return Originals(compressor.graph, compressor.model, BATCHES, sampling)
+def originals(compressor: Compressor, sampling: Sampling = ALL) -> OriginalOutputs:
+    return OriginalOutputs(compressor.graph, compressor.model, BATCHES, sampling)
 
 
 def halved(graph: ChannelGraph) -> dict[str, int]:

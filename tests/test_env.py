@@ -29,13 +29,13 @@ from amc.graph.plan import Strategy
 from amc.metrics import METRICS, Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.search.evaluator import proxy
+from amc.search.evaluator import evaluator
 from amc.search.problem import Found, Problem, starts, walk
 from amc.search.search import METHODS, search
 from amc.search.trials import Limits, Trials
 from amc.search.variations import Tried, Variations
-from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, softened
-from amc.training.short_training import Quick
+from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, reference_outputs
+from amc.training.short_training import ShortTraining
 from envs import REWARDS, ChannelPruningEnv, Outcome, SideBySide
 from envs.features import NAMES
 from envs.outcome import Episode
@@ -136,7 +136,7 @@ def calibrated() -> tuple[nn.Module, ChannelGraph, Compressor, list[tuple[Tensor
 def real() -> ChannelPruningEnv:
     """With a network behind it."""
     _, graph, compressor, batches = calibrated()
-    return ChannelPruningEnv(Budget(graph, 0.5), proxy(compressor, batches), REWARDS["loss"])
+    return ChannelPruningEnv(Budget(graph, 0.5), evaluator(compressor, batches), REWARDS["loss"])
 
 
 # Interface
@@ -500,7 +500,7 @@ def test_rewards_have_the_published_values() -> None:
     assert REWARDS["loss"](outcome(0.9, loss=0.3)) == -0.3
     assert REWARDS["divergence"](outcome(0.9, divergence=0.125)) == -0.125
     assert set(REWARDS) == {"divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params"}
-    assert TrainConfig.of().reward == CompareConfig.of().reward == "divergence"
+    assert TrainConfig().reward.reward == CompareConfig().reward.reward == "divergence"
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -720,7 +720,7 @@ def test_proxy_validates_the_cut_network_once_per_strategy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, graph, compressor, batches = calibrated()
-    worth, cuts = proxy(compressor, batches), list[Strategy]()
+    worth, cuts = evaluator(compressor, batches), list[Strategy]()
     whole = worth({})
     assert whole.score.accuracy == 1.0  # the labels are the original's predictions
     assert whole.score.divergence == pytest.approx(0, abs=1e-6)
@@ -728,11 +728,11 @@ def test_proxy_validates_the_cut_network_once_per_strategy(
     strategy = {"a": 4, "b": 3, "f": 5}
     found = worth(strategy)
     cut = compressor.cut(strategy)
-    assert found.score == evaluate(cut, batches, wished=softened(model, batches))
+    assert found.score == evaluate(cut, batches, reference=reference_outputs(model, batches))
     assert found.score.divergence > 100 * abs(whole.score.divergence)
     assert found.params == sum(p.numel() for p in cut.parameters())
     assert found.macs == macs(4, 3, 5)
-    monkeypatch.setattr(compressor, "borrow", cuts.append)
+    monkeypatch.setattr(compressor, "view", cuts.append)
     assert worth(strategy) is found
     assert worth(dict(graph.sizes)) is whole
     assert cuts == []
@@ -771,8 +771,10 @@ def normed() -> tuple[nn.Module, Compressor, list[tuple[Tensor, Tensor]]]:
 @torch.no_grad()
 def divergence_of(model: nn.Module, original: nn.Module, x: Tensor) -> Tensor:
     """From what the original says about each image, by torch's distributions."""
-    ours, wished = (Categorical(logits=net(x).double() / TEMPERATURE) for net in (model, original))
-    return kl_divergence(wished, ours)
+    ours, reference = (
+        Categorical(logits=net(x).double() / TEMPERATURE) for net in (model, original)
+    )
+    return kl_divergence(reference, ours)
 
 
 def normalised_by_hand(
@@ -797,9 +799,11 @@ def normalised_by_hand(
 @pytest.mark.parametrize("strategy", [{}, {"a": 3}, {"a": 5, "b": 2}])
 def test_proxy_adapts_batch_norm_to_the_validation_images(strategy: Strategy) -> None:
     model, compressor, batches = normed()
-    adapted, plain = proxy(compressor, batches), proxy(compressor, batches, adapt=False)
-    wished, score = softened(model, batches), adapted(strategy).score
-    assert plain(strategy).score == evaluate(compressor.cut(strategy), batches, wished=wished)
+    adapted, plain = evaluator(compressor, batches), evaluator(compressor, batches, adapt=False)
+    reference, score = reference_outputs(model, batches), adapted(strategy).score
+    assert plain(strategy).score == evaluate(
+        compressor.cut(strategy), batches, reference=reference
+    )
     loss, divergence = normalised_by_hand(compressor.cut(strategy), model, batches)
     assert score.loss == pytest.approx(loss, rel=1e-5)
     assert score.divergence == pytest.approx(divergence, rel=1e-3, abs=1e-7)
@@ -810,20 +814,20 @@ def test_quick_tuning_is_worth_something_and_repeats_whatever_was_tried_before()
     model, compressor, batches = normed()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     strategies: list[Strategy] = [{"a": 4}, {"b": 3}, {"a": 2, "b": 5}]
-    quick = Quick(batches * 10, (), learning_rate=0.02)
-    worth = proxy(compressor, batches, quick=quick)
+    quick = ShortTraining(batches * 10, (), learning_rate=0.02)
+    worth = evaluator(compressor, batches, quick=quick)
     found = {i: worth(s) for i, s in enumerate(strategies)}
     torch.rand(5)  # resumed searches and workers come with other states of the generator
-    again = proxy(compressor, batches, quick=quick)
+    again = evaluator(compressor, batches, quick=quick)
     for i in (2, 0, 1):
         assert again(strategies[i]) == found[i]
-    wished = softened(model, batches)
+    reference = reference_outputs(model, batches)
     for i, strategy in enumerate(strategies):
-        assert found[i].score.loss < proxy(compressor, batches)(strategy).score.loss
+        assert found[i].score.loss < evaluator(compressor, batches)(strategy).score.loss
         small = compressor.cut(strategy)
-        assert found[i].score == quick.tuned(small, batches, wished)
-        assert found[i].score == evaluate(small, batches, True, wished)
-        assert found[i].score != evaluate(compressor.cut(strategy), batches, True, wished)
+        assert found[i].score == quick.tuned(small, batches, reference)
+        assert found[i].score == evaluate(small, batches, True, reference)
+        assert found[i].score != evaluate(compressor.cut(strategy), batches, True, reference)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
@@ -831,7 +835,7 @@ def test_quick_tuning_holds_the_gradients() -> None:
     """Held to next to nothing, the weights only decay; norms and biases move."""
     before, _, batches = normed()
     model = copy.deepcopy(before)
-    Quick(batches, (), clip=1e-9).tuned(model, batches)
+    ShortTraining(batches, (), clip=1e-9).tuned(model, batches)
     moved = {
         name: not torch.allclose(a, b, rtol=1e-2, atol=0)
         for (name, a), b in zip(before.named_parameters(), model.parameters(), strict=True)
@@ -844,7 +848,7 @@ def test_quick_tuning_leaves_the_global_generator_alone() -> None:
     _, compressor, batches = normed()
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
-    proxy(compressor, batches, quick=Quick(batches, ()))({"a": 4})
+    evaluator(compressor, batches, quick=ShortTraining(batches, ()))({"a": 4})
     assert torch.equal(before, torch.random.get_rng_state())
 
 

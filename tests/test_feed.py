@@ -36,7 +36,7 @@ from amc.runtime.user_code import load_function
 from amc.tasks.batches import head, tail
 from amc.tasks.evaluate import evaluate
 from amc.train import run
-from amc.training.teacher_outputs import Remembered, remembered
+from amc.training.teacher_outputs import PrecomputedOutputs, precomputed
 
 MINE = """
 import torch
@@ -464,8 +464,8 @@ def test_a_teacher_knows_samples_by_all_their_inputs(form: type) -> None:
     def given(rows: list[int]) -> Any:
         return {"a": a[rows], "b": b[rows]} if form is dict else (a[rows], b[rows])
 
-    known = remembered(Sum(), Stream([(given([0, 1]), None), (given([2]), None)]))
-    assert isinstance(known, Remembered)
+    known = precomputed(Sum(), Stream([(given([0, 1]), None), (given([2]), None)]))
+    assert isinstance(known, PrecomputedOutputs)
     assert feed.call(known, given([2, 0, 1])).flatten().tolist() == [21.0, 20.0, 30.0]
     if form is dict:
         found = known(b=b[[1]], a=a[[1]])

@@ -31,7 +31,7 @@ from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reporting.group_chart import draw
 from amc.reporting.group_chart_layout import lanes
-from amc.reporting.inspection import Account
+from amc.reporting.inspection import Inspection
 from amc.runtime.errors import AmcError, InfeasibleBudgetError
 
 NETS = '''
@@ -117,7 +117,7 @@ def resnet() -> ChannelGraph:
     return amc.trace(model, (torch.zeros(1, 1, 16, 16),))
 
 
-def inspect(*arguments: str) -> Account:
+def inspect(*arguments: str) -> Inspection:
     return run(parse(InspectConfig, "amc.inspect", arguments))
 
 
@@ -245,7 +245,11 @@ def test_choice(
     # the next command repeats the restrictions, and the training command reads them so
     words = shlex.split(account.command)
     config = parse(TrainConfig, "amc.train", words[3:])
-    assert config.choice == parse(InspectConfig, "amc.inspect", flags).choice != Restrictions()
+    assert (
+        config.restrictions
+        == parse(InspectConfig, "amc.inspect", flags).restrictions
+        != Restrictions()
+    )
     assert (account.largest_ratio < 1) == (bounds[1] < found.channels)
 
 
@@ -256,9 +260,9 @@ def test_next_command_repeats_every_flag(nets: str) -> None:
     assert words[:3] == ["python", "-m", "amc.train"]
     assert "'?' '[bw]*'" in account.command  # a shell leaves them as they are
     config = parse(TrainConfig, "amc.train", words[3:])
-    assert config.choice.include == ("?", "[bw]*")
-    assert (config.model, config.data) == (f"{nets}:net", "DATA")
-    assert (config.channel_multiple, config.min_ratio, config.preserve_ratio) == (2, 0.25, 0.9)
+    assert config.restrictions.include == ("?", "[bw]*")
+    assert (config.network.model, config.data.data) == (f"{nets}:net", "DATA")
+    assert (*vars(config.counts).values(), config.preserve_ratio) == (2, 0.25, 0.9)
 
 
 # Where shape and classes come from.

@@ -14,10 +14,10 @@ from amc.config.train import TrainConfig
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.train import run
-from amc.training.best_network import Judged
+from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
 from amc.training.recipe import Recipe
-from amc.training.trainable import thawed
+from amc.training.trainable import trainable
 from amc.training.trainer import Step, train
 
 
@@ -41,14 +41,14 @@ def squared(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.mse_loss(model(x), y)
 
 
-def told(scores: list[float], seen: list[dict[str, Tensor]]) -> Judged:
+def told(scores: list[float], seen: list[dict[str, Tensor]]) -> BestNetwork:
     """Gives these scores one after the other, and keeps what it was shown."""
 
     def score(network: nn.Module) -> float:
         seen.append({name: t.clone() for name, t in network.state_dict().items()})
         return scores[len(seen) - 1]
 
-    return Judged(score)
+    return BestNetwork(score)
 
 
 def same(model: nn.Module, state: dict[str, Tensor]) -> bool:
@@ -144,12 +144,12 @@ def test_training_reaches_what_was_cut_and_flags_come_back() -> None:
     plan = graph.plan({"0": range(4)})
     small_one.requires_grad_(False)
     small_one.get_parameter("3.bias").requires_grad_(True)
-    with thawed(small_one, plan):
+    with trainable(small_one, plan):
         inside = {n for n, p in small_one.named_parameters() if p.requires_grad}
     assert inside == {"0.weight", "0.bias", "2.weight", "3.bias"}
     assert {n for n, p in small_one.named_parameters() if p.requires_grad} == {"3.bias"}
     small_one.requires_grad_(False)
-    with thawed(small_one, graph.plan({})):
+    with trainable(small_one, graph.plan({})):
         assert all(p.requires_grad for p in small_one.parameters())
     assert not any(p.requires_grad for p in small_one.parameters())
 
@@ -158,8 +158,8 @@ NETWORK = """
 import torch
 from amc.data import load_data
 from amc.models import build
-from amc.recover.finetune import train
-from amc.recover.recipe import Recipe
+from amc.training.trainer import train
+from amc.training.recipe import Recipe
 
 def frozen():
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 import amc
 from amc import learn, pareto
 from amc.allocators.uniform import uniform
+from amc.config.composed import Composed
 from amc.config.many_budgets import LearnConfig, ParetoConfig, several
 from amc.config.train import TrainConfig
 from amc.graph.plan import Strategy
@@ -21,7 +22,7 @@ from amc.pareto import verdict
 from amc.reporting.pareto_front import Point, smallest
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
-from amc.search.policies import kept, load_learned, remembered
+from amc.search.policies import kept, known_strategies, load_learned
 from amc.steps.sweep import Sweep, closer
 from amc.tasks.batches import head, tail
 from amc.train import main as train_main
@@ -90,10 +91,10 @@ def test_what_is_no_target_is_refused(given: str) -> None:
     ],
 )
 def test_impossible_settings_are_refused(
-    config: type, given: dict[str, Any], message: str
+    config: type[Composed], given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AmcError, match=message) as refused:
-        config(**given)
+        config.of(**given)
     assert "\n" not in str(refused.value)
 
 
@@ -160,7 +161,7 @@ def test_best_strategies_are_scaled_to_other_budgets() -> None:
     policy = load_old(best=[kept(budget_of(r, chain), s) for r, s in lesson_best()])
     for ratio in (0.2, 0.3, 0.4, 0.6, 0.9):
         budget = budget_of(ratio, chain)
-        found = remembered(policy, budget)
+        found = known_strategies(policy, budget)
         assert 1 <= len(found) <= 2
         for strategy in found:
             counts = budget.graph.counts(strategy)
@@ -168,14 +169,14 @@ def test_best_strategies_are_scaled_to_other_budgets() -> None:
             assert budget.complete(counts.tolist()).tolist() == counts.tolist()
     exact = budget_of(0.5, chain)
     best = dict(lesson_best())[0.5]
-    assert remembered(policy, exact)[0] == best
+    assert known_strategies(policy, exact)[0] == best
 
 
 def test_best_strategies_of_another_network_are_not_taken() -> None:
     policy = load_old(best=[kept(budget_of(r, chain), s) for r, s in lesson_best()])
     model = build("resnet20", num_classes=10, in_channels=1, width=0.25)
     other = Budget(amc.trace(model, (torch.randn(2, 1, 16, 16),)), 0.5)
-    assert remembered(policy, other) == []
+    assert known_strategies(policy, other) == []
 
 
 def memory(channels: Any, target: Any = 0.5) -> list[Any]:
@@ -188,7 +189,7 @@ def memory(channels: Any, target: Any = 0.5) -> list[Any]:
 )
 def test_damaged_memories_are_refused(best: Any) -> None:
     with pytest.raises(AmcError, match="damaged") as refused:
-        remembered(load_old(best=best), budget_of(0.5, chain))
+        known_strategies(load_old(best=best), budget_of(0.5, chain))
     assert "\n" not in str(refused.value)
 
 
@@ -213,7 +214,7 @@ def test_search_from_a_policy_begins_with_what_it_remembers(
     tried = [json.loads(x) for x in (folder / "episodes.jsonl").read_text().splitlines()[1:]]
     model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
     budget = Budget(amc.trace(model, (torch.randn(2, 1, 16, 16),)), 0.5)
-    known = remembered(load_learned(lesson), budget)
+    known = known_strategies(load_learned(lesson), budget)
     assert tried[0]["strategy"] == uniform(budget)
     assert [one["strategy"] for one in tried[2 : 2 + len(known)]] == known
 

@@ -17,10 +17,11 @@ from amc.calibration.statistics import Sampling
 from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals, _Task, compress
+from amc.reconstruction.forward_profile import profile
+from amc.reconstruction.layer_by_layer import OriginalOutputs, _Task, compress
 from amc.reconstruction.lockstep import Diverged, Lockstep, Operation
-from amc.reconstruction.offload import Aside
-from amc.reconstruction.one_pass import Steps, course
+from amc.reconstruction.offload import Offload
+from amc.reconstruction.one_pass import OnePass
 
 BATCHES = [torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (6, 5, 4)]
 
@@ -73,7 +74,7 @@ def network(kind: type[nn.Module]) -> nn.Module:
     return kind().eval()
 
 
-def prepared(kind: type[nn.Module]) -> tuple[Compressor, Originals]:
+def prepared(kind: type[nn.Module]) -> tuple[Compressor, OriginalOutputs]:
     model = network(kind)
     labelled = [(x, torch.zeros(len(x))) for x in BATCHES]
     graph = amc.trace(model, (BATCHES[1],))
@@ -81,7 +82,7 @@ def prepared(kind: type[nn.Module]) -> tuple[Compressor, Originals]:
     compressor = Compressor(
         graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))
     )
-    return compressor, Originals(graph, model, labelled, Sampling(0))
+    return compressor, OriginalOutputs(graph, model, labelled, Sampling(0))
 
 
 def at_convolutions(batch: int, operation: Operation) -> tuple[int, int] | None:
@@ -167,7 +168,7 @@ def test_layers_that_run_twice_are_not_solved_in_step(
 ) -> None:
     compressor, _ = prepared(kind)
     layers = compressor.graph.layers
-    steps = Steps(compressor.model, layers, BATCHES, Sampling(0), frozenset(), adapt=True)
+    steps = OnePass(compressor.model, layers, BATCHES, Sampling(0), frozenset(), adapt=True)
     assert steps.possible == possible
 
 
@@ -189,13 +190,13 @@ def test_passes_that_stand_still_on_disk_come_to_the_same_bits(
     kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away: list[int] = []
-    put = Aside.put
+    put = Offload.offload
 
-    def watched(self: Aside) -> None:
+    def watched(self: Offload) -> None:
         put(self)
         away.append(len(self._away))
 
-    monkeypatch.setattr(Aside, "put", watched)
+    monkeypatch.setattr(Offload, "offload", watched)
     monkeypatch.setattr(_Task, "layer_by_layer", None)
     compressor, originals = prepared(kind)
     plan = compressor.plan({name: size // 2 for name, size in compressor.graph.sizes.items()})
@@ -219,7 +220,7 @@ def test_passes_that_read_what_is_away_are_noticed(monkeypatch: pytest.MonkeyPat
     model = network(Small)
     graph = amc.trace(model, (BATCHES[1],))
     monkeypatch.setattr(Small, "forward", forward)
-    steps = Steps(model, graph.layers, BATCHES, Sampling(0), frozenset(), True, 1000)
+    steps = OnePass(model, graph.layers, BATCHES, Sampling(0), frozenset(), True, 1000)
     shared.clear()
     with pytest.raises(Diverged):
         steps.run(lambda name, rows: None)
@@ -229,7 +230,7 @@ def test_memory_is_that_of_the_tensors_alive_at_a_time() -> None:
     """The input of a layer and its result; not the sum over the layers."""
     model = nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(10))).eval()
     images = torch.randn(3, 4, 16, 16)
-    assert course(model, [], images).bytes == 2 * images.nbytes
+    assert profile(model, [], images).bytes == 2 * images.nbytes
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "plain20"])
@@ -240,7 +241,7 @@ def test_shortcuts_are_found_where_a_layer_may_correct_them(name: str) -> None:
     before = {
         layer for layer, later in additions(model, graph.layers, images).items() if not later
     }
-    found = course(model, graph.layers, images).shortcuts
+    found = profile(model, graph.layers, images).shortcuts
     assert before <= set(found)
     assert bool(found) == (name != "plain20")
 

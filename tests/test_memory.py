@@ -20,7 +20,7 @@ from amc.config.train import TrainConfig
 from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor, Memo
-from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
 from amc.runtime.errors import AmcError
 from amc.runtime.memory import as_size, parse_bytes, share
 from amc.train import run
@@ -72,8 +72,8 @@ def test_a_size_that_is_told_is_enough(count: int) -> None:
 
 def test_the_flag_is_one_of_every_command() -> None:
     config = parse(TrainConfig, "amc.train", ["--memory", "4GB"])
-    assert config.memory_bytes == 4 * 10**9
-    assert TrainConfig.of().memory_bytes is None
+    assert config.machine.memory_bytes == 4 * 10**9
+    assert TrainConfig().machine.memory_bytes is None
 
 
 def test_shares_never_exceed_what_is_usual() -> None:
@@ -192,7 +192,7 @@ def test_results_are_the_same_with_and_without_a_limit(
             memory=memory,
         )
         strategy = {name: max(1, size // 2) for name, size in graph.sizes.items()}
-        originals = Originals(graph, model, BATCHES, SAMPLING, memory)
+        originals = OriginalOutputs(graph, model, BATCHES, SAMPLING, memory)
         plan = compressor.plan(strategy)
         small += [compressor.cut(strategy), compress(compressor, plan, originals, adapt=True)]
     for a, b in ((small[0], small[2]), (small[1], small[3])):

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import amc
-from amc.allocators.listed import listed
+from amc.allocators.strategy_file import read_strategy
 from amc.graph.plan_files import load_fitting
 from amc.runtime.files import read_json
-from amc.search.policies import load_learned, remembered
+from amc.search.policies import known_strategies, load_learned
 from amc.search.problem import proposed
 from test_env import budget_of, chain
 from test_reuse import errors_of, graph_of
@@ -23,7 +23,7 @@ def test_policies_still_walk(version: int) -> None:
     # what they walked to when they were written
     expected = {1: {"0": 8, "2": 19, "4": 27, "7": 19}, 2: {"0": 9, "2": 17, "4": 27, "7": 18}}
     assert strategy == expected[version]
-    assert bool(remembered(policy, budget)) == (version > 1)
+    assert bool(known_strategies(policy, budget)) == (version > 1)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -31,7 +31,7 @@ def test_plans_and_strategies_still_cut(version: int) -> None:
     graph = graph_of("resnet20", 0.25)
     plan = load_fitting(OLD / f"plan-{version}.json", graph)
     assert plan == amc.random_plan(graph, 0.5, seed=0)
-    assert listed(graph, OLD / f"strategy-{version}.json") == {
+    assert read_strategy(graph, OLD / f"strategy-{version}.json") == {
         name: plan.strategy.get(name, size) for name, size in graph.sizes.items()
     }
     formats = [

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import amc
-from amc.allocators.listed import listed
+from amc.allocators.strategy_file import read_strategy
 from amc.graph.plan_files import save_strategy
 from amc.runtime.files import write_atomically
 
@@ -230,7 +230,7 @@ def test_saved_strategy_is_read_back_by_listed(tmp_path: Path, graph: amc.Channe
     path = tmp_path / "strategy.json"
     for strategy in ({"0": 3, "2": 4}, {"2": 1}, {"0": 1}, {}):
         save_strategy(path, strategy, graph.channels, {"model": "small"})
-        assert listed(graph, path) == {**graph.sizes, **strategy}
+        assert read_strategy(graph, path) == {**graph.sizes, **strategy}
 
 
 def test_every_byte_of_a_plan_counts(tmp_path: Path, plan: amc.Plan) -> None:

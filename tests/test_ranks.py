@@ -102,8 +102,8 @@ def expected() -> dict[str, Tensor]:
     return everything()
 
 
-def relative(found: Tensor, wished: Tensor) -> float:
-    return float((found - wished).abs().max() / wished.abs().max().clamp(min=1e-30))
+def relative(found: Tensor, reference: Tensor) -> float:
+    return float((found - reference).abs().max() / reference.abs().max().clamp(min=1e-30))
 
 
 def under(prefix: str, *among: dict[str, Tensor]) -> list[tuple[Tensor, ...]]:
@@ -122,33 +122,35 @@ def test_all_ranks_have_the_same_bits(computed: list[dict[str, Tensor]]) -> None
 def test_statistics_are_those_of_one_process(
     computed: list[dict[str, Tensor]], expected: dict[str, Tensor]
 ) -> None:
-    for found, wished in under("stats.", computed[0], expected):
-        assert relative(found.double(), wished.double()) <= 1e-10
+    for found, reference in under("stats.", computed[0], expected):
+        assert relative(found.double(), reference.double()) <= 1e-10
 
 
 def test_scores_are_those_of_one_process_bit_for_bit(
     computed: list[dict[str, Tensor]], expected: dict[str, Tensor]
 ) -> None:
-    for found, wished in under("score.", computed[0], expected):
-        assert found.equal(wished)
+    for found, reference in under("score.", computed[0], expected):
+        assert found.equal(reference)
 
 
 def test_cuts_are_those_of_one_process(
     computed: list[dict[str, Tensor]], expected: dict[str, Tensor]
 ) -> None:
     for prefix in ("cut.", "adapted."):
-        for found, wished in under(prefix, computed[0], expected):
-            torch.testing.assert_close(found, wished, rtol=1e-4, atol=1e-5)
+        for found, reference in under(prefix, computed[0], expected):
+            torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_training_without_batch_norm_is_that_of_one_process(
     computed: list[dict[str, Tensor]], expected: dict[str, Tensor]
 ) -> None:
-    for found, wished in under("training.plain.", computed[0], expected):
-        torch.testing.assert_close(found, wished, rtol=1e-4, atol=1e-5)
+    for found, reference in under("training.plain.", computed[0], expected):
+        torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
     for name in ("norm", "dropout"):
-        for found, wished in under(f"training.{name}.losses", computed[0], expected):
-            assert (found - wished).abs().max() < 1.0  # other slices, other masks; no other scale
+        for found, reference in under(f"training.{name}.losses", computed[0], expected):
+            assert (
+                found - reference
+            ).abs().max() < 1.0  # other slices, other masks; no other scale
 
 
 def test_training_goes_on_after_a_stop_to_the_same_bits(
@@ -232,8 +234,8 @@ def test_ranks_decode_their_own_images_only(tmp_path: Path) -> None:
         assert torch.cat([part[1] for part in slices]).equal(labels)
         assert [part[2] for part in slices] == [len(labels)] * 2
     for rank in range(2):
-        for found, wished in zip(loader.batches_of_rank(rank, 2), whole[rank::2], strict=True):
-            assert found[0].equal(wished[0]) and found[1].equal(wished[1])
+        for found, reference in zip(loader.batches_of_rank(rank, 2), whole[rank::2], strict=True):
+            assert found[0].equal(reference[0]) and found[1].equal(reference[1])
 
 
 # Refused

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.runtime.errors import AmcError
 from amc.tasks.batches import head
-from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, evaluating, softened
+from amc.tasks.evaluate import TEMPERATURE, Score, evaluate, evaluating, reference_outputs
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Distillation, cross_entropy, supervised
-from amc.training.recipe import Recipe, held
+from amc.training.recipe import Recipe, clip_by_filter_norm
 from amc.training.trainer import Step, train
 
 Batch = tuple[Tensor, Tensor]
@@ -81,19 +81,19 @@ def test_divergence_is_that_of_the_softened_predictions_from_those_of_another_ne
     """The formula of Kullback and Leibler, whatever the labels and the sizes of the batches."""
     torch.manual_seed(0)
     one, other, x = nn.Linear(4, 5), nn.Linear(4, 5), 20 * random(12, 4, seed=1)
-    wished, found = said_by(other, x), said_by(one, x)
-    expected = (np.exp(wished) * (wished - found)).sum(axis=1).mean()
-    turned = (np.exp(found) * (found - wished)).sum(axis=1).mean()
+    reference, found = said_by(other, x), said_by(one, x)
+    expected = (np.exp(reference) * (reference - found)).sum(axis=1).mean()
+    turned = (np.exp(found) * (found - reference)).sum(axis=1).mean()
     assert expected != pytest.approx(turned, rel=0.05)
     plain = evaluate(one, [(x, torch.zeros(12).long())])
     assert plain.divergence is None
     for sizes in ([12], [1, 11], [5, 4, 3], [1] * 12):
         batches = [(part, torch.zeros(len(part)).long()) for part in x.split(sizes)]
-        score = evaluate(one, batches, wished=softened(other, batches))
+        score = evaluate(one, batches, reference=reference_outputs(other, batches))
         assert score.divergence == pytest.approx(expected, rel=1e-5)
         assert (score.accuracy, score.images) == (plain.accuracy, plain.images)
         assert score.loss == pytest.approx(plain.loss, rel=1e-6)
-        assert evaluate(one, batches, wished=softened(one, batches)).divergence == 0.0
+        assert evaluate(one, batches, reference=reference_outputs(one, batches)).divergence == 0.0
 
 
 def test_softened_predictions_are_those_in_eval_mode_and_need_no_labels() -> None:
@@ -102,7 +102,7 @@ def test_softened_predictions_are_those_in_eval_mode_and_need_no_labels() -> Non
     model[1].eval()
     before, x = state(model), random(8, 3, seed=0)
     batches = [(part, torch.full((), math.nan)) for part in x.split([5, 3])]
-    found = softened(model, batches)
+    found = reference_outputs(model, batches)
     assert [m.training for m in model.modules()] == [True, True, False, True]
     assert_same_state(model, before)
     assert [len(part) for part in found] == [5, 3]
@@ -118,7 +118,9 @@ def test_divergence_tells_networks_apart_that_are_as_good_as_certain_of_the_same
     first.bias.copy_(torch.tensor([60.0, 30.0, 0.0]))
     second.bias.copy_(torch.tensor([60.0, 0.0, 30.0]))
     assert F.cross_entropy(first(x), labels) < 1e-9
-    found = evaluate(first, [(x, labels)], wished=softened(second, [(x, labels)])).divergence
+    found = evaluate(
+        first, [(x, labels)], reference=reference_outputs(second, [(x, labels)])
+    ).divergence
     assert found == pytest.approx(math.exp(-30 / TEMPERATURE) * 30 / TEMPERATURE, rel=1e-2)
 
 
@@ -322,7 +324,7 @@ def test_distillation_adds_nothing_when_student_and_teacher_agree() -> None:
 def test_gradient_of_the_softened_term_pulls_to_the_teacher() -> None:
     """d/dz KL = (softmax(z/T) - softmax(t/T)) / (T B), by hand."""
     logits = random(3, 4, seed=0).requires_grad_()
-    wished, labels = random(3, 4, seed=1), torch.zeros(3, dtype=torch.long)
+    reference, labels = random(3, 4, seed=1), torch.zeros(3, dtype=torch.long)
 
     class Fixed(nn.Module):
         def __init__(self, out: Tensor) -> None:
@@ -332,10 +334,10 @@ def test_gradient_of_the_softened_term_pulls_to_the_teacher() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.out
 
-    Distillation(Fixed(wished), 2.0, 3.0)(Fixed(logits), logits, labels).backward()
+    Distillation(Fixed(reference), 2.0, 3.0)(Fixed(logits), logits, labels).backward()
     z = logits.detach()
     hard = (z.softmax(1) - F.one_hot(labels, 4)) / 3
-    soft = ((z / 2).softmax(1) - (wished / 2).softmax(1)) / (2 * 3)
+    soft = ((z / 2).softmax(1) - (reference / 2).softmax(1)) / (2 * 3)
     torch.testing.assert_close(logits.grad, hard + 3 * 2**2 * soft)
 
 
@@ -644,7 +646,7 @@ def test_no_filter_moves_fast_for_its_length() -> None:
 def test_clipping_leaves_frozen_weights_and_bad_numbers_alone() -> None:
     frozen, bad = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
     bad.grad = torch.tensor([[1.0, math.nan], [math.inf, 1.0]])
-    held([frozen, bad], 0.1)
+    clip_by_filter_norm([frozen, bad], 0.1)
     assert frozen.grad is None
     assert not bad.grad.isfinite().all(1).any()  # seen by the guard, not hidden
 
@@ -672,8 +674,8 @@ def test_features_are_compared_on_the_channels_that_are_left() -> None:
     x, y = separable()
     plain = Distillation(teacher)(narrow, x, y)
     found = Distillation(teacher, features={"0": kept}, feature_weight=2.0)(narrow, x, y)
-    wished, own = teacher[0](x)[:, kept], narrow[0](x)
-    apart = ((own - wished) ** 2).sum() / (wished**2).sum()
+    reference, own = teacher[0](x)[:, kept], narrow[0](x)
+    apart = ((own - reference) ** 2).sum() / (reference**2).sum()
     assert float(found - plain) == pytest.approx(2 * float(apart.detach()), rel=1e-4)
     same = Distillation(teacher, features={"0": torch.arange(8)}, feature_weight=2.0)
     assert float(same(teacher.eval(), x, y)) == pytest.approx(

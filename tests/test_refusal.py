@@ -78,26 +78,25 @@ def test_names_are_those_of_what_is_there() -> None:
 )
 def test_names_are_looked_at(config: TrainConfig | InspectConfig, said: str) -> None:
     with pytest.raises(AmcError) as refused:
-        check(config)
+        check(config.flat)
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("config", [TrainConfig.of(), InspectConfig.of(), LearnConfig.of()])
 def test_defaults_are_fine(config: TrainConfig | InspectConfig | LearnConfig) -> None:
-    check(config)
+    check(config.flat)
 
 
 def test_nothing_of_a_name_is_imported_when_it_is_looked_at() -> None:
-    check(
-        TrainConfig.of(model="no_such_module:net", data="no_such_module:data", task="no_such:task")
-    )
+    named = {"model": "no_such_module:net", "data": "no_such_module:data", "task": "no_such:task"}
+    check(TrainConfig.of(**named).flat)
 
 
 def test_a_file_that_is_there_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "policy.json").touch()
-    check(ApplyConfig.of(plan=tmp_path / "run"))
-    check(ApplyConfig.of(policy=tmp_path / "policy"))
+    check(ApplyConfig.of(plan=tmp_path / "run").flat)
+    check(ApplyConfig.of(policy=tmp_path / "policy").flat)
 
 
 def test_a_user_that_is_not_there() -> None:

@@ -46,7 +46,7 @@ def stream(augmented: bool = False) -> TensorLoader:
 def test_outputs_are_the_teacher_s_in_any_order() -> None:
     teacher, data = Counting().eval(), stream()
     steps: list[None] = []
-    by_heart = teacher_outputs.remembered(teacher, data, lambda: steps.append(None))
+    by_heart = teacher_outputs.precomputed(teacher, data, lambda: steps.append(None))
     assert (teacher.asked, len(steps)) == (10, 3)
     for epoch in (0, 1, 5):
         start_epoch(data, epoch)
@@ -57,7 +57,7 @@ def test_outputs_are_the_teacher_s_in_any_order() -> None:
 
 def test_teacher_is_asked_in_eval_mode_and_left_as_it_was() -> None:
     teacher, data = Counting().train(), stream()
-    by_heart = teacher_outputs.remembered(teacher, data)
+    by_heart = teacher_outputs.precomputed(teacher, data)
     assert teacher.training
     images, _ = next(iter(data))
     torch.testing.assert_close(by_heart(images), teacher.eval().inner(images))
@@ -68,9 +68,9 @@ def test_outputs_do_not_depend_on_the_epoch_they_are_first_wanted_in() -> None:
     torch.manual_seed(0)
     teacher = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4))
     data = stream()
-    first = teacher_outputs.remembered(teacher, data)
+    first = teacher_outputs.precomputed(teacher, data)
     start_epoch(data, 3)
-    later = teacher_outputs.remembered(teacher, data)
+    later = teacher_outputs.precomputed(teacher, data)
     for images, _ in data:
         assert torch.equal(first(images), later(images))
 
@@ -84,10 +84,10 @@ def test_random_numbers_go_on_as_if_nothing_had_been_computed() -> None:
         torch.utils.data.TensorDataset(images, torch.zeros(32)), batch_size=5, shuffle=True
     )
     state = torch.get_rng_state()
-    first = teacher_outputs.remembered(teacher, data)
+    first = teacher_outputs.precomputed(teacher, data)
     assert torch.get_rng_state().equal(state)
     torch.manual_seed(5)
-    assert teacher_outputs.remembered(teacher, data)(images).equal(first(images))
+    assert teacher_outputs.precomputed(teacher, data)(images).equal(first(images))
 
 
 def test_distillation_by_heart_is_distillation() -> None:
@@ -95,25 +95,25 @@ def test_distillation_by_heart_is_distillation() -> None:
     teacher, student = Counting(), nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     data = stream()
     images, labels = next(iter(data))
-    by_heart = Distillation(teacher_outputs.remembered(teacher, data))
+    by_heart = Distillation(teacher_outputs.precomputed(teacher, data))
     expected = Distillation(teacher)(student, images, labels)
     torch.testing.assert_close(by_heart(student, images, labels), expected)
 
 
 def test_only_images_that_never_change_are_remembered() -> None:
     teacher = Counting()
-    assert teacher_outputs.memorable(teacher, stream())
-    assert not teacher_outputs.memorable(teacher, stream(augmented=True))
-    assert not teacher_outputs.memorable(teacher, list(stream()))  # says nothing
-    assert not teacher_outputs.memorable(teacher.to("meta"), stream())
+    assert teacher_outputs.can_precompute(teacher, stream())
+    assert not teacher_outputs.can_precompute(teacher, stream(augmented=True))
+    assert not teacher_outputs.can_precompute(teacher, list(stream()))  # says nothing
+    assert not teacher_outputs.can_precompute(teacher.to("meta"), stream())
     data = load_data("digits")
-    assert not teacher_outputs.memorable(Counting(), data.train)
-    assert teacher_outputs.memorable(Counting(), data.calibration)
+    assert not teacher_outputs.can_precompute(Counting(), data.train)
+    assert teacher_outputs.can_precompute(Counting(), data.calibration)
 
 
 def test_several_ranks_do_not_remember() -> None:
-    with distributed.among(0, 2, torch.device("cpu")):
-        assert not teacher_outputs.memorable(Counting(), stream())
+    with distributed.process_group(0, 2, torch.device("cpu")):
+        assert not teacher_outputs.can_precompute(Counting(), stream())
 
 
 def test_too_many_outputs_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,15 +121,15 @@ def test_too_many_outputs_are_not_remembered(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         teacher_outputs, "MOST_BYTES", 4 * 4 * 4 * 3
     )  # 3 batches of 4 images, exactly
-    assert teacher_outputs.remembered(teacher, stream()) is not teacher
+    assert teacher_outputs.precomputed(teacher, stream()) is not teacher
     monkeypatch.setattr(teacher_outputs, "MOST_BYTES", 4 * 4 * 4 * 3 - 1)
-    assert teacher_outputs.remembered(teacher, stream()) is teacher
+    assert teacher_outputs.precomputed(teacher, stream()) is teacher
 
 
 def test_loader_that_claims_too_much_is_told_so() -> None:
     data = stream(augmented=True)
     data.fixed = True
-    by_heart = teacher_outputs.remembered(Counting(), data)
+    by_heart = teacher_outputs.precomputed(Counting(), data)
     start_epoch(data, 1)
     with pytest.raises(AmcError, match=r"^training: .*fixed = True"):
         by_heart(next(iter(data))[0])
@@ -154,7 +154,7 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[nn.Module] = []
-    remember = teacher_outputs.remembered
+    remember = teacher_outputs.precomputed
 
     def noted(*arguments: Any) -> nn.Module:
         made.append(remember(*arguments))

@@ -18,7 +18,7 @@ from amc.graph.shrink import tensors
 from amc.metrics import METRICS, Evidence
 from amc.reconstruction import layer_by_layer
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
 
 ALL = Sampling(0)
 IMAGES = torch.randn(60, 4, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -64,13 +64,13 @@ def network(join: Join = plus, norm: nn.Module | None = None) -> Linear:
     return Linear(join, norm).eval()
 
 
-def prepared(model: nn.Module, sampling: Sampling = ALL) -> tuple[Compressor, Originals]:
+def prepared(model: nn.Module, sampling: Sampling = ALL) -> tuple[Compressor, OriginalOutputs]:
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, sampling)
     compressor = Compressor(
         graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
     )
-    return compressor, Originals(graph, model, BATCHES, sampling)
+    return compressor, OriginalOutputs(graph, model, BATCHES, sampling)
 
 
 def outputs(model: nn.Module) -> Tensor:
@@ -327,10 +327,10 @@ def test_nothing_behind_the_addition_is_run() -> None:
     reached.clear()
     collect(model, layers, BATCHES[:1], ALL)
     assert reached == []
-    wished = sample_outputs(model, layers, BATCHES[:1], ALL, ["branch"])
+    target = sample_outputs(model, layers, BATCHES[:1], ALL, ["branch"])
     assert reached == ["branch", "norm"]
     reached.clear()
-    collect(model, layers, BATCHES[:1], ALL, wished, ["branch"])
+    collect(model, layers, BATCHES[:1], ALL, target, ["branch"])
     assert reached == ["branch", "norm"]
 
 
@@ -342,8 +342,8 @@ def test_addition_that_does_not_come_leaves_the_target_alone() -> None:
     model.join = lambda out, shortcut: out
     bare = sample_outputs(model, layers, BATCHES, ALL, ["branch"])
     expected = collect(model, layers, BATCHES, ALL)["branch"]
-    for wished in (whole, bare):
-        stats = collect(model, layers, BATCHES, ALL, wished, ["branch"])["branch"]
+    for target in (whole, bare):
+        stats = collect(model, layers, BATCHES, ALL, target, ["branch"])["branch"]
         torch.testing.assert_close(stats.xy, expected.xy)
 
 

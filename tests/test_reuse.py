@@ -16,6 +16,7 @@ from agents import load_policy
 from agents.policy_file import _checksum
 from amc.allocators.uniform import uniform
 from amc.apply import main
+from amc.apply import run as apply
 from amc.config.apply import ApplyConfig
 from amc.config.train import TrainConfig
 from amc.graph.plan_files import load_fitting, load_plan, save_plan
@@ -288,7 +289,7 @@ def test_policy_and_plan_of_a_run_are_applied(
         run_dir=tmp_path / "first",
     ))  # fmt: skip
     again = ApplyConfig.of(**common(), plan=first, checkpoint=paths[1], run_dir=tmp_path / "again")
-    run(again.training)
+    apply(again)
     assert load_plan(tmp_path / "again/plan.json") == load_plan(first / "plan.json")
     assert read_json(tmp_path / "again/report.json")["target"] is None
     for episodes in (0, 3):

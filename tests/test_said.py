@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from amc.config.command_line import known_flags, parse
 from amc.config.compare import CompareConfig
-from amc.config.ending import CLOSED, ending
+from amc.config.exits import CLOSED, exit_with_one_line
 from amc.config.inspect import InspectConfig
 from amc.config.train import TrainConfig
 from amc.graph.tracing.trace import trace
 from amc.inspect import run as inspect
-from amc.reporting.comparison import Attempt, draw_standings
+from amc.reporting.comparison import Attempt, draw_comparison
 from amc.reporting.group_chart import draw
 from amc.reporting.pareto_front import Point, draw_front
 from amc.runs.progress import EVERY, SOON, Bars, Lines
@@ -36,7 +36,7 @@ from amc.runs.run import kept
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError, OutputLost
-from amc.runtime.user_code import blamed, load_function, one_line, users_line
+from amc.runtime.user_code import load_function, one_line, user_code, users_line
 from amc.runtime.wording import duration, encodable, one_line_of, plain, suggestion
 from amc.tasks.evaluate import Score
 from envs import Outcome
@@ -158,7 +158,7 @@ def test_a_closed_output_ends_a_command_as_other_tools(
     going_on: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = terminal(monkeypatch, Gone(BrokenPipeError(32, "Broken pipe")))
-    with pytest.raises(SystemExit) as ended, ending("x", going_on=lambda: going_on):
+    with pytest.raises(SystemExit) as ended, exit_with_one_line("x", resume=lambda: going_on):
         shown.say("a line")
     assert ended.value.code == CLOSED == 128 + 13
     assert capsys.readouterr().err == (
@@ -170,7 +170,7 @@ def test_a_full_disk_under_the_output_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown = terminal(monkeypatch, Gone(OSError(28, "No space left on device")))
-    with pytest.raises(SystemExit) as ended, ending("x"):
+    with pytest.raises(SystemExit) as ended, exit_with_one_line("x"):
         shown.say("a line")
     assert ended.value.code == "x: standard output cannot be written: No space left on device"
 
@@ -448,13 +448,16 @@ def test_errors_of_the_users_code_end_a_command_wherever_they_happen(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text(BROKEN)
     function: Callable[[], object] = load_function("nets.py:build")
-    with pytest.raises(SystemExit) as ended, ending("x"):
+    with pytest.raises(SystemExit) as ended, exit_with_one_line("x"):
         function()
     assert ended.value.code == "x: RuntimeError: two lines (nets.py:10)"
 
 
 def test_a_fault_of_ours_is_told_in_full() -> None:
-    fault, command = KeyError("ours"), ending("x")  # its traceback has no line of a user's
+    fault, command = (
+        KeyError("ours"),
+        exit_with_one_line("x"),
+    )  # its traceback has no line of a user's
     command.__enter__()
     assert not command.__exit__(KeyError, fault, None)
 
@@ -493,7 +496,7 @@ def test_pictures_of_any_names(ending: str, tmp_path: Path) -> None:
 
 def test_charts_of_any_names(tmp_path: Path) -> None:
     attempts = [Attempt("ddpg", 0, (0.1, 0.2), {"a": 1}, 1, 0.5, 0.1)]
-    draw_standings({"ddpg": attempts}, tmp_path / "a.svg", "$\x1b\udcff & <b> $$")
+    draw_comparison({"ddpg": attempts}, tmp_path / "a.svg", "$\x1b\udcff & <b> $$")
     point = Point(1.0, 2, 2, 1.0, 0.5, 0.5)
     draw_front([point], point, tmp_path / "b.svg", "$\x1b\udcff & <b> $$")
     for name in ("a.svg", "b.svg"):
@@ -530,8 +533,11 @@ def test_code_that_breaks_late_loses_nothing_and_the_line_says_how_to_go_on(
     begun: bool, broken: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not where the run has not begun, nor after a mistake that going on would only repeat."""
-    with pytest.raises(SystemExit) as ended, ending("x", going_on=lambda: "; go on: again"):
-        with kept() if begun else contextlib.nullcontext(), blamed("data.py: train:"):
+    with (
+        pytest.raises(SystemExit) as ended,
+        exit_with_one_line("x", resume=lambda: "; go on: again"),
+    ):
+        with kept() if begun else contextlib.nullcontext(), user_code("data.py: train:"):
             raise broken
     said = str(ended.value.code)
     assert said.startswith("x: ") and "\n" not in said

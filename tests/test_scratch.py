@@ -242,12 +242,12 @@ def test_borrowed_network_is_the_fresh_cut_whatever_it_was_before(name: str) -> 
     before, compressor = snapshot(model), prepared(name)
     seen, networks = [], set[int]()
     for strategy in strategies(graph, 7 if name in ("residual", "mobile") else 15):
-        borrowed = compressor.borrow(strategy)
+        borrowed = compressor.view(strategy)
         networks.add(id(borrowed))
         assert_same_network(borrowed, cut_afresh(compressor, strategy), batches[0][0])
         seen.append((strategy, answers(borrowed, batches[0][0])[0]))
     for strategy, expected in reversed(seen):  # now everything is remembered
-        assert torch.equal(answers(compressor.borrow(strategy), batches[0][0])[0], expected)
+        assert torch.equal(answers(compressor.view(strategy), batches[0][0])[0], expected)
     assert len(networks) == 1  # no copy was made
     assert_unchanged(model, before)
     different = {tuple(graph.counts(strategy)) for strategy, _ in seen}
@@ -260,7 +260,7 @@ def test_borrowed_network_is_the_fresh_cut_under_the_lasso(name: str) -> None:
     compressor = prepared(name, "lasso")
     for strategy in strategies(graph, 4, seed=1):
         expected = cut_afresh(compressor, strategy)
-        assert_same_network(compressor.borrow(strategy), expected, batches[0][0])
+        assert_same_network(compressor.view(strategy), expected, batches[0][0])
 
 
 @pytest.mark.parametrize("name", ["mobile", "depthwise"])
@@ -277,7 +277,7 @@ def test_depthwise_layers_of_one_channel_grow_back(name: str) -> None:
             {name: int(rng.integers(2, size + 1)) for name, size in graph.sizes.items()},
             {name: count for name, count in ones.items() if rng.random() < 0.5},
         ):
-            found = compressor.borrow(strategy)
+            found = compressor.view(strategy)
             assert_same_network(found, cut_afresh(compressor, strategy), batches[0][0])
             for layer in depthwise:
                 module = found.get_submodule(layer)
@@ -306,7 +306,7 @@ def check_cuts(model: nn.Module, inputs: tuple[Tensor, ...], number: int) -> int
     )
     for strategy in strategies(graph, number):
         expected = amc.shrink(model, compressor.plan(strategy)).eval()
-        assert_same_network(compressor.borrow(strategy), expected, *inputs)
+        assert_same_network(compressor.view(strategy), expected, *inputs)
     assert_unchanged(model, before)
     return len(graph.decisions)
 
@@ -333,7 +333,7 @@ def test_validation_by_the_statistics_of_the_batch_leaves_no_trace(name: str) ->
     _, graph, _, batches = calibrated(name)
     compressor, untouched = prepared(name), prepared(name)
     for strategy in strategies(graph, 6):
-        borrowed = compressor.borrow(strategy)
+        borrowed = compressor.view(strategy)
         before = snapshot(borrowed)
         memos = [
             {key: value.detach().clone() for key, value in memo.items()}
@@ -346,19 +346,19 @@ def test_validation_by_the_statistics_of_the_batch_leaves_no_trace(name: str) ->
             assert memo.keys() == old.keys()
             assert all(torch.equal(value, old[key]) for key, value in memo.items())
         assert evaluate(borrowed, batches) == plain
-        assert evaluate(untouched.borrow(strategy), batches) == plain
+        assert evaluate(untouched.view(strategy), batches) == plain
 
 
 def test_validation_that_breaks_off_leaves_no_trace() -> None:
     _, _, _, batches = calibrated("residual")
     compressor = prepared("residual")
-    borrowed = compressor.borrow({"conv1": 3})
+    borrowed = compressor.view({"conv1": 3})
     before, plain = snapshot(borrowed), evaluate(borrowed, batches)
     with pytest.raises(AmcError):
         wrong = [batches[0], (torch.randn(2, 3, 16, 16), torch.zeros(2).long())]
         evaluate(borrowed, wrong, batch_statistics=True)
     assert_unchanged(borrowed, before)
-    assert evaluate(compressor.borrow({"conv1": 3}), batches) == plain
+    assert evaluate(compressor.view({"conv1": 3}), batches) == plain
 
 
 @pytest.mark.parametrize("name", CALIBRATED)
@@ -369,10 +369,10 @@ def test_cut_network_is_independent_of_all_that_comes_later(name: str) -> None:
     cuts = [compressor.cut(strategy) for strategy in several]
     expected = [answers(cut_afresh(compressor, strategy), x)[0] for strategy in several]
     for strategy in several:
-        compressor.borrow(strategy)
+        compressor.view(strategy)
         for small, wanted in zip(cuts, expected, strict=True):
             assert torch.equal(answers(small, x)[0], wanted)
-    borrowed = {t.data_ptr() for t in tensors(compressor.borrow(several[1])).values()}
+    borrowed = {t.data_ptr() for t in tensors(compressor.view(several[1])).values()}
     for small in cuts:
         assert not borrowed & {t.data_ptr() for t in tensors(small).values() if t.numel()}
 
@@ -382,15 +382,15 @@ def test_training_a_cut_network_does_not_reach_the_borrowed_one(name: str) -> No
     model, graph, _, batches = calibrated(name)
     before, compressor, (x, y) = snapshot(model), prepared(name), batches[0]
     for strategy in strategies(graph, 5, seed=3):
-        expected = answers(compressor.borrow(strategy), x)[0]
+        expected = answers(compressor.view(strategy), x)[0]
         small = compressor.cut(strategy).train()
         trained = [p for p in small.parameters() if p.requires_grad]
         sgd = torch.optim.SGD(trained, lr=0.5)
         F.cross_entropy(small(x), y).backward()
         sgd.step()
         assert not torch.equal(answers(small.eval(), x)[0], expected)
-        assert torch.equal(answers(compressor.borrow(strategy), x)[0], expected)
-        assert all(p.grad is None for p in compressor.borrow(strategy).parameters())
+        assert torch.equal(answers(compressor.view(strategy), x)[0], expected)
+        assert all(p.grad is None for p in compressor.view(strategy).parameters())
     assert_unchanged(model, before)
     assert all(p.grad is None for p in model.parameters())
 
@@ -415,7 +415,7 @@ def test_network_that_keeps_activations_can_be_cut_after_it_was_used() -> None:
     model(x)
     compressor = Compressor(graph, model, {}, partial(METRICS["l1"], Evidence(graph, model, {})))
     for count in (3, 5, 2):
-        borrowed = compressor.borrow({"a": count})
+        borrowed = compressor.view({"a": count})
         evaluate(borrowed, [(x, torch.zeros(4).long())])
         small = compressor.cut({"a": count}).train()
         small(x).sum().backward()
@@ -424,13 +424,13 @@ def test_network_that_keeps_activations_can_be_cut_after_it_was_used() -> None:
 
 def test_strategies_that_name_nothing_or_too_much_are_refused_and_change_nothing() -> None:
     compressor, x = prepared("concat"), calibrated("concat")[3][0][0]
-    expected = answers(compressor.borrow({"a": 3}), x)[0]
+    expected = answers(compressor.view({"a": 3}), x)[0]
     for strategy in ({"a": 0}, {"a": 7}, {"a": -1}):
         with pytest.raises(amc.AmcError, match="a: expected 1 to 6 channels"):
-            compressor.borrow(strategy)
-        assert torch.equal(answers(compressor.borrow({"a": 3}), x)[0], expected)
+            compressor.view(strategy)
+        assert torch.equal(answers(compressor.view({"a": 3}), x)[0], expected)
     with pytest.raises(amc.AmcError, match="'nothing' cannot be pruned"):
-        compressor.borrow({"nothing": 3})
+        compressor.view({"nothing": 3})
 
 
 # Memory
@@ -466,11 +466,11 @@ def test_forgetting_changes_no_network(
     _, graph, _, batches = calibrated(name)
     several = list(strategies(graph, 8, seed=4))
     remembering = prepared(name)
-    expected = [answers(remembering.borrow(s), batches[0][0])[0] for s in several]
+    expected = [answers(remembering.view(s), batches[0][0])[0] for s in several]
     monkeypatch.setattr(rooms, "MEMO_BYTES", limit)
     forgetful = prepared(name)
     for i in (0, 1, 2, 3, 4, 5, 6, 7, 3, 1, 5, 0):
-        assert torch.equal(answers(forgetful.borrow(several[i]), batches[0][0])[0], expected[i])
+        assert torch.equal(answers(forgetful.view(several[i]), batches[0][0])[0], expected[i])
         for memo in (forgetful._parts, forgetful._solutions):
             assert sum(t.nbytes for t in memo.values()) <= limit or len(memo) == 1
 
@@ -479,11 +479,11 @@ def test_remembered_strategies_are_looked_up(monkeypatch: pytest.MonkeyPatch) ->
     _, graph, _, _ = calibrated("residual")
     compressor, several = prepared("residual"), list(strategies(calibrated("residual")[1], 6))
     for strategy in several:
-        compressor.borrow(strategy)
+        compressor.view(strategy)
     for work in ("plan", "_part", "_solve", "keep"):
         monkeypatch.setattr(compressor, work, None)  # would fail if it were called
     for strategy in several:
-        found = compressor.borrow(strategy)
+        found = compressor.view(strategy)
         params = sum(p.numel() for p in found.parameters())
         assert params == graph.cost.params(graph.counts(strategy))
 
@@ -494,6 +494,6 @@ def test_model_in_training_mode_is_borrowed_in_eval_mode_and_stays_as_it_is() ->
     compressor = Compressor(
         graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
     )
-    assert not any(m.training for m in compressor.borrow({"conv1": 4}).modules())
+    assert not any(m.training for m in compressor.view({"conv1": 4}).modules())
     assert not any(m.training for m in compressor.cut({"conv1": 4}).modules())
     assert all(m.training for m in model.modules())

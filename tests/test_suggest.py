@@ -103,7 +103,7 @@ def test_the_next_command_is_taken(settings: dict[str, Any], nets: Path) -> None
     config = taken(command(nets, **settings))
     for name in ("width", "min_ratio", "channel_multiple"):
         if name in settings:
-            assert getattr(config, name) == settings[name]
+            assert config.flat[name] == settings[name]
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,19 @@ import amc
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import parse
 from amc.config.many_budgets import LearnConfig, ParetoConfig
-from amc.config.train import TrainConfig, decisive
+from amc.config.train import TrainConfig, record_settings
 from amc.data import load_data
 from amc.data.loader import TensorLoader
 from amc.pareto import verdict
-from amc.reporting.comparison import Attempt, standings_table, verdicts
+from amc.reporting.comparison import Attempt, comparison_table, verdicts
 from amc.reporting.pareto_front import Point, front_table
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_function
-from amc.tasks.evaluate import Score, evaluate, predictions, softened
+from amc.tasks.evaluate import Score, evaluate, predictions, reference_outputs
 from amc.tasks.task import CLASSIFICATION, Task, accuracy, load_task, relative_error
 from amc.train import run
 from amc.training.distillation import Distillation, supervised
-from amc.training.short_training import Quick
+from amc.training.short_training import ShortTraining
 from envs.rewards import reward_function
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -249,19 +249,19 @@ def test_a_score_goes_through_all_batches_once_and_the_loss_is_complete(mine: st
         return 12.5
 
     task = Task("first", F.mse_loss, first)
-    found = evaluate(model, batches, wished=softened(model, batches, task), task=task)
+    found = evaluate(model, batches, reference=reference_outputs(model, batches, task), task=task)
     assert (found.accuracy, found.images, found.divergence, seen) == (12.5, 10, 0.0, [7])
     assert found.loss == pytest.approx(F.mse_loss(model(x), 2 * x).item(), rel=1e-6)
     assert evaluate(model, [], task=task) == Score(0.0, 0.0, 0)
 
 
 def test_relative_error_is_a_part_of_the_variance() -> None:
-    wished = torch.randn(50, 3, 4, generator=torch.Generator().manual_seed(0)) + 100
-    assert float(relative_error(wished, wished)) == 0
-    mean = wished.mean(dim=(0, 2), keepdim=True).expand_as(wished)
-    assert float(relative_error(mean, wished)) == pytest.approx(1, rel=1e-4)
-    assert float(relative_error(wished + 1, wished)) == pytest.approx(
-        1 / float((wished - mean).square().mean()), rel=1e-3
+    reference = torch.randn(50, 3, 4, generator=torch.Generator().manual_seed(0)) + 100
+    assert float(relative_error(reference, reference)) == 0
+    mean = reference.mean(dim=(0, 2), keepdim=True).expand_as(reference)
+    assert float(relative_error(mean, reference)) == pytest.approx(1, rel=1e-4)
+    assert float(relative_error(reference + 1, reference)) == pytest.approx(
+        1 / float((reference - mean).square().mean()), rel=1e-3
     )
     one = torch.tensor([[2.0, 4.0]])  # one image: no variance
     assert float(relative_error(0 * one, one)) == pytest.approx(1)
@@ -276,13 +276,13 @@ def test_distillation_weighs_the_distance() -> None:
     apart = (student(x) - teacher(x)).abs().mean()
     torch.testing.assert_close(found, F.mse_loss(student(x), y) + 3 * apart)
     torch.testing.assert_close(supervised(task)(student, x, y), F.mse_loss(student(x), y))
-    quick = Quick.of([(x, y)], 1, teacher, task)  # type: ignore[arg-type]
-    assert torch.equal(quick.wished[0], teacher(x).detach())
+    quick = ShortTraining.of([(x, y)], 1, teacher, task)  # type: ignore[arg-type]
+    assert torch.equal(quick.reference[0], teacher(x).detach())
 
 
 def test_the_built_in_task_is_classification() -> None:
     assert load_task("classification") is CLASSIFICATION
-    assert decisive(TrainConfig.of(task="a:b"))["task"] == "a:b"
+    assert record_settings(TrainConfig.of(task="a:b"))["task"] == "a:b"
     scores, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1])
     assert accuracy([(scores, labels), (scores, labels)]) == 0.5
     assert CLASSIFICATION.shown(0.5) == "50.00%"
@@ -305,14 +305,14 @@ def test_tables_of_other_commands_name_the_score() -> None:
     b = Attempt("b", 0, (0.5,), {}, 500, -2.0, 1.0, {**cut, "test": -3.5})
     (line,) = verdicts({"a": [a], "b": [b]}, task)
     assert line.endswith("test minus RMSE after the cut +0.5")
-    assert list(standings_table({"a": [a]}, 1000, task).columns[5].cells) == ["-3"]
+    assert list(comparison_table({"a": [a]}, 1000, task).columns[5].cells) == ["-3"]
 
 
 def test_other_commands_take_the_task() -> None:
     words = ["--task", "my.py:task"]
-    assert parse(ApplyConfig, "apply", [*words, "--policy", "p"]).training.task == "my.py:task"
-    assert parse(LearnConfig, "learn", words).training.task == "my.py:task"
-    assert parse(ParetoConfig, "pareto", words).training.task == "my.py:task"
+    assert parse(ApplyConfig, "apply", [*words, "--policy", "p"]).data.task == "my.py:task"
+    assert parse(LearnConfig, "learn", words).data.task == "my.py:task"
+    assert parse(ParetoConfig, "pareto", words).data.task == "my.py:task"
 
 
 # What will not do
@@ -420,7 +420,7 @@ def test_an_example_fits_together(name: str, monkeypatch: pytest.MonkeyPatch) ->
     dense = name == "segmentation"
     assert found.shape == ((6, 4, 32, 32) if dense else (6, 2))
     assert truth.shape == ((6, 32, 32) if dense else (6, 2))
-    assert float(task.apart(found, found)) == 0 < float(task.apart(found.flip(0), found))
+    assert float(task.divergence(found, found)) == 0 < float(task.divergence(found.flip(0), found))
     assert (0 if dense else -40) < evaluate(model, data, task=task).accuracy < dense
     perfect: Tensor = F.one_hot(truth, 4).movedim(-1, 1).float() if dense else truth
     assert task.scored([(perfect, truth)]) == dense

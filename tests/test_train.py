@@ -840,7 +840,7 @@ CHANGED = TrainConfig.of(
     data="glyphs",
     checkpoint=Path("some where") / "weights.pt",
     strategy=Path("ratios.json"),
-    choice=Restrictions(
+    restrictions=Restrictions(
         include=("layer1.*", "Conv2d"), exclude=("fc",), min_channels={"layer1.*": 4, "conv1": 2},
         max_channels={"layer3.*": 9}, prune_first_conv=False, prune_downsample=False,
         prune_residual=False,
@@ -904,7 +904,7 @@ def test_settings_come_back_from_json_as_they_were() -> None:
     # what does not go with the others
     uniform = TrainConfig.of(mode="uniform", channel_ratio=0.7, distill=False, schedule="agp")
     inspect = InspectConfig.of(
-        input_shape="3x8x8", num_classes=7, choice=CHANGED.choice, plot=Path("a.svg"),
+        input_shape="3x8x8", num_classes=7, restrictions=CHANGED.restrictions, plot=Path("a.svg"),
         json=Path("a.json"), preserve_ratio=0.5,
     )  # fmt: skip
     learned = TrainConfig.of(mode="policy", policy=Path("runs/a b"), task="own.py:task")
@@ -930,7 +930,7 @@ def test_settings_come_back_from_json_as_they_were() -> None:
 def test_settings_that_are_not_there_have_their_defaults() -> None:
     read = partial(from_json, TrainConfig, where=Path("config.json"))
     assert read({}) == TrainConfig.of()
-    assert read({"choice": {"exclude": ["fc"]}}).choice == Restrictions(exclude=("fc",))
+    assert read({"choice": {"exclude": ["fc"]}}).restrictions == Restrictions(exclude=("fc",))
     with pytest.raises(AmcError, match=r"config\.json: unknown setting 'speed'"):
         read({"speed": 3})
 
@@ -944,5 +944,7 @@ def test_settings_of_a_run_come_from_its_command_line(tmp_path: Path) -> None:
     config = parse(TrainConfig, "amc.train", typed)
     found = from_json(TrainConfig, json.loads(json.dumps(as_json(config))), tmp_path)
     assert found == config
-    assert found.choice.min_channels == {"layer1.*": 4, "conv1": 2}
-    assert found.choice.exclude == ("fc", "layer3.*") and not found.choice.prune_residual
+    assert found.restrictions.min_channels == {"layer1.*": 4, "conv1": 2}
+    assert (
+        found.restrictions.exclude == ("fc", "layer3.*") and not found.restrictions.prune_residual
+    )

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from amc.config.inspect import InspectConfig
 from amc.config.sections import DataConfig
 from amc.config.train import TrainConfig
-from amc.data import Data, load_data, settled, unread
-from amc.data.watched import Watched
+from amc.data import Data, load_data, unchecked, with_classes
+from amc.data.checked import CheckedLoader
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_object
@@ -230,7 +230,7 @@ def test_every_stream_is_read_once_and_no_more(checked: Callable[..., Data]) -> 
     data = checked(tuple(streams))
     # a look at the first batch, the pass over all, and a look whether there is another
     assert [one.passes for one in streams] == [3, 3, 3, 3]
-    assert unread(data) == [] and settled(data) == data
+    assert unchecked(data) == [] and with_classes(data) == data
 
 
 class Apart(Dataset[Any]):
@@ -304,7 +304,7 @@ def test_a_look_changes_no_random_number(checked: Callable[..., Data]) -> None:
 
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     looked = checked(loaders)
-    assert unread(looked) == []
+    assert unchecked(looked) == []
     first = drawn(looked)
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     second = drawn(load_data("own_data:make"))
@@ -317,7 +317,7 @@ def test_attributes_are_those_of_the_loader(checked: Callable[..., Data]) -> Non
     stream.set_epoch = stream.epochs.append  # type: ignore[attr-defined]
     train: Any = checked((stream, good(), good())).train
     train.set_epoch(4)
-    assert isinstance(train, Watched) and train.fixed and stream.epochs == [4]  # type: ignore[attr-defined]
+    assert isinstance(train, CheckedLoader) and train.fixed and stream.epochs == [4]  # type: ignore[attr-defined]
     assert not hasattr(train, "absent") and len(train) == 3
 
 
@@ -482,15 +482,15 @@ def test_a_subset_of_samples_that_there_are_not_is_one_line(name: str) -> None:
     rows, kind = WRONG_ROWS[name]
     for dataset in (Listed(), TensorDataset(torch.zeros(3, 1, 8, 8), torch.arange(3))):
         loader = DataLoader(Subset(dataset, rows), 1)
-        stream = Watched(loader, "own: train", batch(0), labelled=True)
+        stream = CheckedLoader(loader, "own: train", batch(0), labelled=True)
         assert not stream.vouched
         with pytest.raises(AmcError, match=rf"own: train, batch \d of 2, cannot be read: {kind}"):
             stream.read_through()
 
 
 def test_labels_of_another_length_are_not_those_of_the_images() -> None:
-    stream = Watched(DataLoader(Listed([0, 1]), 1), "own: train", batch(0), labelled=True)
+    stream = CheckedLoader(DataLoader(Listed([0, 1]), 1), "own: train", batch(0), labelled=True)
     assert not stream.vouched
     stream.read_through()
     assert stream.highest == 2
-    assert Watched(DataLoader(Listed(), 1), "own: train", batch(0), labelled=True).vouched
+    assert CheckedLoader(DataLoader(Listed(), 1), "own: train", batch(0), labelled=True).vouched

@@ -187,19 +187,19 @@ def collect(
         at the batches.
     """
     recorder = Recorder(model, layers, sampling, additions=additions)
-    wished = {name: iter(rows) for name, rows in (outputs or {}).items()}
+    target = {name: iter(rows) for name, rows in (outputs or {}).items()}
     total: dict[str, LayerStats] = {}
     for found in _executions(model, recorder, batches):
         for name, rows in found.items():
             for row in rows:
-                y = row.y if outputs is None else _target(next(wished[name]), row)
+                y = row.y if outputs is None else _target(next(target[name]), row)
                 total[name] = _accumulate(total.get(name), row.x, y)
         on_batch()
     return _over_ranks(total, next(model.parameters()).device)
 
 
-def accumulated(found: Iterable[Rows], wished: Iterable[Rows]) -> LayerStats:
-    """Statistics of one layer from inputs, and outputs that are wished for, batch by batch.
+def accumulated(found: Iterable[Rows], target: Iterable[Rows]) -> LayerStats:
+    """Statistics of one layer from inputs, and outputs that are target for, batch by batch.
 
     Those of all ranks together, each of which gives the rows of its own batches.
 
@@ -207,18 +207,18 @@ def accumulated(found: Iterable[Rows], wished: Iterable[Rows]) -> LayerStats:
         ValueError: there are none.
     """
     total: LayerStats | None = None
-    for row, goal in zip(found, wished, strict=True):
+    for row, goal in zip(found, target, strict=True):
         total = _accumulate(total, row.x, _target(goal, row))
     if total is None:
         raise ValueError("no rows")
     return _over_ranks({"": total}, total.xx.device)[""]
 
 
-def _target(wished: Rows, row: Rows) -> Tensor:
-    """What the layer should put out, so that the sum with its shortcut is that of ``wished``."""
-    if wished.shortcut is None or wished.gain is None or row.shortcut is None:
-        return wished.y
-    return wished.y + (wished.shortcut - row.shortcut) * wished.gain
+def _target(target: Rows, row: Rows) -> Tensor:
+    """What the layer should put out, so that the sum with its shortcut is that of ``target``."""
+    if target.shortcut is None or target.gain is None or row.shortcut is None:
+        return target.y
+    return target.y + (target.shortcut - row.shortcut) * target.gain
 
 
 def sample_outputs(
@@ -246,7 +246,7 @@ def _executions(
 ) -> Iterator[dict[str, list[Rows]]]:
     device = next(model.parameters()).device
     with torch.no_grad(), evaluating(model):
-        for number, (images, _) in distributed.own(enumerate(batches)):
+        for number, (images, _) in distributed.shard(enumerate(batches)):
             yield recorder.run(feed.moved(images, device), number)
 
 
@@ -263,7 +263,7 @@ def _accumulate(total: LayerStats | None, x: Tensor, y: Tensor) -> LayerStats:
 
 def _over_ranks(stats: dict[str, LayerStats], device: torch.device) -> dict[str, LayerStats]:
     """The sums of all ranks; one that had no batch has no layer yet, rank 0 has all."""
-    if distributed.count() == 1:
+    if distributed.world_size() == 1:
         return stats
     parts = dict[str, Tensor]()
     for name, one in stats.items():

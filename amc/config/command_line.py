@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from amc.config.composed import Composed, hints_of
-from amc.config.ending import ending
+from amc.config.exits import exit_with_one_line
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
 from amc.runtime.names import check
@@ -54,7 +54,7 @@ def at_once(name: str, config: type[Config]) -> None:
     The first thing that a command does: what it imports, torch above all, takes seconds.
     """
     advice = elsewhere(sys.argv) if name == "amc.train" else ""
-    with ending(name, advice=advice):
+    with exit_with_one_line(name, advice=advice):
         check_packages()
         settings: Any = parse(config, name)
         check(settings.flat)
@@ -68,7 +68,7 @@ def at_once(name: str, config: type[Config]) -> None:
 
 
 def command(
-    name: str, config: type[Config], job: Callable[[Config], object], going_on: str = ""
+    name: str, config: type[Config], job: Callable[[Config], object], resume: str = ""
 ) -> None:
     """Runs ``python -m <name>``, which knows one process only; ends as `ending` says.
 
@@ -76,10 +76,10 @@ def command(
         name: of the command.
         config: its settings.
         job: what it does.
-        going_on: how to go on after a stop.
+        resume: how to go on after a stop.
     """
     begun = False
-    with ending(name, going_on=lambda: going_on if begun else ""):
+    with exit_with_one_line(name, resume=lambda: resume if begun else ""):
         settings = parse(config, name)
         if launch.launched()[1] > 1:
             raise AmcError("runs in one process; torchrun is for amc.train and amc.apply")

@@ -95,8 +95,10 @@ def settings_of(config: Any, default: Any = None) -> Iterator[tuple[Field[Any], 
 def hints_of(kind: Any) -> dict[str, Any]:
     """The type of every setting of a class; sections opened."""
     found: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
-        found |= hints_of(hint) if is_dataclass(hint) else {name: hint}
+    hints = get_type_hints(kind)
+    for one in _fields(kind):
+        hint = hints[one.name]
+        found |= hints_of(hint) if is_dataclass(hint) else {one.name: hint}
     return found
 
 

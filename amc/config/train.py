@@ -115,7 +115,7 @@ def check_task(data: DataConfig, training: TrainingConfig, stages: StagesConfig)
         raise AmcError(f"--label-smoothing belongs to classification, not to --task {data.task}")
 
 
-def decisive(config: Any) -> dict[str, Any]:
+def record_settings(config: Any) -> dict[str, Any]:
     """What a record of strategies depends on: whole sections, by the names of their settings."""
     found: dict[str, Any] = {}
     for name in DECISIVE:

@@ -1,9 +1,9 @@
 """Images and labels in four streams: training, calibration, reward and report."""
 
+from amc.data.checked import unchecked, with_classes
 from amc.data.custom import from_loaders
 from amc.data.load import load_data
 from amc.data.loader import Data, Loader, TensorLoader, slices, start_epoch
-from amc.data.watched import settled, unread
 
 __all__ = [
     "Data",
@@ -11,8 +11,8 @@ __all__ = [
     "TensorLoader",
     "from_loaders",
     "load_data",
-    "settled",
     "slices",
     "start_epoch",
-    "unread",
+    "unchecked",
+    "with_classes",
 ]

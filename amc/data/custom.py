@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amc.data.checked import CheckedLoader, holds_numbers, length
 from amc.data.loader import Data, Loader
-from amc.data.watched import Watched, holds_numbers, length
 from amc.runtime import feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
-from amc.runtime.user_code import blamed, load_function
+from amc.runtime.user_code import load_function, user_code
 
 STREAMS = ("train", "val", "test", "calibration")
 TYPES = (torch.float32, torch.int64, torch.int32, torch.bool)
@@ -38,7 +38,7 @@ def load_custom(spec: str, labelled: bool = True) -> Data:
             and labels [B] int64 (or targets, as above). Inputs are images [B, C, H, W] float32, or
             what else networks are fed with, see `Feed`: of `TYPES`, the batch first.
     """
-    with blamed(f"{spec}: calling it failed with"):
+    with user_code(f"{spec}: calling it failed with"):
         made = load_function(spec)()
     if isinstance(made, Data):
         loaders = {name: getattr(made, name) for name in STREAMS}
@@ -98,13 +98,15 @@ def _watched(
     batches: dict[str, tuple[Feed, Tensor]],
     labelled: bool,
     classes: int | None = None,
-) -> dict[str, Watched]:
+) -> dict[str, CheckedLoader]:
     """The streams, looked at from now on; a loader of two streams is one as before."""
     joined = {id(loaders["val"]), id(loaders["calibration"])}
-    made: dict[int, Watched] = {}
+    made: dict[int, CheckedLoader] = {}
     for name, loader in loaders.items():
         even, where = id(loader) in joined, f"{spec}: {name}"
-        one = Watched(loader, where, batches[name], labelled, classes if labelled else None, even)
+        one = CheckedLoader(
+            loader, where, batches[name], labelled, classes if labelled else None, even
+        )
         made.setdefault(id(loader), one)
     return {name: made[id(loader)] for name, loader in loaders.items()}
 
@@ -148,7 +150,7 @@ def _first_batch(spec: str, name: str, loader: object, labelled: bool) -> tuple[
             "expected a loader with __iter__ and __len__, such as a DataLoader, that can be read "
             "again and again"
         )
-    with blamed(f"{spec}: reading {name} failed with"):
+    with user_code(f"{spec}: reading {name} failed with"):
         passing: Any = iter(loader)
         batch = next(passing, None)
     if passing is loader:

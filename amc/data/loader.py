@@ -151,8 +151,8 @@ def slices(loader: Loader) -> Iterator[tuple[Feed, Tensor, int]]:
     A loader with a method `slices_of_rank` need not make those of the other ranks.
     """
     own = getattr(loader, "slices_of_rank", None)
-    if distributed.count() > 1 and callable(own):
-        yield from own(distributed.rank(), distributed.count())
+    if distributed.world_size() > 1 and callable(own):
+        yield from own(distributed.rank(), distributed.world_size())
         return
     for images, labels in loader:
         yield feed.each(images, distributed.part), distributed.part(labels), len(labels)

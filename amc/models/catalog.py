@@ -11,7 +11,7 @@ from amc.models.vgg import vgg16
 from amc.runtime.errors import AmcError
 from amc.runtime.limits import WIDEST, within
 from amc.runtime.names import check_model
-from amc.runtime.user_code import blamed, load_function
+from amc.runtime.user_code import load_function, user_code
 
 BUNDLED: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
@@ -47,7 +47,7 @@ def build(spec: str, *, num_classes: int, in_channels: int, width: float = 1.0) 
     within("--width", width, 0, WIDEST)
     function = BUNDLED.get(spec) or load_function(spec)
     given = {"num_classes": num_classes, "in_channels": in_channels, "width": width}
-    with blamed(f"--model {spec}:"):
+    with user_code(f"--model {spec}:"):
         accepted = inspect.signature(function).parameters
         model = function(**{k: v for k, v in given.items() if k in accepted and v})
     if not isinstance(model, nn.Module):

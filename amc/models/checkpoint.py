@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from amc.runtime import weights
 from amc.runtime.errors import AmcError
-from amc.runtime.user_code import blamed, one_line
+from amc.runtime.user_code import one_line, user_code
 
 UNDER = ("state_dict", "model")
 """Where files that hold more than a state dict have it."""
@@ -48,7 +48,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> nn.Module:
                 f"{tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
             )
         _check_values(state[name], tensor, f"{path}: {name}")
-    with blamed(f"{path}: not a checkpoint of this network:"):
+    with user_code(f"{path}: not a checkpoint of this network:"):
         model.load_state_dict(state)
     return model
 

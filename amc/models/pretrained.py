@@ -65,8 +65,8 @@ def pretrained(
             cached = f"{variant}-{safe}"
             return trained(model, cached, key, data.train, recipe, on_step=on_step)[1]
 
-        found = os.fsdecode(distributed.first(lambda: os.fsencode(source())))
-        distributed.as_first(model)
+        found = os.fsdecode(distributed.on_rank_zero(lambda: os.fsencode(source())))
+        distributed.broadcast_model(model)
     return model, found
 
 

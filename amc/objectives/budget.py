@@ -81,12 +81,12 @@ class Budget:
     @cached_property
     def floor(self) -> int:
         """MACs per sample that no walk ends below: of the tolerance, or the nearest there are."""
-        return self._wished_floor if self.nearest is None else self.nearest
+        return self._wanted_floor if self.nearest is None else self.nearest
 
     @cached_property
     def nearest(self) -> int | None:
         """The most MACs that a strategy below the tolerance has, where none has more."""
-        return self._reach(self._wished_floor).nearest()
+        return self._reach(self._wanted_floor).nearest()
 
     @property
     def shortfall(self) -> str:
@@ -100,7 +100,7 @@ class Budget:
         )
 
     @property
-    def _wished_floor(self) -> int:
+    def _wanted_floor(self) -> int:
         return math.ceil((1 - self.tolerance) * self.target)
 
     def _reach(self, floor: int) -> Reach:
@@ -163,10 +163,10 @@ class Budget:
         count = self.rounded(np.full((1, len(self.options)), self.even_ratio(decided)))
         return self._nearest(decided, count[0, len(decided)])
 
-    def _nearest(self, decided: Sequence[int], wished: float) -> int:
-        """Position of the allowed count of the next group that is nearest to the wished one."""
+    def _nearest(self, decided: Sequence[int], wanted: float) -> int:
+        """Position of the allowed count of the next group that is nearest to the wanted one."""
         allowed = self.allowed(decided)
-        return int(allowed[np.abs(self.options[len(decided)][allowed] - wished).argmin()])
+        return int(allowed[np.abs(self.options[len(decided)][allowed] - wanted).argmin()])
 
     def _knots(self, decided: Sequence[int]) -> FloatArray:
         """The counts that actions of 0, 0.5 and 1 stand for."""
@@ -221,10 +221,10 @@ class Budget:
 
     def rounded(self, ratios: FloatArray) -> IntArray:
         """The allowed counts nearest to these parts of every group, [R, T] -> [R, T]."""
-        wished = ratios * self._sizes
-        nearest = np.rint(wished / self._steps) * self._steps
+        wanted = ratios * self._sizes
+        nearest = np.rint(wanted / self._steps) * self._steps
         nearest = np.clip(nearest, self._least, self._most // self._steps * self._steps)
-        last = np.abs(self._most - wished) < np.abs(nearest - wished)
+        last = np.abs(self._most - wanted) < np.abs(nearest - wanted)
         return np.where(last | (nearest < self._least), self._most, nearest).astype(np.int64)
 
     def execute(self, decided: Sequence[int], action: float) -> tuple[int, float]:
@@ -237,8 +237,8 @@ class Budget:
             (kept channels, the action that stands for exactly this count).
         """
         knots = self._knots(decided)
-        wished = float(np.interp(action, (0.0, 0.5, 1.0), knots))
-        count = int(self.options[len(decided)][self._nearest(decided, wished)])
+        wanted = float(np.interp(action, (0.0, 0.5, 1.0), knots))
+        count = int(self.options[len(decided)][self._nearest(decided, wanted)])
         return count, _inverse(count, knots, action)
 
     def actions(self, strategy: Strategy) -> list[float]:
@@ -246,8 +246,8 @@ class Budget:
         decided: list[int] = []
         found = []
         for group, options in zip(self.graph.decisions, self.options, strict=True):
-            wished = strategy.get(group.name, group.size)
-            count, knots = int(options[self._nearest(decided, wished)]), self._knots(decided)
+            wanted = strategy.get(group.name, group.size)
+            count, knots = int(options[self._nearest(decided, wanted)]), self._knots(decided)
             found.append(_inverse(count, knots, 0.5))
             decided.append(count)
         return found

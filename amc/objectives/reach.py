@@ -170,8 +170,8 @@ class Reach:
         lowest, highest = (float(k @ (linear + product @ k / 2)) for k in ends)
         share = (low + self._width / 2 - lowest) / (highest - lowest)
         options = self._options[rest[at]]
-        wished = options[0] + share * (options[-1] - options[0])
-        for count in options[np.abs(options - wished).argsort(kind="stable")]:
+        wanted = options[0] + share * (options[-1] - options[0])
+        for count in options[np.abs(options - wanted).argsort(kind="stable")]:
             others, left, cost = self._set(rest, linear, at, count)
             if self._found(others, left, low - cost):
                 return True

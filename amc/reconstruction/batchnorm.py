@@ -29,7 +29,7 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Feed, Tensor]]) ->
             norm.train()
         seen = 0
         try:
-            for images, _ in distributed.own(batches):
+            for images, _ in distributed.shard(batches):
                 count = feed.samples(images)
                 seen += count
                 for norm in norms:
@@ -38,17 +38,19 @@ def adapt_batchnorm(model: nn.Module, batches: Iterable[tuple[Feed, Tensor]]) ->
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-        if distributed.count() > 1:
+        if distributed.world_size() > 1:
             _average(norms, seen, device)
     return model
 
 
 def _average(norms: Sequence[_BatchNorm], seen: int, device: torch.device) -> None:
     """Statistics over the images of all ranks, from those that each has of the ones it saw."""
-    share = seen / distributed.total(torch.tensor(float(seen), dtype=torch.float64, device=device))
+    share = seen / distributed.all_reduce_sum(
+        torch.tensor(float(seen), dtype=torch.float64, device=device)
+    )
     for norm in norms:
         for running in (norm.running_mean, norm.running_var):
             if running is not None:
-                running.copy_(distributed.total(running.double() * share))
+                running.copy_(distributed.all_reduce_sum(running.double() * share))
         if norm.num_batches_tracked is not None:
-            distributed.total(norm.num_batches_tracked)
+            distributed.all_reduce_sum(norm.num_batches_tracked)

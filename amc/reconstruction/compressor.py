@@ -117,9 +117,9 @@ class Compressor:
 
     def cut(self, strategy: Strategy) -> nn.Module:
         """A new network under a strategy, reconstructed on the cached statistics, in eval mode."""
-        return duplicate(self.borrow(strategy))
+        return duplicate(self.view(strategy))
 
-    def borrow(self, strategy: Strategy) -> nn.Module:
+    def view(self, strategy: Strategy) -> nn.Module:
         """The same as `cut` without a copy: valid until the next call, and not to be changed.
 
         Once solutions and slices are remembered this costs look-ups only.
@@ -144,9 +144,9 @@ class Compressor:
     def weights(self, plan: Plan) -> dict[str, Tensor]:
         """Solved and cut weights of every layer that loses inputs, by tensor name."""
         cuts = _by_tensor(plan)
-        return {v.weight: self._part(v.weight, cuts[v.weight]) for v in self.losing(plan)}
+        return {v.weight: self._part(v.weight, cuts[v.weight]) for v in self.changed_layers(plan)}
 
-    def losing(self, plan: Plan) -> list[Layer]:
+    def changed_layers(self, plan: Plan) -> list[Layer]:
         """The layers with statistics that lose inputs, in execution order."""
         lost = {(one.tensor, one.dim) for one in plan.cuts}
         return [v for v in self._solved.values() if (v.weight, v.in_dim) in lost]

@@ -33,7 +33,7 @@ from amc.graph.shrink import owners, place, shrink, tensors
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.lockstep import Diverged
-from amc.reconstruction.one_pass import Steps
+from amc.reconstruction.one_pass import OnePass
 from amc.runtime import distributed, feed
 from amc.runtime.memory import share
 
@@ -44,7 +44,7 @@ FOLLOWING = 8
 """Batches that batch norm is adapted on after each layer."""
 
 
-class Originals:
+class OriginalOutputs:
     """What the original network computes at the sampled positions, for all applications of a run.
 
     Args:
@@ -109,7 +109,7 @@ class Originals:
 def compress(
     compressor: Compressor,
     plan: Plan,
-    originals: Originals,
+    originals: OriginalOutputs,
     adapt: bool = False,
     on_layer: Callable[[str], None] = lambda name: None,
 ) -> nn.Module:
@@ -130,19 +130,19 @@ def compress(
     Returns:
         A new module of the model's class; training flags as in the original.
     """
-    few = distributed.count() > 1 and len(list(originals.batches)) < distributed.count()
-    with distributed.alone(few):  # then there is nothing to share out
+    few = distributed.world_size() > 1 and len(list(originals.batches)) < distributed.world_size()
+    with distributed.single_process(few):  # then there is nothing to share out
         return _compressed(compressor, plan, originals, adapt, on_layer)
 
 
 def _compressed(
     compressor: Compressor,
     plan: Plan,
-    originals: Originals,
+    originals: OriginalOutputs,
     adapt: bool,
     on_layer: Callable[[str], None],
 ) -> nn.Module:
-    distributed.check("the plan", str(plan.cuts))
+    distributed.check_equal("the plan", str(plan.cuts))
     task = _Task(compressor, plan, originals, adapt, on_layer)
     try:
         if task.in_step():
@@ -159,7 +159,7 @@ class _Task:
         self,
         compressor: Compressor,
         plan: Plan,
-        originals: Originals,
+        originals: OriginalOutputs,
         adapt: bool,
         on_layer: Callable[[str], None],
     ) -> None:
@@ -168,7 +168,7 @@ class _Task:
         where = owners(self.small)
         for name, weight in compressor.weights(plan).items():
             place(where[name], weight)
-        self._layers = compressor.losing(plan)
+        self._layers = compressor.changed_layers(plan)
         self._cuts = {(c.tensor, c.dim): c for c in plan.cuts}
         names = {layer.name for layer in self._layers}
         self._corrected = frozenset(
@@ -179,10 +179,10 @@ class _Task:
         """All layers in one pass, batch norm following exactly; False where it is impossible."""
         device = next(self.small.parameters()).device
         batches = [
-            feed.moved(images, device) for images, _ in distributed.own(self._originals.batches)
+            feed.moved(images, device) for images, _ in distributed.shard(self._originals.batches)
         ]
         sampling, memory = self._originals.sampling, self._originals.memory
-        steps = Steps(
+        steps = OnePass(
             self.small, self._layers, batches, sampling, self._corrected, self._adapt, memory
         )
         if not steps.possible:
@@ -191,8 +191,8 @@ class _Task:
 
         def solve(name: str, rows: Sequence[Rows]) -> None:
             position = left.pop(name)
-            wished = self._wished(self._layers[position:])
-            self._solve(self._layers[position], accumulated(rows, wished))
+            target = self._target(self._layers[position:])
+            self._solve(self._layers[position], accumulated(rows, target))
 
         steps.run(solve)
         if left:
@@ -203,25 +203,25 @@ class _Task:
         """One pass over the images per layer; batch norm follows on the first `FOLLOWING`."""
         originals = self._originals
         for position, layer in enumerate(self._layers):
-            wished = {layer.name: self._wished(self._layers[position:])}
+            target = {layer.name: self._target(self._layers[position:])}
             corrected = [layer.name] if layer.name in self._corrected else []
             stats = collect(
-                self.small, [layer], originals.batches, originals.sampling, wished, corrected
+                self.small, [layer], originals.batches, originals.sampling, target, corrected
             )[layer.name]
             self._solve(layer, stats)
             if self._adapt:
                 adapt_batchnorm(self.small, islice(originals.batches, FOLLOWING))
         return adapt_batchnorm(self.small, originals.batches) if self._adapt else self.small
 
-    def _wished(self, layers: Sequence[Layer]) -> Sequence[Rows]:
+    def _target(self, layers: Sequence[Layer]) -> Sequence[Rows]:
         """What the first of these layers is to put out, without the channels that are gone."""
-        wished, layer = self._originals.outputs(layers), layers[0]
+        target, layer = self._originals.outputs(layers), layers[0]
         outputs = self._cuts.get((layer.weight, layer.out_dim))
         if outputs is None:
-            return wished
+            return target
         per_group = [k for k in outputs.keep if k < outputs.size // layer.groups]
-        keep = torch.tensor(per_group, device=wished[0].y.device)
-        return [rows.select(keep) for rows in wished]
+        keep = torch.tensor(per_group, device=target[0].y.device)
+        return [rows.select(keep) for rows in target]
 
     def _solve(self, layer: Layer, stats: LayerStats) -> None:
         weight = tensors(self.small)[layer.weight]

@@ -16,7 +16,7 @@ from amc.runtime import feed
 from amc.runtime.feed import Feed
 
 
-class Aside:
+class Offload:
     """The tensors of one forward pass.
 
     Args:
@@ -46,7 +46,7 @@ class Aside:
             if _plain(tensor):
                 self._born[id(tensor)] = weakref.ref(tensor)
 
-    def put(self) -> None:
+    def offload(self) -> None:
         """To disk."""
         held = {i: tensor for i, ref in self._born.items() if (tensor := ref()) is not None}
         self._born = {i: self._born[i] for i in held}
@@ -58,7 +58,7 @@ class Aside:
                 self._away.append((storage, self._file.append(copy)))
                 storage.resize_(0)
 
-    def back(self) -> None:
+    def restore(self) -> None:
         """From disk."""
         for storage, stored in self._away:
             storage.resize_(stored.shape.numel())

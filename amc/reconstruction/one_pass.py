@@ -4,23 +4,22 @@ Possible where every layer is executed once and what all batches hold at a time 
 otherwise `amc.reconstruction.layer_by_layer` takes one pass per layer.
 """
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from amc.calibration.rows import Rows, call_before, call_of, weight_of
-from amc.calibration.shortcuts import Trails, norm_call
+from amc.calibration.rows import Rows, call_before, weight_of
+from amc.calibration.shortcuts import norm_call
 from amc.calibration.statistics import Sampling
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
+from amc.reconstruction.forward_profile import profile
 from amc.reconstruction.lockstep import Diverged, Lockstep, Operation
-from amc.reconstruction.offload import Aside
+from amc.reconstruction.offload import Offload
 from amc.runtime import distributed, feed
 from amc.runtime.feed import Feed
 from amc.runtime.memory import share
@@ -31,92 +30,6 @@ HELD_BYTES = 2 * 2**30
 
 AGREEMENT = 1e-3
 """How far, relative to the largest output, the walk may end from the finished network's output."""
-
-
-@dataclass(frozen=True)
-class Course:
-    """What one forward pass of a batch looks like.
-
-    Attributes:
-        bytes: the most that is held at a time.
-        once: whether every layer and batch norm of interest is executed exactly once.
-        shortcuts: layer -> number of the operator whose result is added to its output, if that
-            is there before the layer runs, and unchanged.
-    """
-
-    bytes: int
-    once: bool
-    shortcuts: Mapping[str, int]
-
-
-def course(model: nn.Module, layers: Sequence[Layer], images: Feed) -> Course:
-    """Watches a forward pass in eval mode, and another one: following layers holds tensors."""
-    with torch.no_grad(), evaluating(model):
-        followed = _Watcher(model, layers).run(images)
-        return replace(followed, bytes=_Watcher(model, []).run(images).bytes)
-
-
-class _Watcher(TorchFunctionMode):
-    """While active, counts operators, bytes that are alive, and executions."""
-
-    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
-        super().__init__()
-        state = tensors(model)
-        self._model = model
-        self._names = {id(state[layer.weight]): layer.name for layer in layers}
-        self._born: dict[int, tuple[int, weakref.ref[Tensor]]] = {}  # id -> first operator
-        self._began: dict[str, tuple[int, dict[int, int]]] = {}  # layer -> operator, versions
-        self._executed: dict[Any, int] = {}
-        self._shortcuts: dict[str, int] = {}
-        self._trails, self._count, self._most = Trails(), 0, 0
-
-    def run(self, images: Feed) -> Course:
-        """One forward pass."""
-        with self:
-            feed.call(self._model, images)
-        once = all(count == 1 for count in self._executed.values())
-        return Course(self._most, once, self._shortcuts)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Runs the operator and takes notes."""
-        kwargs, number = kwargs or {}, self._count
-        self._count += 1
-        for trail, other in self._trails.ends(func, args, kwargs):
-            self._meet(trail.layer, other)
-        norm = norm_call(func, args, kwargs)
-        out = func(*args, **kwargs)
-        self._trails.carry(func, args, kwargs, out)
-        call = call_of(func, args, kwargs, out)
-        name = self._names.get(id(call.weight)) if call else None
-        if call is not None and name is not None:
-            self._began[name] = number, {i: t._version for i, t in self._alive().items()}
-            self._trails.start(name, call)
-        for key in (name, norm and id(norm.get("running_mean"))):
-            if key is not None:
-                self._executed[key] = self._executed.get(key, 0) + 1
-        self._note(out, number)
-        return out
-
-    def _meet(self, layer: str, other: Tensor) -> None:
-        began, versions = self._began[layer]
-        number, _ = self._born.get(id(other), (began, None))
-        if number < began and versions.get(id(other)) == other._version:
-            self._shortcuts[layer] = number
-
-    def _note(self, out: Any, number: int) -> None:
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and not tensor.is_inference():
-                _, known = self._born.get(id(tensor), (0, None))
-                if known is None or known() is not tensor:
-                    self._born[id(tensor)] = number, weakref.ref(tensor)
-        sizes = {t.untyped_storage().data_ptr(): t.nbytes for t in self._alive().values()}
-        self._most = max(self._most, sum(sizes.values()))
-
-    def _alive(self) -> dict[int, Tensor]:
-        found = ((i, ref()) for i, (_, ref) in self._born.items())
-        return {i: tensor for i, tensor in found if tensor is not None}
 
 
 @dataclass(frozen=True)
@@ -138,7 +51,7 @@ class _Norm:
     var: Tensor
 
 
-class Steps:
+class OnePass:
     """Solves the layers of a network and adapts its batch norms, in place, in one pass.
 
     Args:
@@ -166,18 +79,18 @@ class Steps:
     ) -> None:
         self._model, self._batches, self._sampling = model, batches, sampling
         self._weights = {id(tensors(model)[v.weight]): v.name for v in layers}
-        self._course = course(model, layers, batches[0])
-        kept = {v: n for v, n in self._course.shortcuts.items() if v in corrected}
+        self._profile = profile(model, layers, batches[0])
+        kept = {v: n for v, n in self._profile.shortcuts.items() if v in corrected}
         self._shortcuts, self._wanted, self._adapt = kept, frozenset(kept.values()), adapt
         self._seen: list[dict[int, Tensor]] = [{} for _ in batches]
-        self._held = self._course.bytes * len(batches)
+        self._held = self._profile.bytes * len(batches)
         much = self._held > share(memory, 1 / 4, HELD_BYTES)
-        self._aside = [Aside(model, images) for images in batches if much]
+        self._offload = [Offload(model, images) for images in batches if much]
 
     @property
     def possible(self) -> bool:
         """Whether the network allows it, and the memory."""
-        return distributed.agreed(self._course.once and self._held <= HELD_BYTES)
+        return distributed.all_true(self._profile.once and self._held <= HELD_BYTES)
 
     def run(self, solve: Callable[[str, Sequence[Rows]], None]) -> None:
         """Walks through the network.
@@ -194,7 +107,7 @@ class Steps:
         except _Elsewhere:
             raise
         except Diverged:
-            distributed.alike("diverged")  # the others learn of it where they stop next
+            distributed.all_equal("diverged")  # the others learn of it where they stop next
             raise
         _meet("the end")
 
@@ -223,8 +136,8 @@ class Steps:
 
     def _pause(self, batch: int, operation: Operation) -> _Reader | _Norm | None:
         func, args, kwargs = operation.func, operation.args, operation.kwargs
-        if self._aside:
-            self._aside[batch].before(args, kwargs)
+        if self._offload:
+            self._offload[batch].before(args, kwargs)
         norm = norm_call(func, args, kwargs) if self._adapt else None
         if norm is not None:
             return _moments(norm)
@@ -233,7 +146,7 @@ class Steps:
             return None
         call = call_before(func, args, kwargs)
         number = (
-            distributed.rank() + batch * distributed.count()
+            distributed.rank() + batch * distributed.world_size()
         )  # of the batch among those of all ranks
         chosen = self._sampling.positions(f"{name}#0", number, call.positions).to(call.out.device)
         rows = Rows(call.inputs(chosen), call.out.new_empty(0))
@@ -245,16 +158,16 @@ class Steps:
     def _keep(self, batch: int, operation: Operation, out: Any) -> None:
         if operation.number in self._wanted:
             self._seen[batch][operation.number] = out
-        if self._aside:
-            self._aside[batch].after(out)
+        if self._offload:
+            self._offload[batch].after(out)
 
     def _rest(self, batch: int) -> None:
-        if self._aside:
-            self._aside[batch].put()
+        if self._offload:
+            self._offload[batch].offload()
 
     def _wake(self, batch: int) -> None:
-        if self._aside:
-            self._aside[batch].back()
+        if self._offload:
+            self._offload[batch].restore()
 
 
 class _Elsewhere(Diverged):
@@ -263,7 +176,7 @@ class _Elsewhere(Diverged):
 
 def _meet(place: str) -> None:
     """Goes on when all ranks have come here."""
-    if not distributed.alike(place):
+    if not distributed.all_equal(place):
         raise _Elsewhere
 
 
@@ -280,13 +193,13 @@ def _adapt(stops: Sequence[_Norm], expected: int) -> None:
     if len(stops) < expected or any(s.running_mean is not first.running_mean for s in stops):
         raise Diverged
     _meet(f"a norm of {len(first.mean)} channels")
-    total = int(distributed.total(torch.tensor(sum(s.count for s in stops))))
+    total = int(distributed.all_reduce_sum(torch.tensor(sum(s.count for s in stops))))
     mean = sum((s.mean * (s.count / total) for s in stops), torch.zeros_like(first.mean))
-    distributed.total(mean)
+    distributed.all_reduce_sum(mean)
     spread = torch.zeros_like(mean)
     for s in stops:
         spread += (s.var + (s.mean - mean).square()) * (s.count / total)
-    distributed.total(spread)
+    distributed.all_reduce_sum(spread)
     first.running_mean.copy_(mean)
     first.running_var.copy_(spread * (total / max(total - 1, 1)))
 

@@ -59,7 +59,7 @@ Standings = Mapping[str, Sequence[Attempt]]
 """Method -> its attempts, by seed."""
 
 
-def standings_table(
+def comparison_table(
     standings: Standings, original_macs: int, task: Task = CLASSIFICATION
 ) -> Table:
     """One row per method: means over the seeds, ± standard deviations.
@@ -156,7 +156,7 @@ def pair(own: Sequence[Attempt], others: Sequence[Attempt]) -> list[tuple[Attemp
     return [(own[i % len(own)], others[i % len(others)]) for i in range(count)]
 
 
-def draw_standings(standings: Standings, path: Path, title: str) -> None:
+def draw_comparison(standings: Standings, path: Path, title: str) -> None:
     """Writes the best reward so far against the number of evaluations, atomically.
 
     A line per method is the mean over its seeds, the band their range; what takes one evaluation

@@ -62,7 +62,7 @@ class GroupFacts:
 
 
 @dataclass(frozen=True)
-class Account:
+class Inspection:
     """Everything that ``--json`` writes.
 
     Attributes:
@@ -101,14 +101,14 @@ class Account:
     command: str
 
 
-def examine(
+def inspection_of(
     config: InspectConfig,
     graph: ChannelGraph,
     shape: Any,
     classes: int,
     baked: tuple[str, ...],
     seconds: float,
-) -> Account:
+) -> Inspection:
     """The account of a graph."""
     macs, cost = graph.macs(), graph.cost
     options = counts_allowed(config, graph)
@@ -119,7 +119,7 @@ def examine(
     smallest = -(-(10**4) * least // macs) / 10**4 if options and macs else None
     strategy, infeasible = uniform_strategy(config, graph)
     kept = None if strategy is None else cost.macs(graph.counts(strategy)) / max(macs, 1)
-    return Account(
+    return Inspection(
         model=config.model,
         input_shape=shape,
         num_classes=classes,

@@ -4,12 +4,12 @@ from rich import box
 from rich.table import Table
 
 from amc.config.inspect import InspectConfig
-from amc.reporting.inspection import Account
+from amc.reporting.inspection import Inspection
 from amc.reporting.report import short
 from amc.runtime import feed
 
 
-def headline(account: Account) -> str:
+def headline(account: Inspection) -> str:
     """The network in one line."""
     return (
         f"{account.model}: {short(account.macs)} MACs, {short(account.params)} parameters, "
@@ -17,7 +17,7 @@ def headline(account: Account) -> str:
     )
 
 
-def layer_table(account: Account) -> Table:
+def layer_table(account: Inspection) -> Table:
     """One row per layer, in execution order."""
     table = _table("Layers", ("layer", "kind", "channels", "kernel", "input", "MACs", "%"))
     table.add_column("params", justify="right", no_wrap=True)
@@ -39,7 +39,7 @@ def layer_table(account: Account) -> Table:
     return table
 
 
-def group_table(account: Account) -> Table:
+def group_table(account: Inspection) -> Table:
     """One row per group, in the order of the walk."""
     table = _table("Groups", ("group", "writers", "read by", "channels", "may keep", "frees"))
     with_uniform = account.uniform_ratio is not None
@@ -86,7 +86,7 @@ def _several(names: tuple[str, ...]) -> str:
     return f"{names[0]} + {len(names) - 1} more"
 
 
-def summary(account: Account, config: InspectConfig) -> list[str]:
+def summary(account: Inspection, config: InspectConfig) -> list[str]:
     """What can be pruned, how far, and the next command."""
     shape = feed.in_words(account.input_shape)
     frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in account.causes.items()]

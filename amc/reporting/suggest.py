@@ -10,7 +10,7 @@ from amc.config.inspect import InspectConfig
 from amc.config.sections import DataConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.models.catalog import is_bundled
-from amc.reporting.inspection import Account, uniform_strategy
+from amc.reporting.inspection import Inspection, uniform_strategy
 
 BUNDLED_DATA = {(1, 16, 16): ("digits", 10), (3, 32, 32): ("glyphs", 62)}
 """Shape of an image -> name of the data set, number of classes."""
@@ -46,7 +46,7 @@ class Suggestion:
 
 
 def suggested(
-    config: InspectConfig, graph: ChannelGraph, account: Account, outputs: Sequence[int] | str
+    config: InspectConfig, graph: ChannelGraph, account: Inspection, outputs: Sequence[int] | str
 ) -> Suggestion:
     """The pruning run with the same network and the same restrictions.
 
@@ -79,7 +79,7 @@ def suggested(
     return Suggestion(shlex.join(["python", "-m", "amc.train", *words]), open_ones)
 
 
-def _data(config: InspectConfig, account: Account) -> tuple[str, int]:
+def _data(config: InspectConfig, account: Inspection) -> tuple[str, int]:
     """Data that fit the network, and their classes; DATA if there are none here."""
     if config.data is not None:
         return config.data, account.num_classes

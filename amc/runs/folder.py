@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from amc.config.composed import Composed, as_json, flags, from_json
-from amc.runs.lock import held, moved_aside
+from amc.runs.lock import locked, move_aside
 from amc.runs.trust import check_owner, code_named
 from amc.runtime import distributed, launch
 from amc.runtime.errors import AmcError
@@ -38,7 +38,7 @@ GOES_ON_FROM = (MARK, "episodes.jsonl", "training-*.safetensors")
 
 
 @contextlib.contextmanager
-def own_folder(config: Config) -> Iterator[Config]:
+def rank_folder(config: Config) -> Iterator[Config]:
     """The settings of this rank: all but the first work quietly, in temporary folders of theirs.
 
     There they find what the first goes on from, so that all do the same.
@@ -46,15 +46,15 @@ def own_folder(config: Config) -> Iterator[Config]:
     Raises:
         AmcError: the first cannot write its folder; --workers was given as well.
     """
-    if distributed.count() == 1:
-        with held(config.folder, new=not config.flat.get("resume")):
+    if distributed.world_size() == 1:
+        with locked(config.folder, new=not config.flat.get("resume")):
             yield config
         return
     settings = config.flat
     if settings.get("workers", 1) > 1:
         raise AmcError(f"--workers {settings['workers']} and torchrun exclude each other")
     with contextlib.ExitStack() as stack:
-        content = distributed.first(lambda: _held_and_packed(config, stack))
+        content = distributed.on_rank_zero(lambda: _held_and_packed(config, stack))
         if distributed.rank() == 0:
             yield config
             return
@@ -68,7 +68,7 @@ def own_folder(config: Config) -> Iterator[Config]:
 
 def _held_and_packed(config: Composed, stack: contextlib.ExitStack) -> bytes:
     folder = config.folder
-    stack.enter_context(held(folder, new=not config.flat["resume"]))
+    stack.enter_context(locked(folder, new=not config.flat["resume"]))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for path in (path for pattern in GOES_ON_FROM for path in folder.glob(pattern)):
@@ -76,7 +76,7 @@ def _held_and_packed(config: Composed, stack: contextlib.ExitStack) -> bytes:
     return content.getvalue()
 
 
-def begin(folder: Path, config: Composed, say: Callable[[str], None]) -> None:
+def write_settings(folder: Path, config: Composed, say: Callable[[str], None]) -> None:
     """Writes the configuration; an earlier run in the folder is moved aside first, and said so.
 
     With ``--resume`` the folder stays; only what TensorBoard shows is written anew.
@@ -86,7 +86,7 @@ def begin(folder: Path, config: Composed, say: Callable[[str], None]) -> None:
             events.unlink()
         return
     if (folder / MARK).exists():
-        say(f"the earlier run in {folder} is now {moved_aside(folder)}")
+        say(f"the earlier run in {folder} is now {move_aside(folder)}")
     write_json(folder / MARK, {**_as_saved(config), THREADS: torch.get_num_threads()})
 
 
@@ -96,7 +96,7 @@ def _as_saved(config: Composed) -> dict[str, Any]:
     return {**as_json(config), **made_by}
 
 
-def settled(config: Config, say: Callable[[str], None]) -> Config:
+def effective_settings(config: Config, say: Callable[[str], None]) -> Config:
     """The settings that count: with ``--resume`` those of the run.
 
     Raises:
@@ -173,7 +173,7 @@ def resumable(config: Composed) -> bool:
     return False
 
 
-def going_on(config: Composed | None) -> str:
+def resume_command(config: Composed | None) -> str:
     """How to go on with a run that was interrupted, if it has begun."""
     if config is None or not resumable(config):
         return ""

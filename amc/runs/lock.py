@@ -32,7 +32,7 @@ BESIDE = ("episodes.jsonl", "pruned.safetensors", "policy.safetensors", "*.jsonl
 
 
 @contextlib.contextmanager
-def held(folder: Path, new: bool = True) -> Iterator[None]:
+def locked(folder: Path, new: bool = True) -> Iterator[None]:
     """The folder, made if it is missing, is this process's alone; removed again if it stays empty.
 
     Args:
@@ -129,7 +129,7 @@ def _is_ours(path: Path) -> bool:
     return bool(marks) or {"macs", "params", "layers"} <= set(content)
 
 
-def moved_aside(folder: Path) -> Path:
+def move_aside(folder: Path) -> Path:
     """Moves what an earlier run has left in its folder into a new one beside it.
 
     What is not of a run stays. The settings go last: until then it is an earlier run.

@@ -13,7 +13,7 @@ from torch import nn
 from amc.config.composed import Composed
 from amc.graph.plan import Plan, Strategy
 from amc.graph.plan_files import save_strategy
-from amc.runs.folder import begin, own_folder, settled
+from amc.runs.folder import effective_settings, rank_folder, write_settings
 from amc.runs.network import save_network
 from amc.runs.terminal import Terminal
 from amc.runtime import launch
@@ -67,7 +67,7 @@ class Run(Generic[Settings]):
         nothing of what was done.
         """
         self.about = about
-        begin(self.folder, self.config, self.terminal.say)
+        write_settings(self.folder, self.config, self.terminal.say)
         self._stack.enter_context(kept())
 
     def save_strategy(self, strategy: Strategy, channels: Mapping[str, tuple[int, int]]) -> None:
@@ -86,9 +86,9 @@ def open_run(config: Settings) -> Iterator[Run[Settings]]:
     Raises:
         AmcError: the folder cannot be used, or there is nothing to resume.
     """
-    with launch.joined(config.flat["device"]), own_folder(config) as own, ExitStack() as stack:
+    with launch.joined(config.flat["device"]), rank_folder(config) as own, ExitStack() as stack:
         terminal = Terminal(own.flat["quiet"])
-        own = settled(own, terminal.say)
+        own = effective_settings(own, terminal.say)
         torch.manual_seed(own.flat.get("seed", 0))
         yield Run(own, own.folder, terminal, _stack=stack)
 

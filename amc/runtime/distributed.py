@@ -34,7 +34,7 @@ def rank() -> int:
     return _rank
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes share the job."""
     return _count
 
@@ -45,7 +45,7 @@ def device(name: str) -> torch.device | None:
 
 
 @contextlib.contextmanager
-def among(rank: int, count: int, device: torch.device) -> Iterator[None]:
+def process_group(rank: int, count: int, device: torch.device) -> Iterator[None]:
     """This process is one of several inside; torch's process group is there."""
     global _rank, _count, _device
     _rank, _count, _device = rank, count, device
@@ -56,7 +56,7 @@ def among(rank: int, count: int, device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(when: bool = True) -> Iterator[None]:
+def single_process(when: bool = True) -> Iterator[None]:
     """Inside, this process does the whole of everything, whatever the others do."""
     global _rank, _count
     before = _rank, _count
@@ -68,7 +68,7 @@ def alone(when: bool = True) -> Iterator[None]:
         _rank, _count = before
 
 
-def own(batches: Iterable[T]) -> Iterator[T]:
+def shard(batches: Iterable[T]) -> Iterator[T]:
     """This rank's share of the batches: every `count`-th, whole, since some sums need it whole.
 
     A loader with a method `batches_of_rank` need not make those of the other ranks.
@@ -85,7 +85,7 @@ def part(tensor: Tensor) -> Tensor:
     return tensor.tensor_split(_count)[_rank] if _count > 1 else tensor
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all ranks, in place; the same bits everywhere."""
     if _count > 1:
         with _together():
@@ -97,30 +97,32 @@ def totals(tensors: Mapping[str, Tensor], device: torch.device) -> Mapping[str, 
     """Sums by name. A rank that had no images has none of them; rank 0 has all, float64."""
     if _count == 1:
         return tensors
-    shapes = first(lambda: json.dumps({k: list(t.shape) for k, t in tensors.items()}).encode())
+    shapes = on_rank_zero(
+        lambda: json.dumps({k: list(t.shape) for k, t in tensors.items()}).encode()
+    )
     found = {}
     for name, shape in json.loads(shapes).items():
         known = tensors.get(name)
         empty = torch.zeros(shape, dtype=torch.float64, device=device)
-        found[name] = total(empty if known is None else known)
+        found[name] = all_reduce_sum(empty if known is None else known)
     return found
 
 
-def in_order(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """The rows [B', n] of every rank's `own` batches as those of all batches, [B, n]."""
     if _count == 1:
         return rows
-    every = rows.new_zeros(int(total(torch.tensor(len(rows)))), rows.shape[1])
+    every = rows.new_zeros(int(all_reduce_sum(torch.tensor(len(rows)))), rows.shape[1])
     every[_rank::_count] = rows
-    return total(every)
+    return all_reduce_sum(every)
 
 
-def agreed(yes: bool) -> bool:
+def all_true(yes: bool) -> bool:
     """Whether all ranks say yes."""
-    return not int(total(torch.tensor(int(not yes))))
+    return not int(all_reduce_sum(torch.tensor(int(not yes))))
 
 
-def alike(text: str) -> bool:
+def all_equal(text: str) -> bool:
     """Whether all ranks say the same."""
     if _count == 1:
         return True
@@ -131,20 +133,20 @@ def alike(text: str) -> bool:
     return not int(ends.sum())
 
 
-def check(what: str, text: str) -> None:
+def check_equal(what: str, text: str) -> None:
     """Makes sure that all ranks have come to the same.
 
     Raises:
         AmcError: they have not; all ranks raise it.
     """
-    if not alike(text):
+    if not all_equal(text):
         raise AmcError(
             f"torchrun: {what} differs between the processes; they must see the same files and "
             "run the same versions on the same kind of machine"
         )
 
 
-def first(job: Callable[[], bytes]) -> bytes:
+def on_rank_zero(job: Callable[[], bytes]) -> bytes:
     """What the job gives on rank 0, which does it `alone`, on all ranks.
 
     Raises:
@@ -155,7 +157,7 @@ def first(job: Callable[[], bytes]) -> bytes:
     content, failed = b"", False
     if _rank == 0:
         try:
-            with alone():
+            with single_process():
                 content = job()
         except (AmcError, OSError) as error:
             content, failed = os.fsencode(str(error)), True
@@ -171,7 +173,7 @@ def first(job: Callable[[], bytes]) -> bytes:
     return content
 
 
-def as_first(model: nn.Module, mean_buffers: bool = False) -> None:
+def broadcast_model(model: nn.Module, mean_buffers: bool = False) -> None:
     """Gives the network the tensors of rank 0's.
 
     Args:
@@ -194,7 +196,7 @@ def as_first(model: nn.Module, mean_buffers: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def apart(epoch: int) -> Iterator[None]:
+def rank_random_state(epoch: int) -> Iterator[None]:
     """Inside, random numbers of its own for every rank: dropout differs between their images.
 
     They depend on the epoch alone, for a training that goes on from there.

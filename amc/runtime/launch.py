@@ -65,7 +65,7 @@ def joined(wanted: str) -> Iterator[None]:
         raise AmcError(f"torchrun: the processes cannot meet: {one_line(error)}") from None
     before = signal.signal(signal.SIGTERM, _ended)
     try:
-        with distributed.among(state.process_index, state.num_processes, state.device):
+        with distributed.process_group(state.process_index, state.num_processes, state.device):
             yield
         dist.destroy_process_group()
     finally:

@@ -48,7 +48,7 @@ def load_object(spec: str) -> Any:
             f"{spec}: not the name of a function, "
             "expected package.module:function or path/to/file.py:function"
         )
-    with blamed(f"{spec}: importing {source} failed with"):
+    with user_code(f"{spec}: importing {source} failed with"):
         module = _run_file(source) if source.endswith(".py") else importlib.import_module(source)
     found = getattr(module, name, None)
     if found is None:
@@ -126,7 +126,7 @@ def _run_file(source: str) -> ModuleType:
 
 
 @contextmanager
-def blamed(said: str) -> Iterator[None]:
+def user_code(said: str) -> Iterator[None]:
     """The user's code runs inside.
 
     Scripts exit, turn gradients off for good, or change what new tensors are; none of it lasts.

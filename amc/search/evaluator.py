@@ -6,17 +6,17 @@ from amc.calibration.statistics import Batches
 from amc.graph.plan import Strategy
 from amc.reconstruction.compressor import Compressor
 from amc.runtime import distributed
-from amc.tasks.evaluate import evaluate, softened
+from amc.tasks.evaluate import evaluate, reference_outputs
 from amc.tasks.task import CLASSIFICATION, Task
-from amc.training.short_training import Quick
+from amc.training.short_training import ShortTraining
 from envs import Outcome
 
 
-def proxy(
+def evaluator(
     compressor: Compressor,
     validation: Batches,
     adapt: bool = True,
-    quick: Quick | None = None,
+    quick: ShortTraining | None = None,
     task: Task = CLASSIFICATION,
 ) -> Callable[[Strategy], Outcome]:
     """What a strategy is worth, on cached statistics: cut, train a little if told to, validate.
@@ -30,17 +30,17 @@ def proxy(
         task: what the network is for.
     """
     graph, seen = compressor.graph, dict[tuple[int, ...], Outcome]()
-    wished = softened(compressor.model, validation, task)
+    reference = reference_outputs(compressor.model, validation, task)
 
     def outcome(strategy: Strategy) -> Outcome:
         counts = graph.counts(strategy)
         key = tuple(counts.tolist())
-        distributed.check("the strategy", str(key))
+        distributed.check_equal("the strategy", str(key))
         if key not in seen:
             if quick:
-                score = quick.tuned(compressor.cut(strategy), validation, wished)
+                score = quick.tuned(compressor.cut(strategy), validation, reference)
             else:
-                score = evaluate(compressor.borrow(strategy), validation, adapt, wished, task)
+                score = evaluate(compressor.view(strategy), validation, adapt, reference, task)
             seen[key] = Outcome(score, graph.cost.macs(counts), graph.cost.params(counts))
         return seen[key]
 

@@ -51,7 +51,7 @@ def kept(budget: Budget, strategy: Strategy) -> dict[str, Any]:
     return {"target": budget.preserve_ratio, "channels": channels}
 
 
-def remembered(policy: Policy, budget: Budget) -> list[dict[str, int]]:
+def known_strategies(policy: Policy, budget: Budget) -> list[dict[str, int]]:
     """What was best under the nearest budgets that the policy has learned on this very network.
 
     The next lower and the next higher one, scaled to the budget; none for other networks.

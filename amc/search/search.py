@@ -13,7 +13,7 @@ from amc.objectives.budget import Budget
 from amc.search.evolution import Proposals, evolution, random_search
 from amc.search.problem import Errors, Found, Problem, proposed, starts, walk
 from amc.search.suggestions import Suggestions
-from amc.search.trials import Enough, Trials
+from amc.search.trials import LimitReached, Trials
 from envs import Outcome, Rotation, SideBySide
 
 PROPOSALS: Mapping[str, Callable[[Budget, int, Errors | None], Proposals]] = {
@@ -75,7 +75,7 @@ def search(
     agent = AGENTS[method](walked, settings, shown, lambda rng: suggestions.suggest(0, rng), seed)
     if policy:
         agent.take_over(policy)
-    with suppress(Enough):
+    with suppress(LimitReached):
         while trials.left > walks or not trials.history:
             agent.learn_episodes(1)
             on_learn(agent.logger.name_to_value)
@@ -111,7 +111,7 @@ def learn(
     agent = AGENTS[method](
         rotation, settings, shown, lambda rng: suggestions.suggest(rotation.current, rng), seed
     )
-    with suppress(Enough):
+    with suppress(LimitReached):
         while any(problem.trials.left > 1 or not problem.trials.history for problem in problems):
             agent.learn_episodes(1)
             on_learn(agent.logger.name_to_value)
@@ -124,7 +124,7 @@ def learn(
 
 def follow(proposals: Proposals, trials: Trials) -> None:
     """Tries what is proposed until it is enough."""
-    with suppress(Enough):
+    with suppress(LimitReached):
         strategy = next(proposals)
         while True:
             trials(strategy)

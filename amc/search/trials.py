@@ -25,10 +25,16 @@ from envs.outcome import Episode
 FORMAT = "amc-episodes/3"
 
 OLDER = "amc-episodes/2"
-"""Its first line names fewer settings."""
+NOT_IN_OLDER = frozenset(
+    """
+    checkpoint task bn_samples patience finalists finetune_epochs learning_rate label_smoothing
+    weight_decay clip ema mixed finetune temperature distill_weight distill_schedule feature_weight
+""".split()
+)
+"""Settings that the first line of an older record does not name."""
 
 
-class Enough(Exception):
+class LimitReached(Exception):
     """The search may not try another strategy."""
 
 
@@ -94,11 +100,11 @@ class Trials:
         """The outcome of the next episode.
 
         Raises:
-            Enough: a limit is reached.
+            LimitReached: a limit is reached.
             AmcError: the reward is not finite.
         """
         if self._ended():
-            raise Enough
+            raise LimitReached
         number = len(self.history)
         known = self._recorded(number, strategy)
         if known:
@@ -134,7 +140,9 @@ class Trials:
             return False
         if limits.seconds is not None and tried:
             over = time.monotonic() - self._start > limits.seconds
-            if distributed.first(lambda: b"over" if over else b""):  # one clock counts for all
+            if distributed.on_rank_zero(
+                lambda: b"over" if over else b""
+            ):  # one clock counts for all
                 return True
         if limits.patience is None or not tried:
             return False
@@ -190,7 +198,8 @@ def _read(path: Path, search: Mapping[str, Any]) -> list[tuple[dict[str, int], O
     lines = whole.splitlines()
     found = [_parsed(line, number, path) for number, line in enumerate(lines, start=1)]
     if found[0].get("format") == OLDER:
-        header = {k: v for k, v in header.items() if k in found[0]} | {"format": OLDER}
+        header = {k: v for k, v in header.items() if k in found[0] or k not in NOT_IN_OLDER}
+        header["format"] = OLDER
     differing = [k for k in header if found[0].get(k) != header[k]]
     if differing:
         raise AmcError(

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from amc.allocators.listed import listed
 from amc.allocators.multiples import budget_for, common_ratio_for
+from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.recovery import TrainingConfig
 from amc.config.search import AllocationConfig
 from amc.config.sections import CountsConfig
-from amc.config.train import TrainConfig, decisive
+from amc.config.train import TrainConfig, record_settings
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
 from amc.graph.plan_files import load_fitting, read_plan
@@ -23,7 +23,7 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.runtime.user_code import load_function
-from amc.search.policies import load_learned, remembered, save_learned
+from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import Errors, proposed, starts
 from amc.search.search import Policy
 from amc.steps.job import Job
@@ -80,7 +80,7 @@ def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> All
     given = config.allocation
     if given.mode == "list":
         assert given.strategy is not None
-        return Allocation(strategy=listed(graph, given.strategy))
+        return Allocation(strategy=read_strategy(graph, given.strategy))
     if given.plan is not None:
         return Allocation(load_fitting(given.plan, graph))
     if given.channel_ratio is not None:
@@ -90,7 +90,7 @@ def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> All
     if given.policy is None:
         return Allocation(budget=budget)
     policy = load_learned(given.policy)
-    return Allocation(budget=budget, policy=policy, known=remembered(policy, budget))
+    return Allocation(budget=budget, policy=policy, known=known_strategies(policy, budget))
 
 
 def make_budget(
@@ -148,7 +148,7 @@ def candidates(
     if config.allocation.mode == "policy":
         return Candidates(walked(allocation, errors), multiple=budget.multiple)
     about = {
-        **decisive(config),
+        **record_settings(config),
         "preserve_ratio": config.preserve_ratio,
         "seed": config.seed,
         "weights": network.fingerprint,

@@ -14,11 +14,11 @@ from amc.allocators.uniform import uniform
 from amc.config.compare import CompareConfig
 from amc.config.composed import flags
 from amc.config.recovery import DistillConfig, TrainingConfig
-from amc.config.train import decisive
+from amc.config.train import record_settings
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals
+from amc.reconstruction.layer_by_layer import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.comparison import Attempt
 from amc.runs.terminal import Bar
@@ -65,7 +65,7 @@ class Contest:
         return sensitivity(self.compressor, self.budget)
 
     @cached_property
-    def originals(self) -> Originals:
+    def originals(self) -> OriginalOutputs:
         """What all cuts aim at."""
         return original_outputs(self.job, self.compressor)
 
@@ -78,7 +78,7 @@ class Contest:
     def settings(self) -> dict[str, Any]:
         """What all searches depend on."""
         return {
-            **decisive(self.config),
+            **record_settings(self.config),
             "preserve_ratio": self.config.preserve_ratio,
             "warmup_episodes": self.config.warmup_episodes,
             "choice": " ".join(flags(self.config.restrictions)),

@@ -16,11 +16,11 @@ from amc.graph.tracing.proof import objection
 from amc.metrics import METRICS, Evidence
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals, compress
+from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
 from amc.runtime import distributed
 from amc.runtime.errors import AmcError
 from amc.steps.job import Job
-from amc.tasks.evaluate import evaluate, softened
+from amc.tasks.evaluate import evaluate, reference_outputs
 from envs import Outcome
 
 CHOOSING = 0.25
@@ -28,15 +28,17 @@ CHOOSING = 0.25
 strategies of ResNet-20 on glyphs as all did (Spearman 0.83 and 0.86 with the test loss)."""
 
 
-def original_outputs(job: Job, compressor: Compressor, share: float = 1.0) -> Originals:
+def original_outputs(job: Job, compressor: Compressor, share: float = 1.0) -> OriginalOutputs:
     """What the network computes before it is cut, on a share of the images."""
     images = job.images[: math.ceil(share * len(job.images))]
     with job.terminal.bar("originals"):
-        return Originals(compressor.graph, compressor.model, images, job.sampling, job.memory)
+        return OriginalOutputs(
+            compressor.graph, compressor.model, images, job.sampling, job.memory
+        )
 
 
 def cut(
-    job: Job, compressor: Compressor, plan: Plan, originals: Originals | None = None
+    job: Job, compressor: Compressor, plan: Plan, originals: OriginalOutputs | None = None
 ) -> nn.Module:
     """The network under a plan: reconstructed layer by layer, batch norm following.
 
@@ -61,7 +63,7 @@ def cut_best(
     compressor: Compressor,
     strategies: Sequence[Strategy],
     plan: Plan | None = None,
-    originals: Originals | None = None,
+    originals: OriginalOutputs | None = None,
 ) -> tuple[Plan, nn.Module]:
     """Cuts the strategy for real that has the highest reward once it is cut for real.
 
@@ -86,19 +88,19 @@ def cut_best(
         rough = original_outputs(job, compressor, CHOOSING)
         rewards, count = list[float](), len(strategies)
         with job.terminal.bar(f"cut 1 of {count}", count) as bar:
-            wished = softened(compressor.model, job.validation, job.task)
+            reference = reference_outputs(compressor.model, job.validation, job.task)
             for number, strategy in enumerate(strategies, 1):
                 bar.show(f"cut {number} of {count}")
-                rewards.append(_reward(job, compressor, strategy, rough, wished))
+                rewards.append(_reward(job, compressor, strategy, rough, reference))
                 bar.step(f"reward {rewards[-1]:.4f}  best {max(rewards):.4f}")
         chosen = strategies[int(np.argmax(np.nan_to_num(rewards, nan=-np.inf)))]
     plan = compressor.plan(chosen)
     return plan, cut(job, compressor, plan, originals)
 
 
-def _cut(job: Job, compressor: Compressor, plan: Plan, originals: Originals) -> nn.Module:
+def _cut(job: Job, compressor: Compressor, plan: Plan, originals: OriginalOutputs) -> nn.Module:
     adapt = job.reconstruction.bn_adapt
-    with job.terminal.bar("cut", len(compressor.losing(plan))) as bar:
+    with job.terminal.bar("cut", len(compressor.changed_layers(plan))) as bar:
         return compress(compressor, plan, originals, adapt, lambda _: bar.step())
 
 
@@ -106,13 +108,13 @@ def _reward(
     job: Job,
     compressor: Compressor,
     strategy: Strategy,
-    originals: Originals,
-    wished: Sequence[Tensor],
+    originals: OriginalOutputs,
+    reference: Sequence[Tensor],
 ) -> float:
     """Of a strategy after the final cut."""
     graph, plan = compressor.graph, compressor.plan(strategy)
     small = _cut(job, compressor, plan, originals)
-    score = evaluate(small, job.validation, wished=wished, task=job.task)
+    score = evaluate(small, job.validation, reference=reference, task=job.task)
     return job.reward(Outcome(score, graph.macs(plan), graph.params(plan)))
 
 
@@ -138,7 +140,7 @@ def _refused(why: str) -> str:
 def calibrate(job: Job, graph: ChannelGraph, model: nn.Module) -> Compressor:
     """Statistics of every layer that may lose inputs, and what applies strategies with them."""
     rounds = passes(graph, reconstructed_layers(graph), job.memory)
-    shared = len(list(distributed.own(job.images)))
+    shared = len(list(distributed.shard(job.images)))
     with job.terminal.bar("calibrate", len(rounds) * shared) as bar:
         stats = statistics_of(graph, model, job.images, job.sampling, bar.step, job.memory)
     select = partial(METRICS[job.reconstruction.selector], Evidence(graph, model, stats, job.seed))

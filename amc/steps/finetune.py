@@ -16,15 +16,15 @@ from amc.graph.plan import Plan
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import distributed, weights
 from amc.runtime.errors import AmcError
-from amc.runtime.user_code import blamed, load_function
+from amc.runtime.user_code import load_function, user_code
 from amc.steps.job import Job
 from amc.tasks.evaluate import evaluate
-from amc.training.best_network import Judged
+from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Distillation, Loss, supervised
 from amc.training.recipe import Recipe
-from amc.training.teacher_outputs import memorable, remembered
-from amc.training.trainable import thawed
+from amc.training.teacher_outputs import can_precompute, precomputed
+from amc.training.trainable import trainable
 from amc.training.trainer import DivergedError, Step, train
 
 
@@ -103,13 +103,13 @@ class Recovery:
 
     def _trained(
         self, model: nn.Module, plan: Plan, recipe: Recipe, path: Path, first_epoch: int
-    ) -> tuple[nn.Module, Judged]:
+    ) -> tuple[nn.Module, BestNetwork]:
         """The best of a cut network and its epochs of training, and how good all of them are."""
         bar_of, epochs = self.job.terminal.bar, recipe.epochs
-        judged, tuned = Judged(self._score), copy.deepcopy(model)
+        judged, tuned = BestNetwork(self._score), copy.deepcopy(model)
         about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
         steps = epochs * len(self.job.data.train)
-        with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, thawed(tuned, plan):
+        with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, trainable(tuned, plan):
 
             def show(step: Step) -> None:
                 self.log.finetune_step(step)
@@ -133,7 +133,7 @@ class Recovery:
                     judged,
                 )
             except DivergedError:
-                return copy.deepcopy(model).eval(), Judged(self._score, judged.scores[:1])
+                return copy.deepcopy(model).eval(), BestNetwork(self._score, judged.scores[:1])
         return tuned, judged
 
     def _score(self, network: nn.Module) -> float:
@@ -155,11 +155,6 @@ class Recovery:
         )
         return copy.deepcopy(before).eval()
 
-    def tidy(self) -> None:
-        """Removes the states of trainings that are over."""
-        for path in self.folder.glob("training-*.safetensors"):
-            path.unlink()
-
     def _loss(self, plan: Plan) -> Loss:
         config, smoothing = self.distill, self.training.label_smoothing
         if not config.distill:
@@ -179,10 +174,10 @@ class Recovery:
     def _teacher(self) -> nn.Module:
         """The original, which all stages of a run learn from."""
         teacher, stream = copy.deepcopy(self.original), self.job.data.train
-        if self.distill.feature_weight or not memorable(teacher, stream):
+        if self.distill.feature_weight or not can_precompute(teacher, stream):
             return teacher  # run in every step: features change, or images do
         with self.job.terminal.bar("teacher", len(stream)) as bar:
-            return remembered(teacher, stream, bar.step)
+            return precomputed(teacher, stream, bar.step)
 
     def _features(self, plan: Plan) -> dict[str, Tensor]:
         """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""
@@ -210,7 +205,7 @@ class Recovery:
         name = self.training.finetune
         assert name is not None
         forms = {key: tensor.shape for key, tensor in model.state_dict().items()}
-        with blamed(f"--finetune {name}:"):
+        with user_code(f"--finetune {name}:"):
             tuned = load_function(name)(model, self.original, self.job.data, epochs)
         if not isinstance(tuned, nn.Module):
             raise AmcError(
@@ -221,5 +216,11 @@ class Recovery:
         for key, tensor in tuned.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise AmcError(f"--finetune {name}: {key} holds NaN or infinity")
-        distributed.as_first(tuned)
+        distributed.broadcast_model(tuned)
         return tuned.eval()
+
+
+def remove_states(folder: Path) -> None:
+    """Removes the states of trainings whose result has been written."""
+    for path in folder.glob("training-*.safetensors"):
+        path.unlink()

@@ -16,7 +16,7 @@ from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.recovery import TrainingConfig
 from amc.config.sections import DataConfig, ReconstructionConfig, RewardConfig
 from amc.config.train import TrainConfig
-from amc.data import Data, load_data, settled, unread
+from amc.data import Data, load_data, unchecked, with_classes
 from amc.graph.capture.export import Inputs
 from amc.runs.terminal import Terminal
 from amc.runtime import distributed, feed
@@ -110,7 +110,7 @@ class Job:
     def scored(self, model: nn.Module, what: str, images: Batches) -> Score:
         """The score on any images; ``what`` is their name where progress is shown."""
         with self.terminal.bar(what) as bar:
-            shared = distributed.count() > 1  # then only a rank's own batches are made
+            shared = distributed.world_size() > 1  # then only a rank's own batches are made
             score = evaluate(model, images if shared else bar.over(images), task=self.task)
             bar.show(note=f"{self.task.name} {self.task.shown(score.accuracy)}")
             return score
@@ -165,9 +165,9 @@ def checked(data: Data, terminal: Terminal) -> Data:
     Raises:
         AmcError: something is wrong with one.
     """
-    streams = unread(data)
+    streams = unchecked(data)
     if streams:
         with terminal.bar("check data", sum(one.left for one in streams)) as bar:
             for stream in streams:
                 stream.read_through(bar.step)
-    return settled(data)
+    return with_classes(data)

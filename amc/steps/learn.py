@@ -11,7 +11,7 @@ import torch
 from amc.config.composed import as_json, flags
 from amc.config.many_budgets import LearnConfig
 from amc.config.recovery import DistillConfig, TrainingConfig
-from amc.config.train import decisive
+from amc.config.train import record_settings
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
@@ -64,7 +64,7 @@ def lessons_of(
             bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
 
         about = {
-            **decisive(config),
+            **record_settings(config),
             "model": network.name,
             "seed": config.seed,
             "preserve_ratio": budget.preserve_ratio,

@@ -26,6 +26,7 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
 from amc.runtime.files import write_json
 from amc.steps.allocate import Candidates
+from amc.steps.finetune import remove_states
 from amc.steps.job import Job
 from amc.steps.setup import Network
 from amc.tasks.evaluate import Score
@@ -109,6 +110,7 @@ def finish(
         frozen={g.name: g.reason for g in graph.groups if not g.prunable},
     )
     write_json(run.folder / "report.json", report.as_json())
+    remove_states(run.folder)
     log.finish(config.flat, scores[1].accuracy, recovered.accuracy, report.macs.ratio)
     terminal.table(layer_table(report.layers))
     terminal.table(summary_table(report, job.task))

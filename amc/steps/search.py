@@ -10,7 +10,7 @@ from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.runs.tensorboard import TensorBoardLog
-from amc.search.evaluator import proxy
+from amc.search import evaluator as on_statistics
 from amc.search.problem import Errors, Found, Problem
 from amc.search.search import Policy, Settings
 from amc.search.search import search as search_within
@@ -18,7 +18,7 @@ from amc.search.trials import Limits, Trials
 from amc.search.workers import workers
 from amc.steps.job import Job
 from amc.tasks.task import Task
-from amc.training.short_training import Quick
+from amc.training.short_training import ShortTraining
 from envs import Episode, Outcome
 
 
@@ -28,7 +28,7 @@ def evaluator(
     """What an episode measures: the network after the cut, or after a little training."""
     quick = None
     if job.judging.regime == "finetune":
-        quick = Quick.of(
+        quick = ShortTraining.of(
             job.data.train,
             job.judging.reward_steps,
             compressor.model if distill.distill else None,
@@ -38,7 +38,9 @@ def evaluator(
             weight=distill.distill_weight,
             clip=training.clip,
         )
-    return proxy(compressor, job.validation, job.reconstruction.bn_adapt, quick, job.task)
+    return on_statistics.evaluator(
+        compressor, job.validation, job.reconstruction.bn_adapt, quick, job.task
+    )
 
 
 def search(

@@ -121,13 +121,14 @@ def load_network(
             the network's outputs are of no use for the task.
     """
     given, source = _with_weights(job, given, config, data)
-    distributed.as_first(given.to(job.device))
+    distributed.broadcast_model(given.to(job.device))
     example = job.example
     model = bake(given.to(job.device).eval(), example.args, example.kwargs)
     check_outputs(model, job)
     if not (config.checkpoint or is_bundled(config.model)):
         _warn_of_chance(model, job)
-    return Network(config.model, model, graph, source, baked_layers(given, model))
+    name = config.model if job.named else config.model.rpartition(":")[2]
+    return Network(name, model, graph, source, baked_layers(given, model))
 
 
 def _with_weights(
@@ -136,7 +137,7 @@ def _with_weights(
     if config.checkpoint is not None:
         return load_checkpoint(given, config.checkpoint), str(config.checkpoint)
     if not is_bundled(config.model):
-        return given, "as returned by its function"
+        return given, "as returned by its function" if job.named else "as given"
     if not job.task.classifies:
         raise AmcError(
             f"--model {config.model} is trained here to classify; for --task {data.task} its "
@@ -173,7 +174,7 @@ def check_outputs(model: nn.Module, job: Job) -> None:
     loss = task.batch_loss(found, targets)
     if not loss.requires_grad:
         raise AmcError(f"{task.source}: loss has no gradient with respect to the outputs")
-    apart = task.apart(found.detach(), found.detach())
+    apart = task.divergence(found.detach(), found.detach())
     for part, value in (("loss", loss.detach()), ("distance", apart)):
         if not bool(value.isfinite()):
             raise AmcError(f"{task.source}: {part} is {float(value)} for the original network")
@@ -228,8 +229,8 @@ def _warn_of_chance(model: nn.Module, job: Job) -> None:
     chance = often + 2 * math.sqrt(often * (1 - often) / len(labels))  # two standard errors
     accuracy = evaluate(model, job.validation).accuracy
     if accuracy <= chance < 1:
+        how = ", give its weights with --checkpoint, or let its function load them"
         job.terminal.say(
             f"warning  the network is right on {accuracy:.1%} of the validation images, as by "
-            "chance: if it is untrained, give its weights with --checkpoint, or let its function "
-            "load them"
+            f"chance: if it is untrained{how if job.named else ', train it first'}"
         )

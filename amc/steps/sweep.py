@@ -10,24 +10,24 @@ from torch import Tensor, nn
 
 from amc.config.composed import flags
 from amc.config.many_budgets import ParetoConfig
-from amc.config.train import decisive
+from amc.config.train import record_settings
 from amc.graph.plan_files import save_strategy
 from amc.objectives.budget import Budget
 from amc.objectives.latency import preferred, timings
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import Originals
+from amc.reconstruction.layer_by_layer import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.pareto_front import Point
 from amc.runs.network import save_network
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.feed import Feed
 from amc.runtime.files import read_json, write_json
-from amc.search.policies import remembered
+from amc.search.policies import known_strategies
 from amc.search.problem import Errors, proposed, starts
 from amc.search.search import Policy
 from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate, cut_best, original_outputs
-from amc.steps.finetune import Recovery
+from amc.steps.finetune import Recovery, remove_states
 from amc.steps.job import Job
 from amc.steps.setup import Network
 from amc.tasks.batches import tail
@@ -66,7 +66,7 @@ class Sweep:
         return {}
 
     @cached_property
-    def originals(self) -> Originals:
+    def originals(self) -> OriginalOutputs:
         """What all cuts aim at."""
         return original_outputs(self.job, self.compressor)
 
@@ -115,7 +115,7 @@ class Sweep:
         graph, budget, place = self.network.graph, self.budget(ratio), self.place(ratio)
         errors = self.errors(budget)
         walked = proposed(self.policy, budget, errors)
-        known = remembered(self.policy, budget)
+        known = known_strategies(self.policy, budget)
         candidates = [walked, *known, *starts(budget, errors)]
         plan, small = cut_best(self.job, self.compressor, candidates, originals=self.originals)
         training = self.config.training
@@ -132,7 +132,7 @@ class Sweep:
                 place,
             )
             small = recovery.tune(small, plan, training.finetune_epochs, training.learning_rate)
-            recovery.tidy()
+            remove_states(place)
             log.close()
         save_strategy(place / "strategy.json", plan.strategy, graph.channels, about)
         save_network(place, plan, small, about)
@@ -152,7 +152,7 @@ class Sweep:
     def _settings(self) -> dict[str, Any]:
         """What a point depends on besides its target."""
         return {
-            **decisive(self.config),
+            **record_settings(self.config),
             "seed": self.config.seed,
             "choice": " ".join(flags(self.config.restrictions)),
             "policy": self.policy.digest,

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
-from amc.runtime.user_code import blamed
+from amc.runtime.user_code import user_code
 from amc.tasks.task import CLASSIFICATION, Results, Task
 
 TEMPERATURE = 4.0
@@ -43,7 +43,7 @@ def predictions(model: nn.Module, images: Feed) -> Tensor:
     Taken from an output's ``logits`` (Hugging Face), from ``out`` or ``logits`` of a dictionary
     (torchvision's segmentation), or as the first of several outputs (auxiliary heads).
     """
-    with blamed(f"the network fails on inputs {feed.in_words(feed.forms(images))}:"):
+    with user_code(f"the network fails on inputs {feed.in_words(feed.forms(images))}:"):
         found = feed.call(model, images)
     if isinstance(found, Mapping):  # Hugging Face's outputs are dictionaries as well
         found = next((found[key] for key in ("logits", "out") if key in found), found)
@@ -61,7 +61,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Feed, Tensor]],
     batch_statistics: bool = False,
-    wished: Sequence[Tensor] | None = None,
+    reference: Sequence[Tensor] | None = None,
     task: Task = CLASSIFICATION,
 ) -> Score:
     """Score, loss and divergence in eval mode; the model's modes are restored.
@@ -74,7 +74,7 @@ def evaluate(
         batches: images and their targets.
         batch_statistics: batch norms use mean and variance of each batch instead of their running
             ones, which stay as they are: what they would be once adapted, for no second pass.
-        wished: what `softened` gave for another network on the same batches.
+        reference: what `softened` gave for another network on the same batches.
         task: what is measured.
     """
     device = next(model.parameters()).device
@@ -82,25 +82,25 @@ def evaluate(
 
     def results() -> Results:
         """What a score goes through; everything else is summed up on the way."""
-        for number, (inputs, targets) in enumerate(distributed.own(batches)):
+        for number, (inputs, targets) in enumerate(distributed.shard(batches)):
             found = predictions(model, feed.moved(inputs, device))
             targets = targets.to(device)
             loss, apart = task.summed_loss(found, targets), torch.zeros(())
-            if wished is not None:
-                apart = task.apart(task.softened(found.float(), TEMPERATURE), wished[number])
-            parts = task.hits(found, targets), loss, apart, torch.tensor(len(targets))
+            if reference is not None:
+                apart = task.divergence(task.soften(found.float(), TEMPERATURE), reference[number])
+            parts = task.correct(found, targets), loss, apart, torch.tensor(len(targets))
             sums.append(torch.stack([part.to(device).double() for part in parts])[None])
             yield found, targets
 
     adapted = normalising_by_batch(model) if batch_statistics else contextlib.nullcontext()
-    whole = distributed.alone(not task.classifies)
+    whole = distributed.single_process(not task.classifies)
     with torch.inference_mode(), evaluating(model), adapted, whole:
         own, passing = None, iter(results())
         if not task.classifies and (first := next(passing, None)):
             own = task.scored(chain([first], passing))
         for _ in passing:  # a score that stopped early leaves a rest
             pass
-        return _score(distributed.in_order(torch.cat(sums)), own, wished is not None)
+        return _score(distributed.all_gather_rows(torch.cat(sums)), own, reference is not None)
 
 
 def _score(sums: Tensor, own: float | None, compared: bool) -> Score:
@@ -120,7 +120,7 @@ def _score(sums: Tensor, own: float | None, compared: bool) -> Score:
     return Score(hits / seen if own is None else own, loss / seen, int(images), apart)
 
 
-def softened(
+def reference_outputs(
     model: nn.Module, batches: Iterable[tuple[Feed, Tensor]], task: Task = CLASSIFICATION
 ) -> list[Tensor]:
     """What a network puts out, in the form that divergence compares.
@@ -129,10 +129,14 @@ def softened(
     outputs; of this rank's own batches, as `evaluate` wants them.
     """
     device = next(model.parameters()).device
-    with torch.inference_mode(), evaluating(model), distributed.alone(not task.classifies):
+    with (
+        torch.inference_mode(),
+        evaluating(model),
+        distributed.single_process(not task.classifies),
+    ):
         return [
-            task.softened(predictions(model, feed.moved(inputs, device)).float(), TEMPERATURE)
-            for inputs, _ in distributed.own(batches)
+            task.soften(predictions(model, feed.moved(inputs, device)).float(), TEMPERATURE)
+            for inputs, _ in distributed.shard(batches)
         ]
 
 

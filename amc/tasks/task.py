@@ -12,24 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amc.runtime.errors import AmcError
-from amc.runtime.user_code import blamed, load_object
+from amc.runtime.user_code import load_object, user_code
 
 Results: TypeAlias = Iterable[tuple[Tensor, Tensor]]
 """(outputs, targets) of one batch after the other; can be gone through once."""
 
 
-def relative_error(outputs: Tensor, wished: Tensor) -> Tensor:
-    """Squared error as a part of the variance of what is wished.
+def relative_error(outputs: Tensor, reference: Tensor) -> Tensor:
+    """Squared error as a part of the variance of what is reference.
 
     0 for equal outputs, 1 for a network that knows the mean of each channel and nothing else.
     """
-    wished = wished.float()
-    others = [dim for dim in range(wished.ndim) if dim != 1]
-    variance = (wished - wished.mean(dim=others, keepdim=True)).square().mean()
-    energy = wished.square().mean()
+    reference = reference.float()
+    others = [dim for dim in range(reference.ndim) if dim != 1]
+    variance = (reference - reference.mean(dim=others, keepdim=True)).square().mean()
+    energy = reference.square().mean()
     # one image has no variance where a channel has one value: there, its energy stands in
     scale = torch.where(variance > 1e-12 * energy, variance, energy).clamp(min=1e-12)
-    return (outputs.float() - wished).square().mean() / scale
+    return (outputs.float() - reference).square().mean() / scale
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Task:
         loss: (outputs, targets) -> scalar to minimise, mean over the batch.
         score: goes through `Results`, returns any number; higher is better.
         percent: the score is a part of one, and is shown as a percentage.
-        distance: (outputs, wished) -> scalar, mean over the batch; how far they are from what the
-            original network puts out. The default reward and distillation go by it; for the
+        distance: (outputs, reference) -> scalar, mean over the batch; how far they are from what
+            the original network puts out. The default reward and distillation go by it; for the
             latter it should be of the loss's own scale.
         source: what an error is blamed on.
     """
@@ -59,7 +59,7 @@ class Task:
         """Whether outputs are class scores [batch, classes], and targets labels [batch]."""
         return False
 
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """How many of a batch are right; only classification knows."""
         return torch.zeros(())
 
@@ -71,17 +71,17 @@ class Task:
         """The loss of a batch times its size."""
         return self._scalar("loss", outputs, targets) * len(targets)
 
-    def softened(self, outputs: Tensor, temperature: float) -> Tensor:
-        """Outputs in the form that `apart` compares; a temperature is for class scores."""
+    def soften(self, outputs: Tensor, temperature: float) -> Tensor:
+        """Outputs in the form that `divergence` compares; a temperature is for class scores."""
         return outputs
 
     def sharpness(self, temperature: float) -> float:
         """What makes up for softening when distances are to be trained down."""
         return 1.0
 
-    def apart(self, found: Tensor, wished: Tensor) -> Tensor:
+    def divergence(self, found: Tensor, reference: Tensor) -> Tensor:
         """The distance of softened outputs from others, summed over the batch."""
-        return self._scalar("distance", found, wished) * len(found)
+        return self._scalar("distance", found, reference) * len(found)
 
     def scored(self, results: Results) -> float:
         """The score.
@@ -116,7 +116,7 @@ class Task:
         return value.reshape(())
 
     def _called(self, part: str, *given: Any) -> Any:
-        with blamed(f"{self.source}: {part}:"):
+        with user_code(f"{self.source}: {part}:"):
             return getattr(self, part)(*given)
 
 
@@ -137,7 +137,7 @@ class Classification(Task):
         """Yes."""
         return True
 
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Correct top-1 predictions."""
         return (outputs.argmax(dim=1) == targets).sum()
 
@@ -149,7 +149,7 @@ class Classification(Task):
         """Cross-entropy in 32 bits."""
         return F.cross_entropy(outputs.float(), targets, reduction="sum")
 
-    def softened(self, outputs: Tensor, temperature: float) -> Tensor:
+    def soften(self, outputs: Tensor, temperature: float) -> Tensor:
         """Logarithms of the predictions at a temperature."""
         return F.log_softmax(outputs / temperature, dim=1)
 
@@ -157,9 +157,9 @@ class Classification(Task):
         """Gradients of softened predictions fall with the square (Hinton et al. 2015)."""
         return temperature**2
 
-    def apart(self, found: Tensor, wished: Tensor) -> Tensor:
+    def divergence(self, found: Tensor, reference: Tensor) -> Tensor:
         """Kullback-Leibler divergence of softened predictions from others."""
-        return F.kl_div(found, wished, reduction="sum", log_target=True)
+        return F.kl_div(found, reference, reduction="sum", log_target=True)
 
 
 CLASSIFICATION = Classification("accuracy", F.cross_entropy, accuracy, percent=True)
@@ -180,7 +180,7 @@ def load_task(spec: str) -> Task:
     source = f"--task {spec}"
     found = load_object(spec)
     if callable(found) and (isinstance(found, type) or not hasattr(found, "loss")):
-        with blamed(f"{source}:"):
+        with user_code(f"{source}:"):
             found = found()
     given: dict[str, Any] = {p: getattr(found, p, None) for p in ("name", "loss", "score")}
     given["distance"] = getattr(found, "distance", relative_error)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Judged:
+class BestNetwork:
     """Looks at the network before the training and after every epoch, and remembers the best.
 
     Attributes:

@@ -78,8 +78,8 @@ class Distillation:
         with outputs_of(model, names) as own:
             found = predictions(model, images)
         with torch.no_grad(), evaluating(self.teacher), outputs_of(self.teacher, names) as theirs:
-            wished = self.task.softened(predictions(self.teacher, images), self.temperature)
-        apart = self.task.apart(self.task.softened(found, self.temperature), wished)
+            reference = self.task.soften(predictions(self.teacher, images), self.temperature)
+        apart = self.task.divergence(self.task.soften(found, self.temperature), reference)
         loss = self.task.batch_loss(found, targets, self.smoothing)
         loss = loss + self.weight * self.task.sharpness(self.temperature) * apart / len(found)
         if own:
@@ -89,9 +89,9 @@ class Distillation:
     def _apart(self, own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
         parts = []
         for name, found in own.items():
-            wished = theirs[name].index_select(1, self.features[name].to(found.device))
-            energy = wished.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
-            parts.append((found - wished).square().mean() / energy)
+            reference = theirs[name].index_select(1, self.features[name].to(found.device))
+            energy = reference.square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+            parts.append((found - reference).square().mean() / energy)
         return torch.stack(parts).mean()
 
 

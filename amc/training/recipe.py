@@ -54,7 +54,7 @@ def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
-def held(parameters: Iterable[Tensor], part: float) -> None:
+def clip_by_filter_norm(parameters: Iterable[Tensor], part: float) -> None:
     """Scales gradients down in place, so that no filter moves fast for its length.
 
     Brock et al. 2021 (equation 3): the gradient of each row of a weight [N, ...] is at most this

@@ -32,7 +32,7 @@ def gradient(
         labels: likewise.
         whole: images in the batch.
     """
-    if distributed.count() == 1:
+    if distributed.world_size() == 1:
         value = loss(images, labels)
         backward(value)
         return value.detach()
@@ -62,7 +62,7 @@ def _over_ranks(parameters: Sequence[nn.Parameter], reached: Tensor) -> Tensor:
     """The sums of gradients and of the loss [1], in one message."""
     there = torch.tensor([p.grad is not None for p in parameters]).to(reached)
     own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    every = distributed.total(torch.cat([reached, there, *(g.flatten() for g in own)]))
+    every = distributed.all_reduce_sum(torch.cat([reached, there, *(g.flatten() for g in own)]))
     head, tail = every[: 1 + len(own)].tolist(), every[1 + len(own) :]
     sums = torch.split(tail, [p.numel() for p in parameters])
     for parameter, used, found in zip(parameters, head[1:], sums, strict=True):

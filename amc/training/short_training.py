@@ -15,19 +15,19 @@ from amc.runtime import feed
 from amc.runtime.feed import Feed
 from amc.tasks.evaluate import Score, evaluate, evaluating, predictions
 from amc.tasks.task import CLASSIFICATION, Task
-from amc.training.recipe import Recipe, held, optimiser
+from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import backward
 
 Labelled = tuple[Feed, Tensor]
 
 
 @dataclass(frozen=True)
-class Quick:
+class ShortTraining:
     """Fine-tuning by a fixed number of steps.
 
     Attributes:
         batches: images [B, ...], targets [B, ...]; one step each.
-        wished: what the original network puts out, softened at the temperature, one per batch;
+        reference: what the original network puts out, softened at the temperature, one per batch;
             empty without distillation.
         learning_rate: at its highest.
         temperature, weight: of distillation, see `distill.Distillation`.
@@ -36,7 +36,7 @@ class Quick:
     """
 
     batches: Sequence[Labelled]
-    wished: Sequence[Tensor]
+    reference: Sequence[Tensor]
     learning_rate: float = 0.05
     temperature: float = 4.0
     weight: float = 2.0
@@ -51,7 +51,7 @@ class Quick:
         teacher: nn.Module | None,
         task: Task = CLASSIFICATION,
         **more: float,
-    ) -> "Quick":
+    ) -> "ShortTraining":
         """The first ``steps`` batches of the training stream, over as many epochs as it takes."""
         batches: list[Labelled] = []
         epoch = 0
@@ -65,14 +65,14 @@ class Quick:
         quick = cls(batches, (), task=task, **more)
         if teacher is None:
             return quick
-        return replace(quick, wished=quick.said(teacher))
+        return replace(quick, reference=quick.said(teacher))
 
     def said(self, teacher: nn.Module) -> list[Tensor]:
         """What a network puts out on the batches, softened."""
         device = next(teacher.parameters()).device
         with torch.no_grad(), evaluating(teacher):
             return [
-                self.task.softened(predictions(teacher, feed.moved(x, device)), self.temperature)
+                self.task.soften(predictions(teacher, feed.moved(x, device)), self.temperature)
                 for x, _ in self.batches
             ]
 
@@ -80,14 +80,14 @@ class Quick:
         self,
         model: nn.Module,
         validation: Iterable[Labelled],
-        wished: Sequence[Tensor] | None = None,
+        reference: Sequence[Tensor] | None = None,
     ) -> Score:
         """Trains the model, in place, and validates it as `evaluate` does, by batch statistics."""
         device = next(model.parameters()).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)  # dropout, if the network has any
             self._train(model.train(), device)
-        return evaluate(model.eval(), validation, True, wished, self.task)
+        return evaluate(model.eval(), validation, True, reference, self.task)
 
     def _train(self, model: nn.Module, device: torch.device) -> None:
         recipe = Recipe(1, self.learning_rate)
@@ -98,12 +98,14 @@ class Quick:
             recipe.set_rate(sgd, step / len(self.batches))
             found = predictions(model, feed.moved(images, device))
             loss = self.task.batch_loss(found, targets.to(device))
-            if self.wished:
-                soft = self.task.softened(found, self.temperature)
+            if self.reference:
+                soft = self.task.soften(found, self.temperature)
                 weight = self.weight * self.task.sharpness(self.temperature)
-                loss = loss + weight * self.task.apart(soft, self.wished[step]) / len(found)
+                loss = loss + weight * self.task.divergence(soft, self.reference[step]) / len(
+                    found
+                )
             sgd.zero_grad(set_to_none=True)
             backward(loss)
             if self.clip:
-                held(model.parameters(), self.clip)
+                clip_by_filter_norm(model.parameters(), self.clip)
             sgd.step()

@@ -17,7 +17,7 @@ MOST_BYTES = 1 << 30
 """Of outputs that are remembered; where there are more, the teacher runs every time."""
 
 
-class Remembered(nn.Module):
+class PrecomputedOutputs(nn.Module):
     """A network that knows its outputs by heart.
 
     Args:
@@ -44,7 +44,7 @@ class Remembered(nn.Module):
             ) from None
 
 
-def memorable(teacher: nn.Module, stream: Loader) -> bool:
+def can_precompute(teacher: nn.Module, stream: Loader) -> bool:
     """Whether the training images are the same in every epoch, and remembering them pays.
 
     They are if the loader has an attribute ``fixed`` that is true: ours have it where they do not
@@ -52,10 +52,10 @@ def memorable(teacher: nn.Module, stream: Loader) -> bool:
     GPU, where looking at an image's bytes means a trip to the host.
     """
     on_cpu = next(teacher.parameters()).device.type == "cpu"
-    return bool(getattr(stream, "fixed", False)) and on_cpu and distributed.count() == 1
+    return bool(getattr(stream, "fixed", False)) and on_cpu and distributed.world_size() == 1
 
 
-def remembered(
+def precomputed(
     teacher: nn.Module, stream: Loader, on_batch: Callable[[], None] = lambda: None
 ) -> nn.Module:
     """What the teacher says of all training images; the teacher itself if that is too much.
@@ -65,7 +65,7 @@ def remembered(
 
     Args:
         teacher: left as it is.
-        stream: training batches, `memorable`.
+        stream: training batches, `can_precompute`.
         on_batch: called after each of them.
     """
     rows: dict[bytes, int] = {}
@@ -81,7 +81,7 @@ def remembered(
                 if rows.setdefault(digest, len(found)) == len(found):
                     found.append(output)
             on_batch()
-    return Remembered(rows, torch.stack(found))
+    return PrecomputedOutputs(rows, torch.stack(found))
 
 
 def _digests(images: Feed) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from amc.graph.plan import Plan
 
 
 @contextlib.contextmanager
-def thawed(model: nn.Module, plan: Plan) -> Iterator[None]:
+def trainable(model: nn.Module, plan: Plan) -> Iterator[None]:
     """Inside, all parameters that the plan has cut have ``requires_grad``; flags come back after.
 
     Where that leaves nothing to train, all parameters have it.

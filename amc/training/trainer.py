@@ -20,10 +20,10 @@ from amc.data import Loader, slices, start_epoch
 from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
-from amc.training.best_network import Judged
+from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Distillation, Loss, cross_entropy
-from amc.training.recipe import Recipe, held, optimiser
+from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import gradient
 
 RETRIES = 3
@@ -63,7 +63,7 @@ def train(
     on_epoch: Callable[[int, nn.Module], None] = lambda epoch, network: None,
     first_epoch: int = 0,
     checkpoint: Checkpoint | None = None,
-    judged: Judged | None = None,
+    judged: BestNetwork | None = None,
 ) -> nn.Module:
     """Trains in place and returns the model in eval mode.
 
@@ -98,7 +98,7 @@ def train(
     while training.epoch < recipe.epochs:
         before = training.state()
         start_epoch(stream, first_epoch + training.epoch)
-        with distributed.apart(training.epoch):
+        with distributed.rank_random_state(training.epoch):
             training.watched = not training.epoch and lowered < LOWERED
             reached = training.run_epoch(stream, on_step)
         if training.watched and not math.isfinite(reached):
@@ -171,7 +171,7 @@ class _Training:
             return reached
         for network in (self._model, self._averaged):
             if network is not None:
-                distributed.as_first(network, mean_buffers=True)
+                distributed.broadcast_model(network, mean_buffers=True)
         state = self._model.state_dict().values()
         fine = [t.isfinite().all().to(self._device) for t in state]
         if not bool(torch.stack(fine).all()):
@@ -211,7 +211,7 @@ class _Training:
         self._sgd.zero_grad(set_to_none=True)
         reached = gradient(self._parameters(), loss, images, labels, whole)
         if self._recipe.clip:
-            held(self._parameters(), self._recipe.clip)
+            clip_by_filter_norm(self._parameters(), self._recipe.clip)
         self._sgd.step()
         if self._averaged:
             self._averaged.update_parameters(self._model)

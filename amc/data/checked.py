@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default
 
 from amc.data.loader import Data
 from amc.runtime.errors import BrokenCodeError
-from amc.runtime.user_code import blamed
+from amc.runtime.user_code import user_code
 
 END = object()
 
 
-class Watched:
+class CheckedLoader:
     """A loader whose batches are all like its first; other attributes are the loader's own.
 
     Args:
@@ -63,11 +63,11 @@ class Watched:
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         promised, number = len(self), 0
-        with blamed(f"{self._where} cannot be read:"):
+        with user_code(f"{self._where} cannot be read:"):
             batches = iter(self._loader)
         while True:
             here = f"{self._where}, batch {number + 1} of {promised}"
-            with blamed(f"{here}, cannot be read:"):
+            with user_code(f"{here}, cannot be read:"):
                 batch = next(batches, END)
             if batch is END:
                 break
@@ -120,10 +120,10 @@ class Watched:
         Raises:
             BrokenCodeError: something is wrong with one, or there is no second pass.
         """
-        with as_they_were(self._loader):
+        with preserving_random_state(self._loader):
             if self.highest is None:
                 self.counted(on_batch)
-            with blamed(f"{self._where} cannot be read a second time:"):
+            with user_code(f"{self._where} cannot be read a second time:"):
                 again = next(iter(self._loader), END)
         if again is END:
             raise BrokenCodeError(
@@ -189,13 +189,13 @@ class Watched:
             raise BrokenCodeError(f"{where} has the label {wrong}, expected 0{end or ' or more'}")
 
 
-def unread(data: Data) -> list[Watched]:
+def unchecked(data: Data) -> list[CheckedLoader]:
     """The streams that have to be read before it is known that nothing is wrong with them."""
     streams = {id(one): one for one in _watched(data)}
     return [one for one in streams.values() if not one.vouched]
 
 
-def settled(data: Data) -> Data:
+def with_classes(data: Data) -> Data:
     """The same with as many classes as there are labels, where nothing else has said so."""
     streams = _watched(data)
     highest = max((one.highest for one in streams if one.highest is not None), default=-1)
@@ -206,9 +206,9 @@ def settled(data: Data) -> Data:
     return replace(data, num_classes=classes)
 
 
-def _watched(data: Data) -> list[Watched]:
+def _watched(data: Data) -> list[CheckedLoader]:
     streams = (data.train, data.val, data.test, data.calibration)
-    return [one for one in streams if isinstance(one, Watched)]
+    return [one for one in streams if isinstance(one, CheckedLoader)]
 
 
 def length(loader: Any, where: str) -> int:
@@ -217,7 +217,7 @@ def length(loader: Any, where: str) -> int:
     Raises:
         BrokenCodeError: it cannot tell, or there are none.
     """
-    with blamed(f"{where} has no length:"):
+    with user_code(f"{where} has no length:"):
         promised = len(loader)
     if promised < 1:
         raise BrokenCodeError(f"{where} is empty")
@@ -245,7 +245,7 @@ def holds_numbers(value: object) -> TypeGuard[Tensor]:
 
 
 @contextmanager
-def as_they_were(loader: Any) -> Iterator[None]:
+def preserving_random_state(loader: Any) -> Iterator[None]:
     """Random generators, the loader's own included, go on afterwards as if nothing had been read.
 
     So what is drawn later does not depend on whether the data were looked at.

@@ -12,7 +12,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 
 
-def listed(graph: ChannelGraph, path: Path) -> dict[str, int]:
+def read_strategy(graph: ChannelGraph, path: Path) -> dict[str, int]:
     """Reads kept output channels per layer.
 
     Two forms: JSON ``{layer: value}`` (a run's ``strategy.json`` as well), where layers that are

@@ -22,7 +22,9 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
 @contextlib.contextmanager
-def ending(name: str, advice: str = "", going_on: Callable[[], str] = str) -> Iterator[None]:
+def exit_with_one_line(
+    name: str, advice: str = "", resume: Callable[[], str] = str
+) -> Iterator[None]:
     """A mistake of the user's ends what is inside with one line and status 1.
 
     Ctrl-C ends it with status `INTERRUPTED`, and an output that nobody reads with `CLOSED`. Of
@@ -31,7 +33,7 @@ def ending(name: str, advice: str = "", going_on: Callable[[], str] = str) -> It
     Args:
         name: of the command.
         advice: after a mistake.
-        going_on: how to go on after a stop, if that can be said.
+        resume: how to go on after a stop, if that can be said.
     """
     try:
         _hold_places()
@@ -41,26 +43,26 @@ def ending(name: str, advice: str = "", going_on: Callable[[], str] = str) -> It
             _flush()
     except (OutputLost, BrokenPipeError) as lost:
         _silence()
-        rest = going_on()
+        rest = resume()
         if isinstance(lost, OutputLost) and not lost.closed:
             sys.exit(_line(name, str(lost), rest))
         if rest:  # other tools end without a word
             print(_line(name, "standard output is closed", rest), file=sys.stderr)
         sys.exit(CLOSED)
     except (UnwritableError, OSError) as error:  # the disk is full, a folder went away
-        sys.exit(_line(name, str(error), going_on()) if launch.speaks() else 1)
+        sys.exit(_line(name, str(error), resume()) if launch.speaks() else 1)
     except AmcError as error:
-        rest = going_on() if isinstance(error, BrokenCodeError) and error.kept else ""
+        rest = resume() if isinstance(error, BrokenCodeError) and error.kept else ""
         sys.exit(_line(name, f"{error}{advice}", rest) if launch.speaks() else 1)
     except KeyboardInterrupt:
         if not launch.prefix():
-            print(_line(name, "interrupted", going_on()), file=sys.stderr)
+            print(_line(name, "interrupted", resume()), file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (Lost, Exception) as error:
         said = _explained(error)
         if not said:  # a fault of ours: the whole story is wanted
             raise
-        sys.exit(_line(name, said, going_on()))
+        sys.exit(_line(name, said, resume()))
 
 
 def _explained(error: BaseException) -> str:
