@@ -47,7 +47,7 @@ class Composed:
         return _with(cls, {}, settings)
 
     def but(self: Own, **settings: Any) -> Own:
-        """The same with other values."""
+        """A copy with other values, by name."""
         own = {one.name: getattr(self, one.name) for one in _fields(type(self))}
         return _with(type(self), own, settings)
 

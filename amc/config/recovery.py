@@ -16,13 +16,13 @@ class TrainingConfig:
     finetune_epochs: int = 4
     """Passes over the training data after the cut; 0: none."""
     learning_rate: float = 0.05
-    """Of fine-tuning, at its highest."""
+    """Highest learning rate of fine-tuning."""
     batch_size: int = 64
-    """Of training."""
+    """Images per batch of training."""
     label_smoothing: float = 0.0
     """Part of every label that is shared out among all classes, in [0, 1)."""
     weight_decay: float = 5e-4
-    """Of fine-tuning; norms and biases do not decay."""
+    """Weight decay of fine-tuning; norms and biases do not decay."""
     clip: float = 0.2
     """The gradient of each filter is at most this part of the filter's own norm (adaptive gradient
     clipping, Brock et al. 2021); 0: gradients are left alone."""
@@ -55,9 +55,9 @@ class DistillConfig:
     distill: bool = True
     """Fine-tuning also learns from the original network."""
     temperature: float = 4.0
-    """Of distillation."""
+    """Temperature of distillation (Hinton et al. 2015)."""
     distill_weight: float = 2.0
-    """Of distillation against the labels; with the factor temperature squared."""
+    """Weight of distillation against the labels; with the factor temperature squared."""
     distill_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the weight of distillation goes down to zero over the training, if it does."""
     feature_weight: float = 0.0
@@ -81,11 +81,11 @@ class StagesConfig:
     schedule: Kind = "one-shot"
     """Cut all groups little by little, with fine-tuning between the steps."""
     schedule_steps: int = 4
-    """Of a schedule that is not one-shot; of adaptive at most."""
+    """Steps of a schedule that is not one-shot; of adaptive at most."""
     schedule_parts: tuple[float, ...] = (0.5, 0.8)
-    """Of multistep: parts of the whole cut that the steps before the last have made."""
+    """For multistep: parts of the whole cut that the steps before the last have made."""
     adaptive_drop: float = 10.0
-    """Of adaptive: a step goes as far as it costs at most so many points before training."""
+    """For adaptive: a step goes as far as it costs at most so many points before training."""
     soft: bool = False
     """Between the stages channels are not cut but silenced: training may bring them back."""
     stage_epochs: float | None = None

@@ -98,7 +98,7 @@ class CheckedLoader:
         return self._labelled and self._classes is None
 
     def limit(self, classes: int) -> None:
-        """From now on labels are below this, unless another limit was given."""
+        """Labels must be below this from now on, unless another limit was given."""
         self._classes = self._classes or (classes if self._labelled else None)
 
     @property
@@ -196,7 +196,7 @@ def unchecked(data: Data) -> list[CheckedLoader]:
 
 
 def with_classes(data: Data) -> Data:
-    """The same with as many classes as there are labels, where nothing else has said so."""
+    """Data with as many classes as there are labels, where nothing else has said so."""
     streams = _watched(data)
     highest = max((one.highest for one in streams if one.highest is not None), default=-1)
     counted = any(one.counts for one in streams)

@@ -33,8 +33,9 @@ RUNG = 0.85
 errors of ResNet-20 by 1 % at most."""
 
 SHRINKAGE = 0.1
-"""Of the W-step, ``r sum_j ||X_j||^2 ||W_j||^2`` over the columns j: those that say the same share
-their weights, so that the beta-step, which cannot move weights, sees that one of them will do.
+"""Weight r of the penalty in the W-step, ``r sum_j ||X_j||^2 ||W_j||^2`` over the columns j: those
+that say the same share their weights, so that the beta-step, which cannot move weights, sees that
+one of them will do.
 """
 
 

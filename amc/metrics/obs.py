@@ -24,7 +24,7 @@ from amc.metrics.metric import Evidence, Reader, Selection, readers_of
 from amc.metrics.norms import l2
 
 AT_ONCE = 128
-"""Of more channels than this, one in so many goes at a time."""
+"""Where there are more channels than this, one in so many goes at a time."""
 
 COUPLED = 0.5
 """Channels whose partial correlation is higher do not go at once: of two copies each is useless

@@ -160,7 +160,7 @@ class Reach:
         return at < len(sums) and bool(sums[at] < low + self._width)
 
     def _found(self, rest: tuple[int, ...], linear: FloatArray, low: float) -> bool:
-        """The same by trying: the coarsest group first, next to the share that is needed."""
+        """Which counts leave a way, by trying: the coarsest group first, near the share it needs."""
         found, open_ = self._bounded(rest, linear[None], np.array([low]))
         if not len(open_):
             return bool(found[0])
@@ -218,7 +218,7 @@ class Reach:
         return self._thinned(np.sort(np.concatenate(found))) if found else np.zeros(0)
 
     def _between(self, rest: tuple[int, ...], linear: FloatArray) -> FloatArray:
-        """From the least to the most, as far apart as no window can fall between."""
+        """Sums from the least to the most, as far apart as no window can fall between."""
         places, product = list(rest), self._products(rest)
         ends = self._least[places], self._most[places]
         low, high = (float(k @ (linear + product @ k / 2)) for k in ends)

@@ -120,7 +120,7 @@ class Compressor:
         return duplicate(self.view(strategy))
 
     def view(self, strategy: Strategy) -> nn.Module:
-        """The same as `cut` without a copy: valid until the next call, and not to be changed.
+        """The network of `cut` without a copy: valid until the next call, and not to be changed.
 
         Once solutions and slices are remembered this costs look-ups only.
         """

@@ -59,7 +59,7 @@ class Offload:
                 storage.resize_(0)
 
     def restore(self) -> None:
-        """From disk."""
+        """Brings it back from disk."""
         for storage, stored in self._away:
             storage.resize_(stored.shape.numel())
             _bytes(storage).copy_(self._file.read(stored))

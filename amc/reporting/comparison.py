@@ -99,7 +99,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def percent(values: Sequence[float]) -> str:
-    """The same of parts of one, as percentages."""
+    """Mean and spread of parts of one, as percentages."""
     if len(values) == 1:
         return f"{100 * values[0]:.1f}"
     return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
@@ -151,7 +151,7 @@ def unlearned(standings: Standings) -> str:
 
 
 def pair(own: Sequence[Attempt], others: Sequence[Attempt]) -> list[tuple[Attempt, Attempt]]:
-    """The same seeds against each other; a method without chance against every seed."""
+    """Pairs of attempts: of equal seeds; a method without chance meets every seed."""
     count = max(len(own), len(others))
     return [(own[i % len(own)], others[i % len(others)]) for i in range(count)]
 

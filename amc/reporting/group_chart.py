@@ -110,7 +110,7 @@ class _Sheet:
 
     @cached_property
     def _top(self) -> float:
-        """Of the row of the network's inputs."""
+        """Height of the row of the network's inputs."""
         return MARGIN + (4.6 if self._title else 3.1) * ROW
 
     def _y(self, row: int) -> float:

@@ -11,7 +11,7 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#B58900")
-"""Of prunable groups in turn; neighbours differ also for the colour-blind."""
+"""Colours of prunable groups in turn; neighbours differ also for the colour-blind."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ MEANINGS = {
     "TASK": "what the network is for: module:object, see --task in python -m amc.train --help",
     "WEIGHTS": "its weights",
 }
-"""Of the words that only the user can fill in."""
+"""Meanings of the words that only the user can fill in."""
 
 
 @dataclass(frozen=True)

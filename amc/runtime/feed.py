@@ -35,7 +35,7 @@ def call(network: nn.Module, feed: Feed) -> Any:
 
 
 def each(feed: Given, change: Callable[[Tensor], Tensor]) -> Given:
-    """The same with every tensor changed."""
+    """Inputs in the same containers, every tensor changed."""
     changed = change(feed) if isinstance(feed, Tensor) else tree_map(change, feed)
     return cast(Given, changed)
 
@@ -46,7 +46,7 @@ def rows(feed: Given, which: slice) -> Given:
 
 
 def moved(feed: Given, device: torch.device) -> Given:
-    """The same on a device."""
+    """Inputs on a device."""
     return each(feed, lambda tensor: tensor.to(device))
 
 

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from amc.runtime.errors import AmcError
 
 MOST = 10**9
-"""Of whatever has no limit of its own: more is a slip of the finger, or an attack."""
+"""Largest value of what has no limit of its own: more is a slip of the finger, or an attack."""
 
 WIDEST = 16.0
 """Of --width."""

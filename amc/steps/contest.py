@@ -61,7 +61,7 @@ class Contest:
 
     @cached_property
     def errors(self) -> Errors:
-        """Of every group."""
+        """Reconstruction errors of every group."""
         return sensitivity(self.compressor, self.budget)
 
     @cached_property
@@ -161,7 +161,7 @@ class Contest:
         return attempt
 
     def accuracy(self, model: nn.Module) -> dict[str, float]:
-        """Of the images that the reward sees and of the test split; the score of another task."""
+        """Accuracy on the images that the reward sees and on the test split."""
         splits = {"validation": self.job.validation, "test": self.job.data.test}
         return {n: self.job.scored(model, n, x).accuracy for n, x in splits.items()}
 

@@ -111,7 +111,7 @@ def _reward(
     originals: OriginalOutputs,
     reference: Sequence[Tensor],
 ) -> float:
-    """Of a strategy after the final cut."""
+    """The reward of a strategy after the final cut."""
     graph, plan = compressor.graph, compressor.plan(strategy)
     small = _cut(job, compressor, plan, originals)
     score = evaluate(small, job.validation, reference=reference, task=job.task)

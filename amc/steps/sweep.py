@@ -56,7 +56,7 @@ class Sweep:
         return calibrate(self.job, self.network.graph, self.network.model)
 
     def errors(self, budget: Budget) -> Errors:
-        """Of every group, at the counts that the budget allows."""
+        """Reconstruction errors of every group, at the counts that the budget allows."""
         if budget.multiple not in self._errors:
             self._errors[budget.multiple] = sensitivity(self.compressor, budget)
         return self._errors[budget.multiple]

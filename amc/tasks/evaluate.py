@@ -16,7 +16,7 @@ from amc.runtime.user_code import user_code
 from amc.tasks.task import CLASSIFICATION, Results, Task
 
 TEMPERATURE = 4.0
-"""Of the predictions that `Score.divergence` compares, so that all classes count."""
+"""Temperature of the predictions that `Score.divergence` compares, so that all classes count."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def evaluate(
 
 
 def _score(sums: Tensor, own: float | None, compared: bool) -> Score:
-    """From hits, loss, divergence and images of every batch, added in order.
+    """The score from hits, loss, divergence and images of every batch, added in order.
 
     Args:
         sums: [batches, 4].

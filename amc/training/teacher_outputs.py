@@ -14,7 +14,7 @@ from amc.runtime.feed import Feed
 from amc.tasks.evaluate import evaluating, predictions
 
 MOST_BYTES = 1 << 30
-"""Of outputs that are remembered; where there are more, the teacher runs every time."""
+"""Bytes of outputs that are held; where there are more, the teacher runs every time."""
 
 
 class PrecomputedOutputs(nn.Module):
@@ -85,7 +85,7 @@ def precomputed(
 
 
 def _digests(images: Feed) -> Iterator[bytes]:
-    """Of each sample; of all its inputs together, by name where they have names."""
+    """A key of each sample; of all its inputs together, by name where they have names."""
     known = {name: images[name] for name in sorted(images)} if isinstance(images, dict) else images
     for sample in zip(*feed.leaves(known), strict=True):
         found = hashlib.blake2b(digest_size=16)
