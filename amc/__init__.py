@@ -15,14 +15,8 @@ or step by step:
 The same job on the command line is ``python -m amc.train``.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-# OpenMP's threads spin for milliseconds while they wait; beside one other busy process that made
-# an epoch of ResNet-20 fifty times slower (60 s instead of 1.1 s, on two cores). A short spin
-# costs nothing measurable on a quiet machine. It must be said before torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from amc.calibration.calibrate import calibrate

@@ -160,7 +160,7 @@ class Reach:
         return at < len(sums) and bool(sums[at] < low + self._width)
 
     def _found(self, rest: tuple[int, ...], linear: FloatArray, low: float) -> bool:
-        """Which counts leave a way, by trying: the coarsest group first, near the share it needs."""
+        """What leaves a way, by trying: the coarsest group first, near the share it needs."""
         found, open_ = self._bounded(rest, linear[None], np.array([low]))
         if not len(open_):
             return bool(found[0])
