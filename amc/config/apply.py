@@ -90,8 +90,10 @@ class ApplyConfig(Composed):
     @property
     def folder(self) -> Path:
         """Where everything goes; it need not exist."""
+        if given := self.resume or self.run_dir:
+            return given
         words = [self.network.model, self.data.data, self.allocation.mode]
         if self.episodes and not self.plan:
             words.append(f"{self.preserve_ratio:g}")
         name = safe_name("-".join([*words, f"seed{self.seed}"]))
-        return self.resume or self.run_dir or Path("runs") / name
+        return Path("runs") / name

@@ -85,6 +85,8 @@ class TrainConfig(Composed):
     @property
     def folder(self) -> Path:
         """Where everything goes; it need not exist."""
+        if given := self.resume or self.run_dir:
+            return given
         words = [self.network.model, self.data.data, self.allocation.mode]
         ratio = self.allocation.channel_ratio
         if ratio is not None:
@@ -92,7 +94,7 @@ class TrainConfig(Composed):
         elif self.allocation.mode in ("auto", "uniform"):
             words.append(f"{self.preserve_ratio:g}")
         name = safe_name("-".join([*words, f"seed{self.seed}"]))
-        return self.resume or self.run_dir or Path("runs") / name
+        return Path("runs") / name
 
 
 @dataclass(frozen=True)
