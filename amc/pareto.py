@@ -13,6 +13,7 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     at_once("amc.pareto", ParetoConfig)
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,14 @@ def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
         if config.max_drop is not None:
             closer(points, original.accuracy - config.max_drop / task.points, config.steps, made)
 
-    # The account.
-    found = [points[ratio] for ratio in sorted(points, reverse=True)]
+    show(job, config, sweep, [points[ratio] for ratio in sorted(points, reverse=True)])
+    return folder
+
+
+def show(job: Job, config: ParetoConfig, sweep: Sweep, found: Sequence[Point]) -> None:
+    """Writes and shows the points, the largest network first."""
+    terminal, task, folder = job.terminal, job.task, config.folder
+    original, title = sweep.original, f"{sweep.network.name}, {config.data.data}"
     account: dict[str, Any] = {
         "settings": as_json(config),
         "held_out": sweep.held_out,
@@ -93,7 +100,7 @@ def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
         chosen = smallest(found, original.accuracy - config.max_drop / task.points)
         account["max_drop"] = {"points": config.max_drop, "chosen": chosen and chosen.target}
     write_json(folder / "pareto.json", account)
-    draw_front(found, original, folder / "pareto.svg", f"{network.name}, {config.data.data}", task)
+    draw_front(found, original, folder / "pareto.svg", title, task)
     terminal.table(front_table(found, original, task))
     if config.max_drop is not None:
         terminal.say(verdict(chosen, original, config.max_drop, task))
@@ -104,7 +111,6 @@ def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
         f"  look       {folder / 'pareto.svg'}",
         f"  load       amc.load_pruned(original_model, {str(shown)!r})",
     )
-    return folder
 
 
 def learned(job: Job, config: LearnConfig) -> Path:

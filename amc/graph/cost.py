@@ -103,24 +103,19 @@ class CostModel:
             )
             for layer in layers
         ]
-        tensors = []
-        for name in sorted({t for t, _ in slices} & set(parameters)):
-            shape = shapes[name]
-            dims = [d for d in range(len(shape)) if (name, d) in slices]
-            first, second = (dims + [d for d in range(len(shape)) if d not in dims] + [-1, -1])[:2]
-            rest = [n for d, n in enumerate(shape) if d not in (first, second)]
-            one = (1, none)
-            tensors.append(
-                (
-                    int(np.prod(rest, dtype=np.int64)),
-                    *affine(name, first),
-                    *(affine(name, second) if second >= 0 else one),
-                )
-            )
-        touched = sum(int(np.prod(shapes[n])) for n in {t for t, _ in slices} & set(parameters))
+
+        def entries(tensor: str) -> tuple[int, int, IntArray, int, IntArray]:
+            shape = shapes[tensor]
+            dims = sorted(range(len(shape)), key=lambda d: (tensor, d) not in slices)
+            (first, second), rest = [*dims, -1, -1][:2], math.prod(shape[d] for d in dims[2:])
+            return rest, *affine(tensor, first), *(affine(tensor, second) if second >= 0 else one)
+
+        one, touched = (1, none), sorted({tensor for tensor, _ in slices} & set(parameters))
+        tensors = [entries(tensor) for tensor in touched]
+        untouched = total_params - sum(math.prod(shapes[tensor]) for tensor in touched)
         return cls(
             *_columns(rows, len(sizes)), _products(products, decisions, sizes), batch, other_macs,
-            *_columns(tensors, len(sizes)), total_params - touched,
+            *_columns(tensors, len(sizes)), untouched,
         )  # fmt: skip
 
     def layer_channels(self, counts: IntArray) -> tuple[IntArray, IntArray]:
