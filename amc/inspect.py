@@ -63,21 +63,21 @@ def run(config: InspectConfig) -> Inspection:
         model = bake(given, *inputs)
         graph = restrict(trace(model, *inputs), model, config.restrictions)
     seconds = time.perf_counter() - start
-    account = inspection_of(
+    found = inspection_of(
         config, graph, shape, classes, tuple(baked_layers(given, model)), seconds
     )
-    terminal.table(layer_table(account))
-    terminal.table(group_table(account))
+    terminal.table(layer_table(found))
+    terminal.table(group_table(found))
     with terminal.bar("suggest"):
-        following = suggested(config, graph, account, outputs(model, example))
-    account = replace(account, command=following.command)
-    terminal.say(*summary(account, config), *following.lines())
+        following = suggested(config, graph, found, outputs(model, example))
+    found = replace(found, command=following.command)
+    terminal.say(*summary(found, config), *following.lines())
     if config.json is not None:
-        write_json(config.json, asdict(account))
+        write_json(config.json, asdict(found))
     if config.plot is not None:
         with terminal.bar("draw"):
-            draw(graph, config.plot, headline(account))
-    return account
+            draw(graph, config.plot, headline(found))
+    return found
 
 
 def images(config: InspectConfig) -> tuple[Any, int, Feed]:

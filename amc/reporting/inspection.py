@@ -71,7 +71,7 @@ class Inspection:
         removable_share: part of the MACs that goes when every group keeps one decision.
         smallest_ratio: the least feasible --preserve-ratio; none if nothing can be pruned.
         largest_ratio: part of the MACs that the bounds leave.
-        multiple: what kept channels are multiples of in this account.
+        multiple: what kept channels are multiples of here.
         uniform_ratio: part of the MACs that the uniform strategy keeps, where one was asked for.
         infeasible: why there is no such strategy; empty if there is, or none was asked for.
         causes: why groups stay whole -> how many.
@@ -109,7 +109,7 @@ def inspection_of(
     baked: tuple[str, ...],
     seconds: float,
 ) -> Inspection:
-    """The account of a graph."""
+    """What is known of a graph."""
     macs, cost = graph.macs(), graph.cost
     options = counts_allowed(config, graph)
     least = cost.macs(np.array([o[0] for o in options], dtype=np.int64))

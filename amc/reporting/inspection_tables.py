@@ -9,20 +9,20 @@ from amc.reporting.report import short
 from amc.runtime import feed
 
 
-def headline(account: Inspection) -> str:
+def headline(found: Inspection) -> str:
     """The network in one line."""
     return (
-        f"{account.model}: {short(account.macs)} MACs, {short(account.params)} parameters, "
-        f"{account.prunable} of {len(account.groups)} groups can be pruned"
+        f"{found.model}: {short(found.macs)} MACs, {short(found.params)} parameters, "
+        f"{found.prunable} of {len(found.groups)} groups can be pruned"
     )
 
 
-def layer_table(account: Inspection) -> Table:
+def layer_table(found: Inspection) -> Table:
     """One row per layer, in execution order."""
     table = _table("Layers", ("layer", "kind", "channels", "kernel", "input", "MACs", "%"))
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("group of outputs", overflow="fold")
-    for layer in account.layers:
+    for layer in found.layers:
         kernel = "x".join(map(str, layer.kernel))
         size = "x".join(map(str, layer.input_size))
         table.add_row(
@@ -39,14 +39,14 @@ def layer_table(account: Inspection) -> Table:
     return table
 
 
-def group_table(account: Inspection) -> Table:
+def group_table(found: Inspection) -> Table:
     """One row per group, in the order of the walk."""
     table = _table("Groups", ("group", "writers", "read by", "channels", "may keep", "frees"))
-    with_uniform = account.uniform_ratio is not None
+    with_uniform = found.uniform_ratio is not None
     if with_uniform:
         table.add_column("uniform", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
-    for group in account.groups:
+    for group in found.groups:
         size = f"{group.channels}"
         if group.width > 1:
             size += f" ({group.channels // group.width} x {group.width})"
@@ -86,38 +86,36 @@ def _several(names: tuple[str, ...]) -> str:
     return f"{names[0]} + {len(names) - 1} more"
 
 
-def summary(account: Inspection, config: InspectConfig) -> list[str]:
+def summary(found: Inspection, config: InspectConfig) -> list[str]:
     """What can be pruned, how far, and the next command."""
-    shape = feed.in_words(account.input_shape)
-    frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in account.causes.items()]
+    shape = feed.in_words(found.input_shape)
+    frozen = [f"{cause} ({n})" if n > 1 else cause for cause, n in found.causes.items()]
     lines = [
-        f"network   {account.model}: {account.macs:,} MACs, {account.params:,} parameters; "
-        f"traced with {config.batch} x {shape} in {account.seconds:.1f} s"
-        + (f"; {account.other_macs:,} MACs outside of the layers" if account.other_macs else ""),
-        f"groups    {account.prunable} of {len(account.groups)} can be pruned; left whole: "
+        f"network   {found.model}: {found.macs:,} MACs, {found.params:,} parameters; "
+        f"traced with {config.batch} x {shape} in {found.seconds:.1f} s"
+        + (f"; {found.other_macs:,} MACs outside of the layers" if found.other_macs else ""),
+        f"groups    {found.prunable} of {len(found.groups)} can be pruned; left whole: "
         + ("; ".join(frozen) or "none"),
     ]
-    if account.smallest_ratio is None:
-        layers = "" if account.layers else ": there is no convolution or linear layer"
+    if found.smallest_ratio is None:
+        layers = "" if found.layers else ": there is no convolution or linear layer"
         lines.append(f"budget    nothing can be pruned{layers}")
     else:
         lines += [
-            f"MACs      {account.removable_share:.1%} can go at most, with one channel in every "
+            f"MACs      {found.removable_share:.1%} can go at most, with one channel in every "
             "group",
-            f"budget    --preserve-ratio {account.smallest_ratio:g} to 1 with --min-ratio "
-            f"{config.min_ratio:g}, --channel-multiple {account.multiple}",
+            f"budget    --preserve-ratio {found.smallest_ratio:g} to 1 with --min-ratio "
+            f"{config.min_ratio:g}, --channel-multiple {found.multiple}",
         ]
-        if account.largest_ratio < 1:
-            lines.append(f"          bounds leave {account.largest_ratio:.1%} of the MACs at most")
-    if account.infeasible:
-        lines.append(f"uniform   {account.infeasible}")
-    elif account.uniform_ratio is not None:
+        if found.largest_ratio < 1:
+            lines.append(f"          bounds leave {found.largest_ratio:.1%} of the MACs at most")
+    if found.infeasible:
+        lines.append(f"uniform   {found.infeasible}")
+    elif found.uniform_ratio is not None:
         lines.append(
-            f"uniform   {account.uniform_ratio:.2%} of the MACs for --preserve-ratio "
+            f"uniform   {found.uniform_ratio:.2%} of the MACs for --preserve-ratio "
             f"{config.preserve_ratio:g}"
         )
-    if account.baked:
-        lines.append(
-            f"baked     {_several(account.baked)}: weights computed in forward, now plain"
-        )
+    if found.baked:
+        lines.append(f"baked     {_several(found.baked)}: weights computed in forward, now plain")
     return lines

@@ -46,22 +46,22 @@ class Suggestion:
 
 
 def suggested(
-    config: InspectConfig, graph: ChannelGraph, account: Inspection, outputs: Sequence[int] | str
+    config: InspectConfig, graph: ChannelGraph, found: Inspection, outputs: Sequence[int] | str
 ) -> Suggestion:
     """The pruning run with the same network and the same restrictions.
 
     Args:
         config: of the inspection.
         graph: what can be cut.
-        account: what was found.
+        found: what was found.
         outputs: shape of what the network puts out, or why there is none.
     """
-    if account.smallest_ratio is None:
+    if found.smallest_ratio is None:
         return Suggestion()
     if isinstance(outputs, str):
         return Suggestion(obstacle=outputs)
-    data, classes = _data(config, account)
-    words = ["--preserve-ratio", decimal(_ratio(config, graph, account.smallest_ratio))]
+    data, classes = _data(config, found)
+    words = ["--preserve-ratio", decimal(_ratio(config, graph, found.smallest_ratio))]
     words += ["--model", config.model]
     if data != DataConfig.data or config.data is not None:
         words += ["--data", data]
@@ -79,13 +79,13 @@ def suggested(
     return Suggestion(shlex.join(["python", "-m", "amc.train", *words]), open_ones)
 
 
-def _data(config: InspectConfig, account: Inspection) -> tuple[str, int]:
+def _data(config: InspectConfig, found: Inspection) -> tuple[str, int]:
     """Data that fit the network, and their classes; DATA if there are none here."""
     if config.data is not None:
-        return config.data, account.num_classes
-    shape: Any = account.input_shape
+        return config.data, found.num_classes
+    shape: Any = found.input_shape
     name, classes = BUNDLED_DATA.get(shape, ("DATA", 0))
-    if classes > account.num_classes and is_bundled(config.model):
+    if classes > found.num_classes and is_bundled(config.model):
         return "DATA", 0
     return name, classes
 

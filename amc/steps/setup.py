@@ -174,8 +174,8 @@ def check_outputs(model: nn.Module, job: Job) -> None:
     loss = task.batch_loss(found, targets)
     if not loss.requires_grad:
         raise AmcError(f"{task.source}: loss has no gradient with respect to the outputs")
-    apart = task.divergence(found.detach(), found.detach())
-    for part, value in (("loss", loss.detach()), ("distance", apart)):
+    distance = task.divergence(found.detach(), found.detach())
+    for part, value in (("loss", loss.detach()), ("distance", distance)):
         if not bool(value.isfinite()):
             raise AmcError(f"{task.source}: {part} is {float(value)} for the original network")
 

@@ -85,10 +85,11 @@ def evaluate(
         for number, (inputs, targets) in enumerate(distributed.shard(batches)):
             found = predictions(model, feed.moved(inputs, device))
             targets = targets.to(device)
-            loss, apart = task.summed_loss(found, targets), torch.zeros(())
+            loss, distance = task.summed_loss(found, targets), torch.zeros(())
             if reference is not None:
-                apart = task.divergence(task.soften(found.float(), TEMPERATURE), reference[number])
-            parts = task.correct(found, targets), loss, apart, torch.tensor(len(targets))
+                soft = task.soften(found.float(), TEMPERATURE)
+                distance = task.divergence(soft, reference[number])
+            parts = task.correct(found, targets), loss, distance, torch.tensor(len(targets))
             sums.append(torch.stack([part.to(device).double() for part in parts])[None])
             yield found, targets
 
@@ -116,8 +117,8 @@ def _score(sums: Tensor, own: float | None, compared: bool) -> Score:
         hits, loss = hits + batch[0], loss + batch[1]
         divergence, images = divergence + batch[2], images + batch[3]
     seen = max(images, 1)
-    apart = divergence / seen if compared else None
-    return Score(hits / seen if own is None else own, loss / seen, int(images), apart)
+    mean = divergence / seen if compared else None
+    return Score(hits / seen if own is None else own, loss / seen, int(images), mean)
 
 
 def reference_outputs(

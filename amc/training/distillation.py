@@ -79,9 +79,9 @@ class Distillation:
             found = predictions(model, images)
         with torch.no_grad(), evaluating(self.teacher), outputs_of(self.teacher, names) as theirs:
             reference = self.task.soften(predictions(self.teacher, images), self.temperature)
-        apart = self.task.divergence(self.task.soften(found, self.temperature), reference)
+        divergence = self.task.divergence(self.task.soften(found, self.temperature), reference)
         loss = self.task.batch_loss(found, targets, self.smoothing)
-        loss = loss + self.weight * self.task.sharpness(self.temperature) * apart / len(found)
+        loss = loss + self.weight * self.task.sharpness(self.temperature) * divergence / len(found)
         if own:
             loss = loss + self.feature_weight * self._apart(own, theirs)
         return loss
