@@ -9,16 +9,17 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from amc.data.loader import Data
 from amc.runtime.errors import BrokenCodeError
+from amc.runtime.feed import dtype_name, form, holds_numbers
 from amc.runtime.user_code import user_code
 
 END = object()
@@ -159,7 +160,7 @@ class CheckedLoader:
             if leaf.dtype != dtype or not self._like(leaf.shape[1:], shape):
                 raise BrokenCodeError(
                     f"{where} has images {form(leaf)}, the first one [B, {_sizes(shape)}] "
-                    f"{_plain(dtype)}"
+                    f"{dtype_name(dtype)}"
                 )
             if not _finite(leaf, infinite=len(leaves) > 1):
                 raise BrokenCodeError(f"{where}: images hold NaN or infinity")
@@ -222,26 +223,6 @@ def length(loader: Any, where: str) -> int:
     if promised < 1:
         raise BrokenCodeError(f"{where} is empty")
     return promised
-
-
-def form(value: object) -> str:
-    """What a value is, in a few words, for an error line."""
-    if not isinstance(value, Tensor):
-        inside = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
-        kinds = f" of {', '.join(form(x) for x in inside[:4])}" if inside else ""
-        return f"{type(value).__name__}{kinds}"
-    least = f" from {value.min().item():g}" if value.ndim == 1 and _orderly(value) else ""
-    return f"{list(value.shape)} {_plain(value.dtype)}{least}"
-
-
-def holds_numbers(value: object) -> TypeGuard[Tensor]:
-    """Whether it is a tensor with ordinary values, one beside the other."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_meta
-        and not value.is_quantized
-    )
 
 
 @contextmanager
@@ -328,14 +309,6 @@ def _size(dataset: Any) -> int:
         return len(dataset)
     except Exception:  # code of the user's own
         return -1
-
-
-def _orderly(value: Tensor) -> bool:
-    return value.numel() > 0 and not value.is_complex()
-
-
-def _plain(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _sizes(shape: torch.Size) -> str:

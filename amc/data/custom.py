@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amc.data.checked import CheckedLoader, holds_numbers, length
+from amc.data.checked import CheckedLoader, length
 from amc.data.loader import Data, Loader
 from amc.runtime import feed
 from amc.runtime.errors import AmcError
-from amc.runtime.feed import Feed
+from amc.runtime.feed import Feed, holds_numbers
 from amc.runtime.user_code import load_function, user_code
 
 STREAMS = ("train", "val", "test", "calibration")

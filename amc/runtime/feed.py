@@ -8,7 +8,7 @@ network gets as they are. All tensors have as many rows: one for every sample of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,3 +97,32 @@ def in_words(shape: Any) -> str:
 def _inner(shape: Any) -> str:
     text = in_words(shape)
     return f"({text})" if ", " in text else text
+
+
+def form(value: object) -> str:
+    """What a value is, in a few words, for an error line."""
+    if not isinstance(value, Tensor):
+        inside = [x for x in tree_leaves(value) if isinstance(x, Tensor)]
+        kinds = f" of {', '.join(form(x) for x in inside[:4])}" if inside else ""
+        return f"{type(value).__name__}{kinds}"
+    least = f" from {value.min().item():g}" if value.ndim == 1 and _orderly(value) else ""
+    return f"{list(value.shape)} {dtype_name(value.dtype)}{least}"
+
+
+def holds_numbers(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor with ordinary values, one beside the other."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_meta
+        and not value.is_quantized
+    )
+
+
+def _orderly(value: Tensor) -> bool:
+    return value.numel() > 0 and not value.is_complex()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """A type of numbers, as torch calls it."""
+    return str(dtype).removeprefix("torch.")
