@@ -27,6 +27,7 @@ from amc.graph.shrink import duplicate
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
+from amc.runtime.errors import AmcError
 from amc.steps.allocate import allocation_of, candidates, check_files
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, checked, job_with, open_job
@@ -34,6 +35,10 @@ from amc.steps.recover import recover
 from amc.steps.result import Result, finish, origin
 from amc.steps.setup import build_network, check_training, load_network, trace_network
 from amc.tasks.task import CLASSIFICATION, Task
+from envs.rewards import users_reward
+
+GIVEN_IN_MEMORY = frozenset({"model", "width", "checkpoint", "data", "batch_size", "resume"})
+"""Settings that name what `compress` is handed."""
 
 
 def run(config: TrainConfig) -> Path:
@@ -93,7 +98,9 @@ def compress(
         calibration: training inputs that are not augmented; without, `train`.
         run_dir: where everything is written; without, nothing stays on disk.
         quiet: print nothing; what happens is logged by the logger "amc".
-        settings: any setting of ``python -m amc.train``, by its name: ``episodes=50``.
+        settings: any setting of ``python -m amc.train``, by its name: ``episodes=50``. Only
+            those of the network, the data and ``--resume`` mean nothing here. A reward of one's
+            own may be a function of an `envs.Outcome`.
 
     Returns:
         The smaller network, its plan and strategy, and the report.
@@ -102,6 +109,11 @@ def compress(
         AmcError: the network cannot be pruned so far, or something given is of no use.
         TypeError: there is no such setting.
     """
+    if not isinstance(model, nn.Module):
+        raise AmcError(f"model must be a torch.nn.Module, got {model!r:.80}")
+    if taken := sorted(settings.keys() & GIVEN_IN_MEMORY):
+        raise TypeError(f"amc.compress takes network and data in memory, not {taken[0]!r}")
+    reward = settings.pop("reward") if callable(settings.get("reward")) else None
     loaders = {"train": train, "val": val, "test": val if test is None else test}
     loaders |= {} if calibration is None else {"calibration": calibration}
     kind = type(model)
@@ -122,6 +134,7 @@ def compress(
         opened = stack.enter_context(open_run(config))
         data = checked(from_loaders("loaders", loaders, task.classifies), opened.terminal)
         job = replace(job_with(data, task, config, opened.terminal), named=False)
+        job = replace(job, reward=users_reward("reward", reward)) if reward else job
         result = prune(job, duplicate(model), opened)
         return result if run_dir else replace(result, folder=None)
 

@@ -74,13 +74,22 @@ def reward_function(name: str, task: Task = CLASSIFICATION) -> Reward:
     if name in REWARDS:
         return REWARDS[name]
     check_reward(name)
-    function = load_function(name)
+    return users_reward(f"--reward {name}", load_function(name))
+
+
+def users_reward(where: str, function: Callable[[Outcome], float]) -> Reward:
+    """A reward of the user's own; whatever goes wrong in it is one line.
+
+    Args:
+        where: what a mistake is said of.
+        function: of an outcome.
+    """
 
     def reward(outcome: Outcome) -> float:
-        with user_code(f"--reward {name}:"):
+        with user_code(f"{where}:"):
             value = float(function(outcome))
         if not math.isfinite(value):
-            raise AmcError(f"--reward {name}: must return a finite number, got {value}")
+            raise AmcError(f"{where}: must return a finite number, got {value}")
         return value
 
     return reward

@@ -101,14 +101,42 @@ def test_other_tasks_and_other_settings(model: nn.Module) -> None:
     assert set(result.strategy) == {"b"} and result.report.accuracy["original"] < 0
 
 
+def test_lists_and_functions_are_taken(model: nn.Module) -> None:
+    seen = []
+
+    def smaller(outcome: Any) -> float:
+        seen.append(outcome.macs)
+        return -float(outcome.macs)
+
+    settings = {**FEW, "agent": "random", "exclude": ["a"], "reward": smaller}
+    result = amc.compress(model, *loaders(), preserve_ratio=0.9, **settings)
+    assert set(result.strategy) == {"b"} and min(seen) <= result.report.macs.pruned <= max(seen)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
         ({"preserve_ratio": 0.001}, amc.AmcError, "the nearest feasible"),
         ({"preserve_ratio": 2}, amc.AmcError, r"--preserve-ratio must be in \(0, 1\], got 2"),
-        ({"episods": 3}, TypeError, "no setting 'episods'"),
+        (
+            {"episods": 3},
+            TypeError,
+            r"amc\.compress has no setting 'episods'; did you mean episodes",
+        ),
         ({"exclude": ("c",)}, amc.AmcError, "'c' matches no layer"),
         ({"val": [1, 2]}, amc.AmcError, "loaders: val"),
+        ({"mode": "unifrom"}, amc.AmcError, "--mode 'unifrom' is unknown; .*did you mean uniform"),
+        ({"agent": "ppo"}, amc.AmcError, "--agent 'ppo' is unknown; allowed: ddpg"),
+        ({"schedule": "agpp"}, amc.AmcError, "--schedule 'agpp' is unknown"),
+        ({"channel_multiple": "none"}, amc.AmcError, "--channel-multiple 'none' is unknown"),
+        ({"distill": "no"}, amc.AmcError, "--distill must be a truth value, got 'no'"),
+        ({"exclude": "fc"}, amc.AmcError, "--exclude must be a list, got 'fc'"),
+        ({"min_channels": 3}, amc.AmcError, "--min-channels must be a mapping, got 3"),
+        ({"finetune": len}, amc.AmcError, "--finetune must be a text, got <built-in"),
+        ({"reward": lambda outcome: 1 / 0}, amc.AmcError, "reward: ZeroDivisionError"),
+        ({"model": Net}, amc.AmcError, r"model must be a torch\.nn\.Module, got <class"),
+        ({"data": "digits"}, TypeError, "takes network and data in memory, not 'data'"),
+        ({"resume": "x"}, TypeError, "takes network and data in memory, not 'resume'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -116,7 +144,7 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     given = dict(zip(("train", "val", "test"), loaders(), strict=True))
     with pytest.raises(error, match=said) as raised:
-        amc.compress(model, **{**given, **FEW, **settings})
+        amc.compress(**{"model": model, **given, **FEW, **settings})
     assert "\n" not in str(raised.value)
 
 

@@ -62,9 +62,9 @@ def test_changing_a_setting_leaves_the_others() -> None:
 
 
 def test_a_setting_that_there_is_not_is_named() -> None:
-    with pytest.raises(TypeError, match="TrainConfig has no setting 'episods'"):
+    with pytest.raises(TypeError, match=r"amc\.train has no setting 'episods'"):
         TrainConfig.of(episods=3)
-    with pytest.raises(TypeError, match="LearnConfig has no setting 'group_size'"):
+    with pytest.raises(TypeError, match=r"amc\.learn has no setting 'group_size'"):
         LearnConfig.of(group_size=3)
 
 

@@ -8,6 +8,8 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from amc.runtime.errors import AmcError
+from amc.runtime.limits import flag
+from amc.runtime.wording import suggestion
 
 Own = TypeVar("Own", bound="Composed")
 
@@ -43,6 +45,7 @@ class Composed:
 
         Raises:
             TypeError: there is no setting of this name.
+            AmcError: a value is of another kind than the setting.
         """
         return _with(cls, {}, settings)
 
@@ -58,7 +61,8 @@ class Composed:
 
 
 def _with(kind: type[Own], own: dict[str, Any], settings: dict[str, Any]) -> Own:
-    hints, left = get_type_hints(kind), dict(settings)
+    hints, types = get_type_hints(kind), hints_of(kind)
+    left = {k: v if is_dataclass(v) else accepted(v, types.get(k), k) for k, v in settings.items()}
     for one in _fields(kind):
         section = is_dataclass(hints[one.name])
         if one.name in left and is_dataclass(left[one.name]) == section:
@@ -68,7 +72,8 @@ def _with(kind: type[Own], own: dict[str, Any], settings: dict[str, Any]) -> Own
             given = {f.name: left.pop(f.name) for f in fields(usual) if f.name in left}
             own[one.name] = replace(usual, **given) if given else usual
     if left:
-        raise TypeError(f"{kind.__name__} has no setting {next(iter(left))!r}")
+        name = next(iter(left))
+        raise TypeError(f"{kind.command} has no setting {name!r}{suggestion(name, sorted(types))}")
     return kind(**own)
 
 
@@ -135,15 +140,15 @@ def flags(config: Any, *names: str) -> list[str]:
     for one, value, default in settings_of(config):
         if value == default or (names and one.name not in wanted):
             continue
-        flag = "--" + one.name.replace("_", "-")
+        word = flag(one.name)
         if isinstance(value, bool):
-            words.append(flag if value else flag.replace("--", "--no-", 1))
+            words.append(word if value else word.replace("--", "--no-", 1))
         elif isinstance(value, tuple):
-            words += [flag, *map(str, value)]
+            words += [word, *map(str, value)]
         elif isinstance(value, Mapping):
-            words += [flag, *(str(word) for pair in value.items() for word in pair)]
+            words += [word, *(str(one) for pair in value.items() for one in pair)]
         else:
-            words += [flag, decimal(value) if isinstance(value, float) else str(value)]
+            words += [word, decimal(value) if isinstance(value, float) else str(value)]
     return words
 
 
@@ -177,6 +182,36 @@ def from_json(config: type[Own], settings: Mapping[str, Any], where: Path) -> Ow
         return config.of(**values)
     except (TypeError, ValueError, OverflowError) as error:
         raise AmcError(f"{where}: {error}") from None
+
+
+def accepted(value: Any, hint: Any, name: str) -> Any:
+    """A value from Python as a setting of this type; lists become tuples, sections check numbers.
+
+    Raises:
+        AmcError: it is of another kind, or none of the values that are allowed.
+    """
+    kinds, origin = get_args(hint), get_origin(hint)
+    if origin in (UnionType, Union):
+        return value if value is None else _one_of(value, kinds, name)
+    if origin is Literal and value not in kinds:
+        near = suggestion(str(value), [str(kind) for kind in kinds])
+        allowed = ", ".join(map(str, kinds))
+        raise AmcError(f"{flag(name)} {_brief(value)} is unknown; allowed: {allowed}{near}")
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(accepted(one, kinds[0], name) for one in value)
+    wanted = {bool: bool, str: str, tuple: tuple, Mapping: Mapping}.get(origin or hint)
+    if wanted and not isinstance(value, wanted):
+        kind = KINDS.get(wanted, "mapping")
+        raise AmcError(f"{flag(name)} must be a {kind}, got {_brief(value)}")
+    return value
+
+
+def _one_of(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
+    """A value of one of several types: a word where one is allowed, or what the others take."""
+    words = [kind for kind in kinds if kind is str or get_origin(kind) is Literal]
+    others = [kind for kind in kinds if kind not in (*words, type(None))]
+    first = (words or others) if isinstance(value, str) else (others or words)
+    return accepted(value, first[0], name)
 
 
 def typed(value: Any, hint: Any, name: str) -> Any:

@@ -41,7 +41,8 @@ class Reach:
     Args:
         cost: of the network.
         options: allowed counts of every group, increasing.
-        floor, target: first and last MACs per sample of the window.
+        floor: first MACs per sample of the window.
+        target: last MACs per sample of the window.
 
     Attributes:
         unsure: questions that took more than `SUMMED` counts. No network is known that asks one.

@@ -112,10 +112,14 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
     return tuple(changes)
 
 
-def slower(report: Report) -> list[str]:
+def slower(report: Report, automatic: bool = False) -> list[str]:
     """A line for each runtime whose time does not follow the MACs, or that was not measured.
 
     Eager PyTorch is left out: in small networks it measures the calls of operators.
+
+    Args:
+        report: of a run.
+        automatic: whether the channel multiple was chosen for the budget, and not by the user.
     """
     lines, macs, multiple = [], report.macs.ratio, report.channel_multiple
     for timing in report.latency_ms[1:]:
@@ -126,6 +130,8 @@ def slower(report: Report) -> list[str]:
         hint = "layers as small as these cost more by their number than by their MACs"
         if multiple is not None and multiple < 8:
             hint = "--channel-multiple 8 keeps counts that runtimes compute fast"
+            if automatic:
+                hint = "multiples of 8, which runtimes compute fast, leave the budget no choice"
         elif multiple == 8:
             hint = "some processors compute blocks of 16: --channel-multiple 16"
         lines.append(

@@ -114,7 +114,7 @@ def finish(
     log.finish(config.flat, scores[1].accuracy, recovered.accuracy, report.macs.ratio)
     terminal.table(layer_table(report.layers))
     terminal.table(summary_table(report, job.task))
-    terminal.say(*slower(report))
+    terminal.say(*slower(report, config.counts.channel_multiple == "auto"))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
     return Result(pruned, plan, report, run.folder)
