@@ -2,9 +2,11 @@
 
 import copy
 
+import numpy as np
 from torch import Tensor, nn
 
 import amc
+from amc import Budget
 
 
 def coupled(graph: amc.ChannelGraph) -> set[frozenset[str]]:
@@ -41,3 +43,15 @@ def coupled_by_torch_pruning(model: nn.Module, x: Tensor) -> set[frozenset[str]]
                 )
             )
     return found
+
+
+def can_be_widened(budget: Budget, counts: np.ndarray) -> bool:
+    """Whether any group fits one allowed step more."""
+    for t, options in enumerate(budget.options):
+        larger = options[options > counts[t]]
+        if len(larger):
+            trial = counts.copy()
+            trial[t] = larger[0]
+            if budget.graph.cost.macs(trial) <= budget.target:
+                return True
+    return False

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 
 LEVELS = {
     "amc/runtime": 1,
@@ -80,6 +81,12 @@ def test_every_folder_has_a_level_and_says_its_idea() -> None:
         assert first and first.splitlines()[0].endswith("."), folder
         assert len(list((ROOT / folder).glob("*.py"))) <= MOST_FILES, folder
         assert not {"utils", "common", "helpers"} & set(folder.split("/")), folder
+
+
+def test_tests_mirror_the_rooms() -> None:
+    found = {str(p.parent.relative_to(TESTS)) for p in TESTS.rglob("*.py")} - {"."}
+    rooms = {folder.removeprefix("amc/") for folder in LEVELS} - {"amc"}
+    assert found <= rooms | {"commands", "random_networks"}
 
 
 def test_imports_point_down() -> None:
