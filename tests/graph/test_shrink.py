@@ -824,7 +824,7 @@ def test_model_that_cannot_be_exported_is_refused_in_one_line() -> None:
     message = str(caught.value)
     line = DataDependent.forward.__code__.co_firstlineno + 2
     assert "\n" not in message
-    assert re.match(rf"DataDependent cannot be traced: .*test_graph\.py:{line} `return x", message)
+    assert re.match(rf"DataDependent cannot be traced: .*test_shrink\.py:{line} `return x", message)
     assert message.endswith("use torch.where, or move that part out of forward")
 
 
