@@ -1,16 +1,23 @@
 """One thread in every test: small tensors gain nothing from more, and sums stay the same."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import save_file
 from torch import nn
 
 from amc.calibration import least_squares
+from amc.data import load_data
+from amc.models.catalog import build
 from amc.objectives import latency
 from amc.runtime import feed
 from amc.tasks.evaluate import evaluating
+from amc.training.recipe import Recipe
+from amc.training.trainer import train
+from made_once import made_once
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault
 settings.load_profile("patient")
@@ -49,3 +56,16 @@ def hasty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(latency, "ROUNDS", 2)
     monkeypatch.setattr(latency, "SECONDS", 1e-3)
     monkeypatch.setattr(latency, "session", session)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrow ResNet-20 that was trained for two epochs."""
+
+    def make(folder: Path) -> None:
+        torch.manual_seed(0)
+        model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
+        train(model, load_data("digits").train, Recipe(2, 0.05))
+        save_file(model.state_dict(), folder / "resnet20.safetensors")
+
+    return made_once(tmp_path_factory, "checkpoint", make) / "resnet20.safetensors"

@@ -1,7 +1,7 @@
 """Small networks whose budgets can be searched without training: budgets, outcomes, policies."""
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -10,15 +10,19 @@ from torch import Tensor, nn
 
 import amc
 from agents import Settings
+from amc.calibration.calibrate import calibrate
+from amc.calibration.statistics import Sampling
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
+from amc.metrics import METRICS, Evidence
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
 from amc.search.problem import Found, Problem
 from amc.search.search import learn
 from amc.search.trials import Limits, Trials
 from amc.tasks.evaluate import Score
-from envs import Outcome
+from envs import ChannelPruningEnv, Outcome
 
 Network = Callable[[], nn.Module]
 
@@ -117,3 +121,32 @@ def bundled(name: str, width: float = 0.5) -> amc.ChannelGraph:
     """A network of `amc.models`, narrow, on small images of one colour."""
     model = build(name, num_classes=10, in_channels=1, width=width)
     return amc.trace(model, (torch.randn(2, 1, 16, 16),))
+
+
+def environment(ratio: float = 0.5, kind: Network = Small) -> ChannelPruningEnv:
+    budget = budget_of(ratio, kind)
+    return ChannelPruningEnv(budget, cheap(budget))
+
+
+@cache
+def calibrated() -> tuple[nn.Module, ChannelGraph, Compressor, list[tuple[Tensor, Tensor]]]:
+    torch.manual_seed(0)
+    model = Small().eval()
+    graph = amc.trace(model, (torch.randn(2, 3, 8, 6),))
+    images = torch.randn(64, 3, 8, 6)
+    with torch.no_grad():
+        batches = [(images, model(images).argmax(dim=1))]
+    stats = calibrate(graph, model, batches, Sampling(0))
+    return (
+        model,
+        graph,
+        Compressor(graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))),
+        batches,
+    )
+
+
+def walked(budget: Budget, actions: Sequence[float]) -> Strategy:
+    decided: list[int] = []
+    for action in actions:
+        decided.append(budget.execute(decided, float(action))[0])
+    return budget.strategy(decided)

@@ -1,16 +1,19 @@
 """A walk whose best policy is known, agents on it, and everything that they hold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents import (
     AGENTS,
     EpisodicAlgorithm,
+    Exploration,
     Settings,
 )
 
@@ -118,3 +121,38 @@ def assert_same_state(first: EpisodicAlgorithm, second: EpisodicAlgorithm) -> No
             assert np.array_equal(np.asarray(value), np.asarray(other[name])), name
         else:
             assert value == other[name], name
+
+
+every_agent = pytest.mark.parametrize("kind", AGENTS)
+
+
+def make_exploration(**settings: Any) -> Exploration:
+    defaults = {"sigma": 0.5, "sigma_decay": 0.95, "sigma_min": 0.02, "seed": 0}
+    return Exploration(**{"warmup_episodes": 3, "demonstrations": (), **defaults, **settings})
+
+
+def side_by_side(walks: int) -> tuple[DummyVecEnv, list[ToyWalk]]:
+    envs = [ToyWalk() for _ in range(walks)]
+    return DummyVecEnv([lambda env=env: env for env in envs]), envs
+
+
+def greedy_reward(agent: EpisodicAlgorithm, env: ToyWalk) -> float:
+    observation, _ = env.reset()
+    done = False
+    while not done:
+        action, _ = agent.predict(observation, deterministic=True)
+        observation, reward, done, _, _ = env.step(action)
+    return reward
+
+
+def weights_of(agent: EpisodicAlgorithm) -> list[torch.Tensor]:
+    return [value.clone() for value in agent.policy.state_dict().values()]
+
+
+def same(first: Iterable[torch.Tensor], second: Iterable[torch.Tensor]) -> list[bool]:
+    return [torch.equal(one, other) for one, other in zip(first, second, strict=True)]
+
+
+def wander(rng: np.random.Generator) -> list[float]:
+    """Suggests four random actions."""
+    return rng.random(4).tolist()
