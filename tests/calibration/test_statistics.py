@@ -329,8 +329,8 @@ def test_inputs_come_from_the_network_and_outputs_from_the_target() -> None:
     model, target, x = Two().eval(), Two().eval(), images(4, 3, 6, 6)
     layers = [layer_of(model, "second")]
     seen = F.relu(model.norm(model.first(x)))
-    target = target(x)  # its own bias is taken off, not the model's
-    rows = expected_rows(seen, target, target.second, (1, 1, 1, 1))
+    outputs = target(x)  # its own bias is taken off, not the model's
+    rows = expected_rows(seen, outputs, target.second, (1, 1, 1, 1))
     assert_moments(
         collect(model, layers, labelled(x), ALL, sample_outputs(target, layers, labelled(x), ALL))[
             "second"

@@ -138,7 +138,7 @@ def test_an_agent_is_suggested_variations_of_all_that_was_tried(
             asked.append((list(known), super().__call__(known, rng)))
             return dict(asked[-1][1])
 
-    monkeypatch.setattr("amc.search.search.Variations", Watched)
+    monkeypatch.setattr("amc.search.suggestions.Variations", Watched)
     trials = Trials(cheap(budget), REWARDS["accuracy"], Limits(13))
     settings = Settings(net_arch=(16, 16), warmup_episodes=4, elite=1.0)
     found = search(Problem(budget, trials, errors), method, settings=settings, walks=walks)

@@ -154,13 +154,13 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[nn.Module] = []
-    remember = teacher_outputs.precomputed
+    precompute = teacher_outputs.precomputed
 
     def noted(*arguments: Any) -> nn.Module:
-        made.append(remember(*arguments))
+        made.append(precompute(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("amc.steps.finetune.remembered", noted)
+    monkeypatch.setattr("amc.steps.finetune.precomputed", noted)
     monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
 
     def settings(fixed: bool, name: str) -> TrainConfig:
@@ -175,7 +175,9 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
     run(settings(False, "run-anew"))
     assert not made
     whole = run(settings(True, "whole"))
-    assert len(made) == 1 and isinstance(made[0], teacher_outputs.Remembered)  # for all stages
+    assert len(made) == 1 and isinstance(
+        made[0], teacher_outputs.PrecomputedOutputs
+    )  # for all stages
 
     run_epoch, epochs = trainer._Training.run_epoch, 0
 
