@@ -22,16 +22,21 @@ from amc.tasks.evaluate import Score
 from envs import Outcome, Reward
 from envs.outcome import Episode
 
-FORMAT = "amc-episodes/3"
+FORMAT = "amc-episodes/2"
 
-OLDER = "amc-episodes/2"
 NOT_IN_OLDER = frozenset(
     """
     checkpoint task bn_samples patience finalists finetune_epochs learning_rate label_smoothing
     weight_decay clip ema mixed finetune temperature distill_weight distill_schedule feature_weight
 """.split()
 )
-"""Settings that the first line of an older record does not name."""
+"""Settings that older records do not name."""
+
+
+def differences(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Settings that a record was not made by, by name; what an older one does not name is none."""
+    named = [k for k in settings if k in recorded or k not in NOT_IN_OLDER]
+    return [k for k in named if recorded.get(k) != settings[k]]
 
 
 class LimitReached(Exception):
@@ -197,10 +202,7 @@ def _read(path: Path, search: Mapping[str, Any]) -> list[tuple[dict[str, int], O
         return []
     lines = whole.splitlines()
     found = [_parsed(line, number, path) for number, line in enumerate(lines, start=1)]
-    if found[0].get("format") == OLDER:
-        header = {k: v for k, v in header.items() if k in found[0] or k not in NOT_IN_OLDER}
-        header["format"] = OLDER
-    differing = [k for k in header if found[0].get(k) != header[k]]
+    differing = differences(found[0], header)
     if differing:
         raise AmcError(
             f"{path}: the record is of another search: {differing[0]} was "

@@ -25,7 +25,7 @@ from amc.runs.terminal import Bar
 from amc.runtime.files import read_json, write_json
 from amc.search.problem import Errors, Problem
 from amc.search.search import Settings, search
-from amc.search.trials import Limits, Trials
+from amc.search.trials import Limits, Trials, differences
 from amc.steps.cut import cut, original_outputs
 from amc.steps.job import Job
 from amc.steps.search import evaluator
@@ -104,7 +104,7 @@ class Contest:
         """Lets a method search once, unless it has."""
         path = self.folder / f"{method}-{seed}.json"
         content = read_json(path) if path.exists() else {}
-        if content.get("about") == self.about(method, seed):
+        if not differences(content.get("about") or {}, self.about(method, seed)):
             attempt = Attempt(**content["attempt"])
             self.cuts.update({_key(attempt): attempt.cut} if attempt.cut else {})
             for _ in attempt.rewards:

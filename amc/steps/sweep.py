@@ -25,6 +25,7 @@ from amc.runtime.files import read_json, write_json
 from amc.search.policies import known_strategies
 from amc.search.problem import Errors, proposed, starts
 from amc.search.search import Policy
+from amc.search.trials import differences
 from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate, cut_best, original_outputs
 from amc.steps.finetune import Recovery, remove_states
@@ -104,7 +105,7 @@ class Sweep:
         """The network for a target, from an earlier sweep or cut now."""
         about, path = {**self._settings, "target": ratio}, self.place(ratio) / "point.json"
         known = read_json(path) if path.exists() else {}
-        if known.get("about") == about:
+        if not differences(known.get("about") or {}, about):
             return Point(**known["point"])
         point = self._cut(ratio, about)
         write_json(path, {"about": about, "point": asdict(point)})

@@ -20,7 +20,7 @@ from amc.runtime.files import UnwritableError
 from amc.search import trials as rooms
 from amc.search.problem import Found, Problem
 from amc.search.search import METHODS, Settings, search
-from amc.search.trials import FORMAT, LimitReached, Limits, Trials
+from amc.search.trials import FORMAT, LimitReached, Limits, Trials, differences
 from amc.tasks.evaluate import Score
 from envs import REWARDS, Outcome
 from envs.outcome import Episode
@@ -465,3 +465,12 @@ def test_reward_that_is_not_finite_is_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(AmcError, match="the reward is nan"):
         searched(record, "random", evaluate=measured)
     assert len(lines(record)) == 4
+
+
+def test_a_record_from_before_more_settings_were_named_is_still_one_of_this_search() -> None:
+    now = {"model": "a", "episodes": 5, "clip": 0.2, "checkpoint": None}
+    older = {"model": "a", "episodes": 5}
+    assert differences(older, now) == []
+    assert differences({**older, "clip": 0.5}, now) == ["clip"]
+    assert differences({"model": "a"}, now) == ["episodes"]  # named since the first version
+    assert differences({}, now) == ["model", "episodes"]
