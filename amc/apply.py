@@ -27,8 +27,8 @@ from amc.steps.allocate import allocation_of, candidates, check_files
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, open_job
 from amc.steps.recover import recover
-from amc.steps.result import Result, finish, origin
-from amc.steps.setup import build_network, check_training, load_network, trace_network
+from amc.steps.result import Result, finish
+from amc.steps.setup import build_network, ready, trace_network
 
 
 def run(config: ApplyConfig) -> Path:
@@ -52,11 +52,7 @@ def apply(job: Job, given: nn.Module, run: Run[ApplyConfig]) -> Result:
     # Does the plan fit the network, or the budget the policy?
     graph = trace_network(job, given, config.restrictions)
     allocation = allocation_of(graph, config)
-    network = load_network(job, given, graph, config.network, config.data)
-    check_training(job, network.model, config.training)
-    run.begin(**origin(config, network))
-    job.terminal.say(*network.overview(job, allocation.budget))
-    original = job.tested(network.model)
+    network, original = ready(job, given, graph, run, allocation.budget)
 
     # The channels of the plan; or what the policy walks to, and what it knows.
     with run.clock("calibrate"):

@@ -32,8 +32,8 @@ from amc.steps.allocate import allocation_of, candidates, check_files
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, checked, job_with, open_job
 from amc.steps.recover import recover
-from amc.steps.result import Result, finish, origin
-from amc.steps.setup import build_network, check_training, load_network, trace_network
+from amc.steps.result import Result, finish
+from amc.steps.setup import build_network, ready, trace_network
 from amc.tasks.task import CLASSIFICATION, Task
 from envs.rewards import users_reward
 
@@ -148,11 +148,7 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
     allocation = allocation_of(graph, config)
 
     # The network with its weights.
-    network = load_network(job, given, graph, config.network, config.data)
-    check_training(job, network.model, config.training)
-    run.begin(**origin(config, network))
-    job.terminal.say(*network.overview(job, allocation.budget))
-    original = job.tested(network.model)
+    network, original = ready(job, given, graph, run, allocation.budget)
 
     # Statistics of every layer that may lose inputs.
     with run.clock("calibrate"):

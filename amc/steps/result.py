@@ -2,7 +2,6 @@
 
 import shlex
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +51,6 @@ class Result:
     def strategy(self) -> dict[str, int]:
         """Kept channels per group that lost some."""
         return self.plan.strategy
-
-
-def origin(config: TrainConfig | ApplyConfig, network: Network) -> dict[str, Any]:
-    """What the files of a run say of where they come from."""
-    return {
-        "target": config.target,
-        "seed": config.seed,
-        "weights": network.fingerprint,
-        "model": network.name,
-        "width": config.network.width,
-        "baked": network.baked,
-        "version": version("amc-pruning"),
-    }
 
 
 def finish(

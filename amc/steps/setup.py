@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,10 +24,11 @@ from amc.models.catalog import build, is_bundled
 from amc.models.checkpoint import load_checkpoint
 from amc.models.pretrained import pretrained
 from amc.objectives.budget import Budget
+from amc.runs.run import Run
 from amc.runtime import distributed, feed, weights
 from amc.runtime.errors import AmcError
 from amc.steps.job import Job
-from amc.tasks.evaluate import evaluate, evaluating, predictions
+from amc.tasks.evaluate import Score, evaluate, evaluating, predictions
 from amc.training.shared_gradient import backward
 
 
@@ -129,6 +132,37 @@ def load_network(
         _warn_of_chance(model, job)
     name = config.model if job.named else config.model.rpartition(":")[2]
     return Network(name, model, graph, source, baked_layers(given, model))
+
+
+def ready(
+    job: Job, given: nn.Module, graph: ChannelGraph, run: Run[Any], budget: Budget | None
+) -> tuple[Network, Score]:
+    """The network with its weights and its score on the test split; the run has begun.
+
+    Args:
+        job: the run's data and task.
+        given: the network as it was built.
+        graph: what can be cut from it.
+        run: of `amc.train` or `amc.apply`; from here on it can be resumed.
+        budget: what a strategy may cost, if that decides.
+
+    Raises:
+        AmcError: the network cannot be used or trained.
+    """
+    config = run.config
+    network = load_network(job, given, graph, config.network, config.data)
+    check_training(job, network.model, config.training)
+    run.begin(
+        target=config.target,
+        seed=config.seed,
+        weights=network.fingerprint,
+        model=network.name,
+        width=config.network.width,
+        baked=network.baked,
+        version=version("amc-pruning"),
+    )
+    job.terminal.say(*network.overview(job, budget))
+    return network, job.tested(network.model)
 
 
 def _with_weights(
