@@ -41,17 +41,26 @@ def calibrate(
     graph: ChannelGraph,
     model: nn.Module,
     batches: Batches,
-    sampling: Sampling,
+    sampling: Sampling | None = None,
     on_batch: Callable[[], None] = lambda: None,
     memory: int | None = None,
 ) -> Mapping[str, LayerStats]:
     """Statistics of the original network for every layer that may lose inputs.
 
+    >>> import amc, torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+    >>> images, labels = torch.randn(16, 3, 8, 8), torch.zeros(16)
+    >>> stats = amc.calibrate(graph, model, [(images, labels)])
+    >>> list(stats), stats["2"].xx.shape  # one group of inputs, 8 channels of 3 x 3
+    (['2'], torch.Size([1, 72, 72]))
+
     Args:
         graph: of the model.
         model: never changed.
         batches: images; under a limit they may be gone through several times.
-        sampling: which output positions become rows.
+        sampling: which output positions become rows; by default ten per image and layer.
         on_batch: called after every batch of every pass.
         memory: bytes that statistics may take at a time, see `in_passes`; None: no limit.
 
@@ -59,9 +68,10 @@ def calibrate(
         AmcError: there are no images, a layer's inputs or outputs are not finite, or a layer alone
             does not fit the memory.
     """
+    positions = sampling or Sampling()
 
     def one_pass(layers: Sequence[Layer]) -> Mapping[str, LayerStats]:
-        stats = collect(model, layers, batches, sampling, on_batch=on_batch)
+        stats = collect(model, layers, batches, positions, on_batch=on_batch)
         for layer in layers:
             _check(layer, stats.get(layer.name))
         return stats
