@@ -7,17 +7,28 @@ import pytest
 import torch
 from hypothesis import settings
 from safetensors.torch import save_file
-from torch import nn
 
 from amc.calibration import least_squares
 from amc.data import load_data
 from amc.models.catalog import build
 from amc.objectives import latency
-from amc.runtime import feed
-from amc.tasks.evaluate import evaluating
 from amc.training.recipe import Recipe
 from amc.training.trainer import train
 from made_once import made_once
+from quick_latency import QUICK
+
+FEW_DIGITS = """
+from dataclasses import replace
+import torch
+from amc.data import TensorLoader, load_data
+
+def digits():
+    data = load_data("digits")
+    images, labels = (torch.cat(parts)[:256] for parts in zip(*data.calibration))
+    train = TensorLoader(images, labels, batch_size=64, shuffle=True)
+    calibration = TensorLoader(images, labels, batch_size=64)
+    return replace(data, name="few", train=train, calibration=calibration)
+"""
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault
 settings.load_profile("patient")
@@ -37,25 +48,23 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(least_squares, "SCARCE", 0.0)
 
 
-@pytest.fixture(autouse=True)
-def hasty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole runs need no exact times: short turns, and no export, which takes seconds.
+MEASURED = {name: getattr(latency, name) for name in QUICK}
 
-    Latency itself is measured as it is in its own tests.
-    """
-    if request.module.__name__.endswith("test_latency"):
-        return
 
-    def session(model: nn.Module, sample: feed.Feed, threads: int = 1) -> latency.Run:
-        def run() -> object:
-            with torch.inference_mode(), evaluating(model):
-                return feed.call(model, sample)
+@pytest.fixture(scope="session", autouse=True)
+def hasty() -> Iterator[None]:
+    """Whole runs need no exact times: short turns, and no export, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK.items():
+            patch.setattr(latency, name, value)
+        yield
 
-        return run
 
-    monkeypatch.setattr(latency, "ROUNDS", 2)
-    monkeypatch.setattr(latency, "SECONDS", 1e-3)
-    monkeypatch.setattr(latency, "session", session)
+@pytest.fixture
+def as_measured(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency as users have it."""
+    for name, value in MEASURED.items():
+        monkeypatch.setattr(latency, name, value)
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +78,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(model.state_dict(), folder / "resnet20.safetensors")
 
     return made_once(tmp_path_factory, "checkpoint", make) / "resnet20.safetensors"
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Data of the user's own: a fifth of the digits, for epochs of four steps."""
+
+    def make(folder: Path) -> None:
+        (folder / "few.py").write_text(FEW_DIGITS)
+
+    return f"{made_once(tmp_path_factory, 'few_digits', make) / 'few.py'}:digits"

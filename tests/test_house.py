@@ -41,6 +41,9 @@ four floors. Commands, on top, do not import each other."""
 MOST_FILES = 12
 """In a folder; `__init__.py` is one of them."""
 
+LONGEST_TEST = 600
+"""Lines of a file of tests."""
+
 KNOW_AGENTS = ("amc/search", "amc")
 """The only folders that import `agents`."""
 
@@ -87,6 +90,8 @@ def test_tests_mirror_the_rooms() -> None:
     found = {str(p.parent.relative_to(TESTS)) for p in TESTS.rglob("*.py")} - {"."}
     rooms = {folder.removeprefix("amc/") for folder in LEVELS} - {"amc"}
     assert found <= rooms | {"commands", "random_networks"}
+    lengths = {p: len(p.read_text().splitlines()) for p in TESTS.rglob("*.py")}
+    assert not [str(p) for p, lines in lengths.items() if lines > LONGEST_TEST]
 
 
 def test_imports_point_down() -> None:

@@ -12,7 +12,6 @@ from amc import learn, pareto
 from amc.config.apply import ApplyConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
-from amc.data import load_data
 from amc.models.catalog import build
 from amc.runtime.errors import AmcError
 from amc.tasks.evaluate import evaluate
@@ -23,16 +22,11 @@ from strict_device import ELSEWHERE, Away, reachable
 
 
 @pytest.fixture(scope="module")
-def common(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def common(checkpoint: Path, few_digits: str) -> dict[str, Any]:
     """Settings of a short run on a network that has learned a little."""
-    torch.manual_seed(0)
-    model = build("resnet20", num_classes=10, in_channels=1, width=0.25)
-    train(model, load_data("digits").train, Recipe(2, 0.1))
-    path = tmp_path_factory.mktemp("weights") / "resnet20.safetensors"
-    save_file(model.state_dict(), path)
     return dict(
-        width=0.25, checkpoint=path, calibration_batches=2, reward_images=60, quiet=True,
-        episodes=5, warmup_episodes=3, finalists=2, finetune_epochs=1,
+        width=0.5, checkpoint=checkpoint, data=few_digits, calibration_batches=2, quiet=True,
+        reward_images=60, episodes=5, warmup_episodes=3, finalists=2, finetune_epochs=1,
     )  # fmt: skip
 
 
@@ -78,7 +72,7 @@ def test_run_elsewhere_is_the_run_on_the_cpu(
     settings = {**common, **given}
     if "model" in given:
         model, settings["checkpoint"] = (
-            build("mobilenet_v2", num_classes=10, in_channels=1, width=0.25),
+            build("mobilenet_v2", num_classes=10, in_channels=1, width=0.5),
             tmp_path / "weights.safetensors",
         )
         save_file(model.state_dict(), settings["checkpoint"])
@@ -140,7 +134,9 @@ def test_what_was_learned_is_used_elsewhere(
     common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One policy for many budgets; every size; a policy and a plan applied."""
-    network = {k: common[k] for k in ("checkpoint", "width", "calibration_batches", "quiet")}
+    network = {
+        k: common[k] for k in ("checkpoint", "width", "data", "calibration_batches", "quiet")
+    }
 
     def everything(folder: Path, device: str) -> list[bytes]:
         given = {**network, "device": device}

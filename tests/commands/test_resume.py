@@ -22,6 +22,7 @@ from amc.config.train import TrainConfig
 from amc.models.catalog import build
 from amc.search.search import METHODS
 from amc.train import main, run
+from forked_runs import ForkedRun
 from small_runs import (
     CAN_FORK,
     EPISODES,
@@ -44,13 +45,23 @@ from small_runs import (
 # Stopped, and gone on with
 
 
+@forking
 @with_signals
 def test_killed_run_goes_on_to_the_same_bytes(
-    tiny: dict[str, Any], undisturbed: Callable[..., Path], tmp_path: Path
+    tiny: dict[str, Any],
+    undisturbed: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = tmp_path / "run"
-    status, *_ = stopped({**tiny, "run_dir": folder}, 5, signal.SIGKILL)
-    assert status == -signal.SIGKILL
+    folder, here = tmp_path / "run", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.setenv("PAUSE", "0.15")
+    process = ForkedRun(here, *words({**tiny, "run_dir": folder}))
+    while recorded(folder) < 5:
+        assert process.poll() is None, process.err
+        time.sleep(0.01)
+    process.kill()
+    monkeypatch.delenv("PAUSE")
     assert 5 <= recorded(folder) < EPISODES
     assert not (folder / "strategy.json").exists()
     assert resume(folder) == folder

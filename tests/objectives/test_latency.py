@@ -16,6 +16,8 @@ from amc.objectives.latency import Latency, Timing, preferred, session, timings
 from amc.reporting.report import Change, Report, slower
 from amc.train import run
 
+pytestmark = pytest.mark.usefixtures("as_measured")
+
 
 def convolutions(channels: int) -> nn.Sequential:
     torch.manual_seed(channels)

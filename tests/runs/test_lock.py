@@ -16,7 +16,6 @@ import torch
 
 from amc.config.composed import as_json
 from amc.config.train import TrainConfig
-from amc.models.catalog import build
 from amc.runs.folder import resumed
 from amc.runs.lock import LOCK, locked, move_aside
 from amc.runs.trust import check_owner, code_named
@@ -24,6 +23,8 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import write_atomically
 from amc.search.trials import Limits, Trials
 from amc.train import run
+from forked_runs import ForkedRun
+from small_runs import NETWORK, forking
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -260,51 +261,50 @@ def test_default_folder_tells_seeds_apart() -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "w.pt"
-    torch.save(build("resnet20", num_classes=10, in_channels=1, width=0.25).state_dict(), path)
-    return ["--width", "0.25", "--checkpoint", str(path), "--episodes", "3", "--finetune-epochs",
-            "0", "--calibration-batches", "2", "--reward-images", "50", "--quiet"]  # fmt: skip
+    path = tmp_path_factory.mktemp("network") / "net.py"
+    path.write_text(NETWORK)
+    return ["--model", f"{path}:net", "--episodes", "3", "--finetune-epochs", "0",
+            "--calibration-batches", "2", "--reward-images", "50", "--quiet"]  # fmt: skip
 
 
-def started(where: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "amc.train", *words], cwd=where, env=ENVIRONMENT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "here").mkdir()
+    return tmp_path / "here"
 
 
-def test_two_seeds_at_once_and_the_same_seed_twice(small: list[str], tmp_path: Path) -> None:
-    jobs = [started(tmp_path, *small, "--seed", seed) for seed in ("0", "1", "1")]
-    said = [job.communicate()[1] for job in jobs]
-    assert jobs[0].returncode == 0, said[0]
-    assert sorted(job.returncode for job in jobs[1:]) in ([0, 1], [0, 0])
-    for job, text in zip(jobs, said, strict=True):
-        if job.returncode:
-            assert "works there" in text and len(text.splitlines()) == 1
-    for name in ("resnet20-digits-auto-0.5-seed0", "resnet20-digits-auto-0.5-seed1"):
-        folder = tmp_path / "runs" / name
+@forking
+def test_two_seeds_at_once_and_the_same_seed_twice(small: list[str], here: Path) -> None:
+    jobs = [ForkedRun(here, *small, "--seed", seed) for seed in ("0", "1", "1")]
+    ended = [job.wait() for job in jobs]
+    assert ended[0] == 0, jobs[0].err
+    assert sorted(ended[1:]) in ([0, 1], [0, 0])
+    for job, status in zip(jobs, ended, strict=True):
+        if status:
+            assert "works there" in job.err and len(job.err.splitlines()) == 1
+    for seed in range(2):
+        folder = here / TrainConfig.of(model=small[1], seed=seed).folder
         assert len((folder / "episodes.jsonl").read_text().splitlines()) == 4
         assert json.loads((folder / "report.json").read_text())["episodes"] == 3
         assert not list(folder.glob(".*"))
 
 
-def test_two_resumes_at_once_lose_nothing(small: list[str], tmp_path: Path) -> None:
-    folder = tmp_path / "r"
-    first = started(tmp_path, *small, "--run-dir", "r", "--workers", "2", "--walks", "1")
+@forking
+def test_two_resumes_at_once_lose_nothing(small: list[str], here: Path) -> None:
+    folder = here / "r"
+    first = ForkedRun(here, *small, "--run-dir", "r", "--workers", "2", "--walks", "1")
     record = folder / "episodes.jsonl"
     while not (record.exists() and len(record.read_bytes().splitlines()) > 1):
-        assert first.poll() is None, first.communicate()[1]
+        assert first.poll() is None, first.err
         time.sleep(0.01)
     first.kill()  # its workers live on for a moment, and the lock with them
-    first.communicate()
     known = record.read_bytes()
-    jobs = [started(tmp_path, "--resume", "r", "--quiet") for _ in "ab"]
-    said = [job.communicate()[1] for job in jobs]
-    assert 0 in (job.returncode for job in jobs), said
-    for job, text in zip(jobs, said, strict=True):
-        if job.returncode:
-            assert "works there" in text and len(text.splitlines()) == 1
+    jobs = [ForkedRun(here, "--resume", "r", "--quiet") for _ in "ab"]
+    ended = [job.wait() for job in jobs]
+    assert 0 in ended, [job.err for job in jobs]
+    for job, status in zip(jobs, ended, strict=True):
+        if status:
+            assert "works there" in job.err and len(job.err.splitlines()) == 1
     assert record.read_bytes().startswith(known[: known.rfind(b"\n") + 1])
     assert len(record.read_text().splitlines()) == 4
     assert (folder / "report.json").exists() and not list(folder.glob(".*"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
 import amc
 from amc.config.train import TrainConfig
@@ -19,21 +19,64 @@ from amc.steps.recover import silenced
 from amc.tasks.evaluate import evaluate
 from amc.train import run
 from amc.training import trainer
-from amc.training.recipe import Recipe
-from amc.training.trainer import train
+from made_once import made_once
+
+OWN = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 12, 1)
+        self.c, self.d, self.e = nn.Conv2d(12, 8, 1), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 12, 1)
+        self.fc = nn.Linear(12, 10)
+    def forward(self, x):
+        x = self.norm(self.a(x)).relu()
+        x = (x + self.c(self.b(x).relu())).relu()
+        return self.fc(self.e(self.d(x).relu()).relu().mean((2, 3)))
+def net():
+    torch.manual_seed(0)
+    return Net()
+def tuned(model, original, data, epochs):
+    with torch.no_grad():
+        for tensor in model.fc.parameters():
+            tensor.mul_(epochs)  # which no prediction minds
+    return model
+def spoilt(model, original, data, epochs):
+    with torch.no_grad():
+        model.fc.weight.zero_()
+    return model
+def wrong(model, original, data, epochs):
+    return original
+def nothing(model, original, data, epochs):
+    pass
+def fails(model, original, data, epochs):
+    raise KeyError("lost")
+def exits(model, original, data, epochs):
+    raise SystemExit(3)
+def ruined(model, original, data, epochs):
+    with torch.no_grad():
+        model.fc.bias.fill_(float("nan"))
+    return model
+"""
 
 
 @pytest.fixture(scope="module")
-def common(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings of a short run without a search, on a network that has learned a little."""
-    torch.manual_seed(0)
-    model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
-    train(model, load_data("digits").train, Recipe(2, 0.1))
-    path = tmp_path_factory.mktemp("weights") / "resnet20.safetensors"
-    save_file(model.state_dict(), path)
+def simple(few_digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a run of a second, on a network that has learned nothing."""
+    own = made_once(tmp_path_factory, "own", lambda at: (at / "own.py").write_text(OWN)) / "own.py"
     return dict(
-        mode="uniform", width=0.5, checkpoint=path, calibration_batches=2, device="cpu",
-        quiet=True, finetune_epochs=3, reward_images=40,
+        model=f"{own}:net", mode="uniform", data=few_digits, device="cpu", quiet=True,
+        calibration_batches=2, finetune_epochs=3, reward_images=40,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def common(checkpoint: Path, few_digits: str) -> dict[str, Any]:
+    """Settings of a short run without a search, on a network that has learned a little."""
+    return dict(
+        mode="uniform", width=0.5, checkpoint=checkpoint, data=few_digits, device="cpu",
+        calibration_batches=2, quiet=True, finetune_epochs=3, reward_images=40,
     )  # fmt: skip
 
 
@@ -45,23 +88,24 @@ def loaded(folder: Path) -> torch.nn.Module:
 @pytest.mark.parametrize(
     "given",
     [
-        {"group_size": 4, "stage_epochs": 0.7, "stage_learning_rate": 0.01},
+        {"group_size": 2, "stage_epochs": 0.7, "stage_learning_rate": 0.01},
         {"schedule": "agp", "schedule_steps": 3},
         {"schedule": "exponential-bias", "schedule_steps": 2, "feature_weight": 1.0, "ema": 0.9},
         {"schedule": "multistep", "schedule_parts": (0.6,), "distill_schedule": "cosine"},
         {"schedule": "adaptive", "schedule_steps": 3, "adaptive_drop": 0.0},
         {"schedule": "linear", "schedule_steps": 3, "soft": True},
-        {"group_size": 5, "soft": True, "distill_schedule": "linear"},
+        {"group_size": 3, "soft": True, "distill_schedule": "linear"},
     ],
 )
 def test_stages_end_at_the_strategy(
-    common: dict[str, Any], tmp_path: Path, given: dict[str, Any]
+    simple: dict[str, Any], tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    folder = run(TrainConfig.of(**common, **given, run_dir=tmp_path / "run"))
-    at_once = run(TrainConfig.of(**{**common, "finetune_epochs": 0}, run_dir=tmp_path / "once"))
+    folder = run(TrainConfig.of(**simple, **given, run_dir=tmp_path / "run"))
+    at_once = run(TrainConfig.of(**{**simple, "finetune_epochs": 0}, run_dir=tmp_path / "once"))
     plan = load_plan(folder / "plan.json")
     assert plan.strategy == load_plan(at_once / "plan.json").strategy
-    found, accuracy = loaded(folder), read_json(folder / "report.json")["accuracy"]["recovered"]
+    found = amc.load_pruned(build(simple["model"], num_classes=10, in_channels=1), folder)
+    accuracy = read_json(folder / "report.json")["accuracy"]["recovered"]
     assert evaluate(found, load_data("digits").test).accuracy == pytest.approx(accuracy, abs=1e-6)
     assert not list(folder.glob("training-*"))
 
@@ -132,9 +176,9 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("given", [{}, {"schedule": "agp", "schedule_steps": 2}])
 def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
-    common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+    simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
-    settings = {**common, **given}
+    settings = {**simple, **given}
     whole = run(TrainConfig.of(**settings, run_dir=tmp_path / "whole"))
     epochs: list[int] = []
     run_epoch = trainer._Training.run_epoch
@@ -156,39 +200,12 @@ def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
     assert not list((tmp_path / "stopped").glob("training-*"))
 
 
-OWN = """
-import torch
-def tuned(model, original, data, epochs):
-    with torch.no_grad():
-        for tensor in model.fc.parameters():
-            tensor.mul_(epochs)  # which no prediction minds
-    return model
-def spoilt(model, original, data, epochs):
-    with torch.no_grad():
-        model.fc.weight.zero_()
-    return model
-def wrong(model, original, data, epochs):
-    return original
-def nothing(model, original, data, epochs):
-    pass
-def fails(model, original, data, epochs):
-    raise KeyError("lost")
-def exits(model, original, data, epochs):
-    raise SystemExit(3)
-def ruined(model, original, data, epochs):
-    with torch.no_grad():
-        model.fc.bias.fill_(float("nan"))
-    return model
-"""
-
-
-def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN)
-    own = f"{tmp_path / 'own.py'}"
+def test_own_training_takes_the_place_of_ours(simple: dict[str, Any], tmp_path: Path) -> None:
+    own = simple["model"].rpartition(":")[0]
     bias = {}
     for name in ("tuned", "spoilt"):
-        run(TrainConfig.of(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name))
-        bias[name] = loaded(tmp_path / name).get_parameter("fc.bias")
+        run(TrainConfig.of(**simple, finetune=f"{own}:{name}", run_dir=tmp_path / name))
+        bias[name] = load_file(tmp_path / name / "pruned.safetensors")["fc.bias"]
     torch.testing.assert_close(bias["tuned"], 3 * bias["spoilt"])  # the latter is as it was cut
     for name, message in (
         ("wrong", "other tensors"),
@@ -198,7 +215,7 @@ def test_own_training_takes_the_place_of_ours(common: dict[str, Any], tmp_path: 
         ("ruined", "holds NaN"),
         ("absent", "absent"),
     ):
-        config = TrainConfig.of(**common, finetune=f"{own}:{name}", run_dir=tmp_path / name)
+        config = TrainConfig.of(**simple, finetune=f"{own}:{name}", run_dir=tmp_path / name)
         with pytest.raises(AmcError, match=message) as refused:
             run(config)
         assert "\n" not in str(refused.value) and name in str(refused.value)
@@ -233,10 +250,10 @@ def test_impossible_recoveries_are_refused(given: dict[str, Any], message: str) 
     assert "\n" not in str(refused.value)
 
 
-def test_settings_of_recovery_come_back(common: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_of_recovery_come_back(simple: dict[str, Any], tmp_path: Path) -> None:
     given = {"label_smoothing": 0.1, "clip": 1.0, "mixed": True, "schedule": "linear"}
     folder = run(
-        TrainConfig.of(**{**common, **given, "finetune_epochs": 2}, run_dir=tmp_path / "r")
+        TrainConfig.of(**{**simple, **given, "finetune_epochs": 2}, run_dir=tmp_path / "r")
     )
     saved = json.loads((folder / "config.json").read_text())
     assert {name: saved[name] for name in given} == given

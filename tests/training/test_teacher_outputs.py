@@ -138,7 +138,13 @@ def test_loader_that_claims_too_much_is_told_so() -> None:
 OWN_DATA = """
 from dataclasses import replace
 import torch
+from torch import nn
 from amc.data import TensorLoader, load_data
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
 
 def digits():
     data = load_data("digits")
@@ -161,15 +167,14 @@ def test_run_asks_the_original_once_and_goes_on_after_a_stop_to_the_same_network
         return made[-1]
 
     monkeypatch.setattr("amc.steps.finetune.precomputed", noted)
-    monkeypatch.setenv("AMC_CACHE", str(tmp_path / "cache"))
 
     def settings(fixed: bool, name: str) -> TrainConfig:
         own = tmp_path / f"own_{fixed}.py"
         own.write_text(OWN_DATA.format(fixed=fixed))
         return TrainConfig.of(
-            mode="uniform", width=0.25, data=f"{own}:digits", calibration_batches=1, device="cpu",
-            quiet=True, finetune_epochs=4, schedule="linear", schedule_steps=2, stage_epochs=0.5,
-            run_dir=tmp_path / name,
+            mode="uniform", model=f"{own}:net", data=f"{own}:digits",
+            calibration_batches=1, device="cpu", quiet=True, finetune_epochs=4,
+            schedule="linear", schedule_steps=2, stage_epochs=0.5, run_dir=tmp_path / name,
         )  # fmt: skip
 
     run(settings(False, "run-anew"))
