@@ -72,20 +72,21 @@ def compress(
 ) -> Result:
     """The whole job on a network and loaders in memory: search, cut, reconstruct, fine-tune.
 
-    >>> import torch, amc
-    >>> from torch.utils.data import DataLoader, TensorDataset
-    >>> _ = torch.manual_seed(0)
-    >>> model = torch.nn.Sequential(
-    ...     torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3),
-    ...     torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 2),
-    ... )
-    >>> images = torch.randn(64, 1, 8, 8)
-    >>> loader = DataLoader(TensorDataset(images, (images.mean((1, 2, 3)) > 0).long()), 32)
-    >>> result = amc.compress(model, loader, loader, episodes=4, finetune_epochs=1)
-    >>> result.report.macs.ratio <= 0.5
-    True
-    >>> result.model(images).shape
-    torch.Size([64, 2])
+    Examples:
+        >>> import torch, amc
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3),
+        ...     torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 2),
+        ... )
+        >>> images = torch.randn(64, 1, 8, 8)
+        >>> loader = DataLoader(TensorDataset(images, (images.mean((1, 2, 3)) > 0).long()), 32)
+        >>> result = amc.compress(model, loader, loader, episodes=4, finetune_epochs=1)
+        >>> result.report.macs.ratio <= 0.5
+        True
+        >>> result.model(images).shape
+        torch.Size([64, 2])
 
     Args:
         model: with its weights; it stays as it is.

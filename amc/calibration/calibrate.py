@@ -47,14 +47,15 @@ def calibrate(
 ) -> Mapping[str, LayerStats]:
     """Statistics of the original network for every layer that may lose inputs.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> images, labels = torch.randn(16, 3, 8, 8), torch.zeros(16)
-    >>> stats = amc.calibrate(graph, model, [(images, labels)])
-    >>> list(stats), stats["2"].xx.shape  # one group of inputs, 8 channels of 3 x 3
-    (['2'], torch.Size([1, 72, 72]))
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> images, labels = torch.randn(16, 3, 8, 8), torch.zeros(16)
+        >>> stats = amc.calibrate(graph, model, [(images, labels)])
+        >>> list(stats), stats["2"].xx.shape  # one group of inputs, 8 channels of 3 x 3
+        (['2'], torch.Size([1, 72, 72]))
 
     Args:
         graph: of the model.

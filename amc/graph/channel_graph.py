@@ -20,16 +20,17 @@ NO_LAYERS = "there is no convolution or linear layer"
 class ChannelGraph:
     """What can be removed from a network, and what it costs.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> print(graph)
-    group  channels  layers that read it
-    input         3  frozen: network input
-    0             8  2
-    2             4  frozen: network output
-    12,384 MACs per sample, 516 parameters
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> print(graph)
+        group  channels  layers that read it
+        input         3  frozen: network input
+        0             8  2
+        2             4  frozen: network output
+        12,384 MACs per sample, 516 parameters
 
     Attributes:
         layers: in execution order.

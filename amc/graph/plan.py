@@ -33,15 +33,16 @@ class GroupKeep:
 class Plan:
     """Which channels stay: by group, as decided, and by tensor, as cut.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> plan = graph.plan({"0": [0, 3, 5]})
-    >>> plan.strategy, graph.macs(plan)
-    ({'0': 3}, 4644)
-    >>> plan.cuts[-1]
-    Cut(tensor='2.weight', dim=1, size=8, keep=(0, 3, 5))
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> plan = graph.plan({"0": [0, 3, 5]})
+        >>> plan.strategy, graph.macs(plan)
+        ({'0': 3}, 4644)
+        >>> plan.cuts[-1]
+        Cut(tensor='2.weight', dim=1, size=8, keep=(0, 3, 5))
 
     Attributes:
         groups: group name -> kept channels, for the groups that lose some.

@@ -19,13 +19,14 @@ def restrict(graph: ChannelGraph, model: nn.Module, choice: Restrictions) -> Cha
 
     A group whose layers are coupled is cut only if all of them may be.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> chosen = amc.restrict(graph, model, amc.Restrictions(exclude=("0",)))
-    >>> chosen.sizes, chosen.groups[1].reason
-    ({}, 'excluded (0)')
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> chosen = amc.restrict(graph, model, amc.Restrictions(exclude=("0",)))
+        >>> chosen.sizes, chosen.groups[1].reason
+        ({}, 'excluded (0)')
 
     Args:
         graph: of the model.

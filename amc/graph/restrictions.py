@@ -13,9 +13,10 @@ class Restrictions:
     Globs are those of file names (``layer1.*``); types are class names (``Conv2d``) or kinds of
     operators (``conv2d``, ``depthwise``, ``linear``, ``conv_transpose2d``).
 
-    >>> import amc
-    >>> amc.Restrictions(include=("layer1.*", "Conv2d"), min_channels={"conv1": 8}).exclude
-    ()
+    Examples:
+        >>> import amc
+        >>> amc.Restrictions(include=("layer1.*", "Conv2d"), min_channels={"conv1": 8}).exclude
+        ()
     """
 
     include: tuple[str, ...] = ()

@@ -23,16 +23,17 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
 
     Names, dtypes, devices, hooks, `requires_grad` and training flags stay; the class is the same.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> amc.shrink(model, graph.plan({"0": [0, 3, 5]}))
-    Sequential(
-      (0): Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1))
-      (1): ReLU()
-      (2): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
-    )
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> amc.shrink(model, graph.plan({"0": [0, 3, 5]}))
+        Sequential(
+          (0): Conv2d(3, 3, kernel_size=(3, 3), stride=(1, 1))
+          (1): ReLU()
+          (2): Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+        )
 
     Raises:
         AmcError: the plan was made for another network; the message names the first difference.
@@ -58,14 +59,15 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of the model, of the old size, with zeros for all weights of removed channels.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> plan, x = graph.plan({"0": [0, 3, 5]}), torch.randn(2, 3, 8, 8)
-    >>> masked, smaller = amc.mask(model, plan), amc.shrink(model, plan)
-    >>> bool(masked(x).allclose(smaller(x), atol=1e-6))
-    True
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> plan, x = graph.plan({"0": [0, 3, 5]}), torch.randn(2, 3, 8, 8)
+        >>> masked, smaller = amc.mask(model, plan), amc.shrink(model, plan)
+        >>> bool(masked(x).allclose(smaller(x), atol=1e-6))
+        True
 
     Raises:
         AmcError: the plan was made for another network.

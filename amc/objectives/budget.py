@@ -30,13 +30,14 @@ REMEMBERED = 10_000
 class Budget:
     """What a strategy may cost.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> budget = amc.Budget(graph, 0.5)
-    >>> budget.original, budget.target, budget.allows({"0": 4}), budget.allows({"0": 5})
-    (12384, 6192, True, False)
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> budget = amc.Budget(graph, 0.5)
+        >>> budget.original, budget.target, budget.allows({"0": 4}), budget.allows({"0": 5})
+        (12384, 6192, True, False)
 
     Attributes:
         graph: the channel graph.

@@ -31,17 +31,18 @@ def save_network(folder: Path, plan: Plan, model: nn.Module, about: Mapping[str,
 def load_pruned(model: nn.Module, run: Path | str) -> nn.Module:
     """The network that a run left behind.
 
-    >>> import amc, tempfile, torch
-    >>> from torch import nn
-    >>> from torch.utils.data import DataLoader, TensorDataset
-    >>> pooled = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2))
-    >>> net = nn.Sequential(nn.Conv2d(1, 16, 3), *pooled)
-    >>> images = torch.randn(64, 1, 8, 8)
-    >>> loader = DataLoader(TensorDataset(images, (images.mean((1, 2, 3)) > 0).long()), 32)
-    >>> folder, few = tempfile.mkdtemp(), {"mode": "uniform", "finetune_epochs": 0}
-    >>> result = amc.compress(net, loader, loader, run_dir=folder, **few)
-    >>> bool(amc.load_pruned(net, folder).eval()(images).equal(result.model(images)))
-    True
+    Examples:
+        >>> import amc, tempfile, torch
+        >>> from torch import nn
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> pooled = (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2))
+        >>> net = nn.Sequential(nn.Conv2d(1, 16, 3), *pooled)
+        >>> images = torch.randn(64, 1, 8, 8)
+        >>> loader = DataLoader(TensorDataset(images, (images.mean((1, 2, 3)) > 0).long()), 32)
+        >>> folder, few = tempfile.mkdtemp(), {"mode": "uniform", "finetune_epochs": 0}
+        >>> result = amc.compress(net, loader, loader, run_dir=folder, **few)
+        >>> bool(amc.load_pruned(net, folder).eval()(images).equal(result.model(images)))
+        True
 
     Args:
         model: an original network of the same class and size, with any weights; not changed.

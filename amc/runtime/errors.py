@@ -6,14 +6,15 @@ import re
 class AmcError(ValueError):
     """Something given cannot be used; the message says where, what, and what is allowed.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> try:
-    ...     amc.trace(model, torch.zeros(1, 3, 8, 8))
-    ... except amc.AmcError as error:
-    ...     print(error)
-    example_inputs must be a tuple such as (images,), got Tensor
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> try:
+        ...     amc.trace(model, torch.zeros(1, 3, 8, 8))
+        ... except amc.AmcError as error:
+        ...     print(error)
+        example_inputs must be a tuple such as (images,), got Tensor
 
     It is one line whatever is quoted in it: line breaks are spaces, and of a number of a thousand
     digits the first are shown.

@@ -36,12 +36,13 @@ def relative_error(outputs: Tensor, reference: Tensor) -> Tensor:
 class Task:
     """A task of the user's own. Outputs and targets may be any tensors, batch first.
 
-    >>> import amc, torch
-    >>> def minus_rmse(results):
-    ...     return -torch.cat([(y - t).square() for y, t in results]).mean().sqrt().item()
-    >>> task = amc.Task("minus RMSE", loss=torch.nn.functional.mse_loss, score=minus_rmse)
-    >>> task.scored([(torch.ones(4, 1), torch.zeros(4, 1))])
-    -1.0
+    Examples:
+        >>> import amc, torch
+        >>> def minus_rmse(results):
+        ...     return -torch.cat([(y - t).square() for y, t in results]).mean().sqrt().item()
+        >>> task = amc.Task("minus RMSE", loss=torch.nn.functional.mse_loss, score=minus_rmse)
+        >>> task.scored([(torch.ones(4, 1), torch.zeros(4, 1))])
+        -1.0
 
     Attributes:
         name: of the score, for tables: "mIoU", "minus RMSE".

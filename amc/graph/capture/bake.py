@@ -38,13 +38,14 @@ def bake(
     Fine-tuning then trains the computed weight itself. A layer is replaced only when its outputs
     on the example stay the same; the others are left as they are.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
-    >>> model, x = nn.Sequential(normed, nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)
-    >>> plain = amc.bake(model, (x,))
-    >>> list(plain[0].state_dict()), bool(plain(x).allclose(model(x), atol=1e-6))
-    (['weight', 'bias'], True)
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+        >>> model, x = nn.Sequential(normed, nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)
+        >>> plain = amc.bake(model, (x,))
+        >>> list(plain[0].state_dict()), bool(plain(x).allclose(model(x), atol=1e-6))
+        (['weight', 'bias'], True)
 
     Args:
         model: never changed.

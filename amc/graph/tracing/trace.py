@@ -35,14 +35,15 @@ def trace(
 ) -> ChannelGraph:
     """Finds the channel groups of a network.
 
-    >>> import amc, torch
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
-    >>> graph.sizes, graph.macs()
-    ({'0': 8}, 12384)
-    >>> [group.reason for group in graph.groups if not group.prunable]
-    ['network input', 'network output']
+    Examples:
+        >>> import amc, torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+        >>> graph.sizes, graph.macs()
+        ({'0': 8}, 12384)
+        >>> [group.reason for group in graph.groups if not group.prunable]
+        ['network input', 'network output']
 
     Args:
         model: any module; it is copied and never changed.
