@@ -70,7 +70,7 @@ def at_once(name: str, config: type[Config]) -> None:
 def command(
     name: str, config: type[Config], job: Callable[[Config], object], resume: str = ""
 ) -> None:
-    """Runs ``python -m <name>``, which knows one process only; ends as `ending` says.
+    """Runs ``python -m <name>``, which knows one process only; ends as `exit_with_one_line` says.
 
     Args:
         name: of the command.
