@@ -19,7 +19,7 @@ _SIZES = (
 """Attributes of PyTorch's layers that `surgery.follow` writes."""
 
 
-class Scratch:
+class ScratchNetwork:
     """A private copy of the model, in eval mode, whose tensors are exchanged.
 
     Args:

@@ -22,7 +22,7 @@ from amc.graph.attributes import is_attribute
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup, Layer
 from amc.graph.plan import Cut, Plan, Strategy
-from amc.graph.scratch_network import Scratch
+from amc.graph.scratch_network import ScratchNetwork
 from amc.graph.shrink import cut, duplicate, tensors
 from amc.runtime.errors import AmcError
 from amc.runtime.memory import share
@@ -85,8 +85,8 @@ class Compressor:
         self._parts = Memo(memory)
 
     @cached_property
-    def _scratch(self) -> Scratch:
-        return Scratch(self.model)
+    def _scratch(self) -> ScratchNetwork:
+        return ScratchNetwork(self.model)
 
     def keep(self, group: str, count: int) -> IntArray:
         """The channels of a group that stay when it keeps ``count`` of them."""
