@@ -23,6 +23,7 @@ from amc.config.command_line import elsewhere, parse
 from amc.config.exits import exit_with_one_line
 from amc.config.train import InMemoryConfig, TrainConfig
 from amc.data import Loader, from_loaders
+from amc.data.checked import preserving_random_state
 from amc.graph.shrink import duplicate
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
@@ -34,7 +35,7 @@ from amc.steps.job import Job, checked, job_with, open_job
 from amc.steps.recover import recover
 from amc.steps.result import Result, finish
 from amc.steps.setup import build_network, ready, trace_network
-from amc.tasks.task import CLASSIFICATION, Task
+from amc.tasks.task import CLASSIFICATION, Task, load_task
 from envs.rewards import users_reward
 
 GIVEN_IN_MEMORY = frozenset({"model", "width", "checkpoint", "data", "batch_size", "resume"})
@@ -64,7 +65,7 @@ def compress(
     test: Loader | None = None,
     *,
     preserve_ratio: float = 0.5,
-    task: Task = CLASSIFICATION,
+    task: Task | str = CLASSIFICATION,
     calibration: Loader | None = None,
     run_dir: Path | str | None = None,
     quiet: bool = True,
@@ -95,7 +96,7 @@ def compress(
         val: held out from training; the reward.
         test: never seen by training or reward, for the report; without, it is of `val`.
         preserve_ratio: part of the multiply-accumulates (MACs) that stays, never exceeded.
-        task: what the network is for.
+        task: what the network is for; or its name, as ``--task`` has it.
         calibration: training inputs that are not augmented; without, `train`.
         run_dir: where everything is written; without, nothing stays on disk.
         quiet: print nothing; what happens is logged by the logger "amc".
@@ -114,6 +115,11 @@ def compress(
         raise AmcError(f"model must be a torch.nn.Module, got {model!r:.80}")
     if taken := sorted(settings.keys() & GIVEN_IN_MEMORY):
         raise TypeError(f"amc.compress takes network and data in memory, not {taken[0]!r}")
+    if not isinstance(run_dir, str | Path | None):
+        raise AmcError(f"run_dir must be a path, got {run_dir!r:.80}")
+    task = load_task(task) if isinstance(task, str) else task
+    if not isinstance(task, Task):
+        raise AmcError(f"task must be an amc.Task, got {task!r:.80}")
     reward = settings.pop("reward") if callable(settings.get("reward")) else None
     loaders = {"train": train, "val": val, "test": val if test is None else test}
     loaders |= {} if calibration is None else {"calibration": calibration}
@@ -129,9 +135,8 @@ def compress(
             quiet=quiet,
             **settings,
         )
-        stack.enter_context(
-            torch.random.fork_rng()
-        )  # the caller's random numbers stay as they are
+        stack.enter_context(torch.random.fork_rng())  # on GPUs
+        stack.enter_context(preserving_random_state())
         opened = stack.enter_context(open_run(config))
         data = checked(from_loaders("loaders", loaders, task.classifies), opened.terminal)
         job = replace(job_with(data, task, config, opened.terminal), named=False)

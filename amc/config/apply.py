@@ -19,7 +19,7 @@ from amc.config.train import check_task
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
-from amc.runtime.limits import whole, within
+from amc.runtime.limits import flag, whole, within
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class ApplyConfig(Composed):
         if self.resume is None and (self.policy is None) == (self.plan is None):
             raise AmcError("give either --policy FOLDER or --plan FILE")
         whole("episodes", self.episodes, 0)
+        if self.plan is not None:
+            for name in ("episodes", "preserve_ratio"):
+                if getattr(self, name) != getattr(ApplyConfig, name):
+                    raise AmcError(f"{flag(name)} belongs to --policy, not to --plan")
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, StagesConfig())
@@ -93,7 +97,7 @@ class ApplyConfig(Composed):
         if given := self.resume or self.run_dir:
             return given
         words = [self.network.model, self.data.data, self.allocation.mode]
-        if self.episodes and not self.plan:
+        if not self.plan:
             words.append(f"{self.preserve_ratio:g}")
         name = safe_name("-".join([*words, f"seed{self.seed}"]))
         return Path("runs") / name

@@ -5,9 +5,10 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 
@@ -44,7 +45,7 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
         if not stop.code:
             raise
         words = sys.argv[1:] if arguments is None else arguments
-        said = _unknown(config, words) or _condensed(complaint.getvalue())
+        said = _unknown(config, words) or _condensed(complaint.getvalue(), config, words)
         raise AmcError(f"{said} (--help lists all flags)") from None
 
 
@@ -113,12 +114,17 @@ def elsewhere(words: Sequence[str]) -> str:
     return "; for several budgets or networks: python -m amc.learn" if several else ""
 
 
-def _condensed(box: str) -> str:
+def _condensed(box: str, config: Any, words: Sequence[str]) -> str:
     """The first paragraph under the title of tyro's framed message, as one line."""
     lines = [line.strip(" \n│|╭╮╰╯+") for line in box.splitlines()]
     ruled = ["" if set(line) <= set("-─") else line for line in lines if line][1:]
     said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, ruled))
-    text = re.sub(r"^Error parsing [\w-]+: ", "", " ".join(said))
+    text = re.sub(r"^Error parsing (?!-)[\w-]+: ", "", " ".join(said))
+    if one := re.match(r"Error parsing (--[\w-]+): ", text):
+        name = one[1].removeprefix("--").replace("-", "_")
+        return (
+            f"{one[1]} must be {_expected(hints_of(config)[name])}, got {_given(one[1], words)!r}"
+        )
     choice = re.match(
         r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)", text
     )
@@ -127,3 +133,26 @@ def _condensed(box: str) -> str:
     given, flag, listed = choice.groups()
     allowed = re.findall(r"'([^']*)'", listed)
     return f"{flag} {given!r}: allowed are {', '.join(allowed)}{suggestion(given, allowed)}"
+
+
+def _given(flag: str, words: Sequence[str]) -> str:
+    """What stands behind a flag."""
+    for place, word in enumerate(words):
+        if word.split("=")[0].replace("_", "-") == flag:
+            rest = itertools.takewhile(lambda w: not w.startswith("--"), words[place + 1 :])
+            return word.partition("=")[2] or " ".join(rest)
+    return ""
+
+
+def _expected(hint: Any) -> str:
+    """What a setting of this type takes, in words."""
+    kinds, origin = get_args(hint), get_origin(hint)
+    if origin in (UnionType, Union):
+        return " or ".join(_expected(kind) for kind in kinds if kind is not type(None))
+    if origin is Literal:
+        return ", ".join(map(str, kinds))
+    if origin is tuple:
+        return "numbers" if kinds[0] is float else "words"
+    if origin is Mapping:
+        return "pairs of a pattern and a number of channels"
+    return {int: "a whole number", float: "a number"}.get(hint, "text")

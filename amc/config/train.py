@@ -91,7 +91,7 @@ class TrainConfig(Composed):
         ratio = self.allocation.channel_ratio
         if ratio is not None:
             words.append(f"channels-{ratio:g}")
-        elif self.allocation.mode in ("auto", "uniform"):
+        elif self.allocation.by_budget:
             words.append(f"{self.preserve_ratio:g}")
         name = safe_name("-".join([*words, f"seed{self.seed}"]))
         return Path("runs") / name

@@ -226,10 +226,11 @@ def length(loader: Any, where: str) -> int:
 
 
 @contextmanager
-def preserving_random_state(loader: Any) -> Iterator[None]:
-    """Random generators, the loader's own included, go on afterwards as if nothing had been read.
+def preserving_random_state(loader: Any = None) -> Iterator[None]:
+    """Random generators go on afterwards as if nothing had been drawn inside.
 
-    So what is drawn later does not depend on whether the data were looked at.
+    Those of Python, numpy and torch, and a loader's own. So what is drawn later does not depend on
+    whether the data were looked at.
     """
     own = [getattr(loader, "generator", None)]
     own.append(getattr(getattr(loader, "sampler", None), "generator", None))

@@ -1,9 +1,11 @@
 """`amc.compress`: the whole job on a network and loaders in memory."""
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,7 @@ def model() -> nn.Module:
 def test_a_network_in_memory_gets_smaller_and_stays_as_it_was(model: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes, state = [m.training for m in model.modules()], torch.get_rng_state()
+    others = random.getstate(), np.random.get_state()[1].tolist()
     result = amc.compress(model, *loaders(), preserve_ratio=0.4, **FEW)
     assert 0 < result.report.macs.ratio <= 0.4 and result.folder is None
     assert result.model(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
@@ -55,6 +58,7 @@ def test_a_network_in_memory_gets_smaller_and_stays_as_it_was(model: nn.Module) 
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert modes == [m.training for m in model.modules()]
     assert torch.equal(torch.get_rng_state(), state)  # random numbers of the caller's go on
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == others
 
 
 def test_the_same_seed_gives_the_same_bits(model: nn.Module) -> None:
@@ -136,6 +140,8 @@ def test_lists_and_functions_are_taken(model: nn.Module) -> None:
         ({"reward": lambda outcome: 1 / 0}, amc.AmcError, "reward: ZeroDivisionError"),
         ({"model": Net}, amc.AmcError, r"model must be a torch\.nn\.Module, got <class"),
         ({"data": "digits"}, TypeError, "takes network and data in memory, not 'data'"),
+        ({"task": 3}, amc.AmcError, r"task must be an amc\.Task, got 3"),
+        ({"run_dir": 3}, amc.AmcError, "run_dir must be a path, got 3"),
         ({"resume": "x"}, TypeError, "takes network and data in memory, not 'resume'"),
     ],
 )

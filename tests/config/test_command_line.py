@@ -112,3 +112,21 @@ def test_a_device_that_is_not_there_is_refused_before_all_the_rest_is_loaded() -
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     assert done.stdout.count("cannot be used here") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--preserve-ratio abc", "--preserve-ratio must be a number, got 'abc'"),
+        ("--episodes=1.5", "--episodes must be a whole number, got '1.5'"),
+        ("--patience x --seed 3", "--patience must be a whole number, got 'x'"),
+        ("--channel_multiple 1.5", "--channel-multiple must be a whole number or auto, got '1.5'"),
+        ("--schedule-parts x 0.5", "--schedule-parts must be numbers, got 'x 0.5'"),
+        ("--min-channels a", "--min-channels must be pairs of a pattern and a number of channels"),
+        ("--mode unifrom", "--mode 'unifrom': allowed are auto, uniform, list, policy, plan"),
+    ],
+)
+def test_what_is_no_value_of_a_flag_is_told_with_what_would_be(words: str, said: str) -> None:
+    with pytest.raises(AmcError) as refused:
+        parse(TrainConfig, "amc.train", words.split())
+    assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
