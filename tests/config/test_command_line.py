@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from amc.config.apply import ApplyConfig
+from amc.config.command_line import parse
 from amc.config.inspect import InspectConfig
 from amc.config.many_budgets import LearnConfig
 from amc.config.train import TrainConfig
