@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from amc import learn, pareto
+from amc import apply, learn, pareto
 from amc.config.apply import ApplyConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
@@ -143,8 +143,8 @@ def test_what_was_learned_is_used_elsewhere(
         learned, swept = folder / "learned", folder / "swept"
         learn.run(LearnConfig.of(**given, episodes=4, targets=2, run_dir=learned))
         pareto.run(ParetoConfig.of(**given, policy=learned, targets=2, run_dir=swept))
-        run(ApplyConfig.of(**given, policy=learned, run_dir=folder / "policy").training)
-        run(ApplyConfig.of(**given, plan=folder / "policy", run_dir=folder / "plan").training)
+        apply.run(ApplyConfig.of(**given, policy=learned, run_dir=folder / "policy"))
+        apply.run(ApplyConfig.of(**given, plan=folder / "policy", run_dir=folder / "plan"))
         return [
             (folder / name).read_bytes()
             for name in (

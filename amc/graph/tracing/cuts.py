@@ -42,13 +42,32 @@ def usual_counts(size: int, least: int = 1) -> list[int]:
 
 
 def unevenly(graph: ChannelGraph) -> list[Trial]:
-    """As many `uneven` trials as it takes for any two groups of a size to differ, and one more."""
+    """As many `uneven` trials as it takes for any two groups of a size to differ, and one more.
+
+    A group that keeps a single channel in all of them, which may pass by broadcasting, keeps more
+    in a last one.
+    """
     trials = 1
     for size, groups in Counter(g.size for g in graph.decisions).items():
         values = len(usual_counts(size))
         while values > 1 and values**trials < groups:
             trials += 1
-    return [*(partial(uneven, digit=digit) for digit in range(trials)), scattered]
+    found: list[Trial] = [*(partial(uneven, digit=d) for d in range(trials)), scattered]
+    counts = [trial(graph) for trial in found]
+    single = [
+        g for g in graph.decisions if g.size > 2 and all(kept[g.name] == 1 for kept in counts)
+    ]
+    return [*found, partial(_several, names=[g.name for g in single])] if single else found
+
+
+def _several(graph: ChannelGraph, names: Sequence[str]) -> dict[str, int]:
+    """A usual cut in which these groups keep several channels, and not as many as their equals."""
+    kept = uneven(graph)
+    for group in (g for g in graph.decisions if g.name in names):
+        taken = {kept[g.name] for g in graph.decisions if g.size == group.size}
+        free = [k for k in usual_counts(group.size) if k > 1]
+        kept[group.name] = next((k for k in free if k not in taken), free[0])
+    return kept
 
 
 def scattered(graph: ChannelGraph) -> dict[str, int]:

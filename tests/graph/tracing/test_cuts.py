@@ -315,3 +315,26 @@ def test_network_that_bears_no_marked_numbers_is_not_observed() -> None:
     graph = amc.trace(model, (image(),))
     assert len(graph.decisions) == 2
     assert uneven(graph).keys() == graph.sizes.keys()
+
+
+def test_a_size_that_passes_by_broadcasting_is_seen() -> None:
+    """A single channel fits anything; every group is also tried with more."""
+
+    def gated(m: Any, x: Tensor) -> Tensor:
+        out: Tensor = m.same(x) * m.gate(x).sigmoid().repeat(1, x.shape[1], 1, 1)
+        return out
+
+    for sizes in ((8, 8, 8, 12, 4), (12, 5), (9, 12, 5), (7, 9, 12, 5)):
+        layers: list[nn.Module] = []
+        before = 3
+        for size in sizes:
+            layers.append(unit(before, size))
+            before = size
+        last = sizes[-1]
+        body = Block(gated, same=nn.Conv2d(last, last, 1), gate=nn.Conv2d(last, 1, 1))
+        model = nn.Sequential(*layers, body, nn.Flatten(), nn.Linear(last * 64, 3)).eval()
+        graph = amc.trace(model, (image(),))
+        check(model, graph)
+        trials = [trial(graph) for trial in unevenly(graph)]
+        for group in graph.decisions:
+            assert group.size < 3 or any(kept[group.name] > 1 for kept in trials)
