@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import amc
+from amc.allocators.uniform import common_ratio
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 
@@ -130,8 +131,8 @@ def test_every_strategy_keeps_to_the_bounds() -> None:
         assert counts.get("block.a", 6) >= 4
         assert counts["stem"] <= 6
         assert budget.allows(counts)
-    assert amc.allocators.uniform.common_ratio(chosen, 0.1)["block.a"] == 4
-    assert amc.allocators.uniform.common_ratio(chosen, 1.0)["stem"] == 6
+    assert common_ratio(chosen, 0.1)["block.a"] == 4
+    assert common_ratio(chosen, 1.0)["stem"] == 6
 
 
 def test_budget_below_the_bounds_is_refused_with_the_nearest() -> None:
