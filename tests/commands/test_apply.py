@@ -12,7 +12,6 @@ from amc.config.train import TrainConfig
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.train import run as train
-from amc.training.trainer import train as trainer
 
 NETWORK = """
 import torch
@@ -61,7 +60,7 @@ def test_an_apply_that_was_stopped_goes_on_to_the_same_bytes(
         patch.setattr("sys.argv", ["amc.apply"])
         with pytest.raises(KeyboardInterrupt):
             apply(ApplyConfig.of(**given, run_dir=stopped))
-    assert trainer is not stopping and not (stopped / "report.json").exists()
+    assert not (stopped / "report.json").exists()
     monkeypatch.setattr("sys.argv", ["amc.apply", "--resume", str(stopped), "--quiet"])
     main()
     for name in RESULTS:
