@@ -28,10 +28,10 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import write_json
 from amc.search.search import METHODS
 from amc.steps.allocate import make_budget
-from amc.steps.contest import AT_ONCE, Contest
 from amc.steps.cut import calibrate
 from amc.steps.job import Job, open_job
 from amc.steps.setup import build_network, load_network, trace_network
+from amc.studies.contest import AT_ONCE, Contest
 
 
 def run(config: CompareConfig) -> Path:

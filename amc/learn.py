@@ -21,7 +21,7 @@ from amc.config.command_line import command
 from amc.config.many_budgets import LearnConfig
 from amc.runs.run import open_run
 from amc.steps.job import open_job
-from amc.steps.learn import learn
+from amc.studies.learn import learn
 
 
 def run(config: LearnConfig) -> Path:

@@ -29,9 +29,9 @@ from amc.runtime.files import write_json
 from amc.search.policies import load_learned
 from amc.steps.allocate import make_budget
 from amc.steps.job import Job, open_job
-from amc.steps.learn import learn
 from amc.steps.setup import build_network, load_network, trace_network
-from amc.steps.sweep import Sweep, closer
+from amc.studies.learn import learn
+from amc.studies.sweep import Sweep, closer
 from amc.tasks.task import CLASSIFICATION, Task
 
 

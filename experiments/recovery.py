@@ -20,7 +20,7 @@ import torch_pruning
 import tyro
 from torch import nn
 
-from amc.config.recovery import DistillConfig, TrainingConfig
+from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.train import TrainConfig
 from amc.data import Data, load_data
 from amc.graph.tracing.trace import trace

@@ -26,13 +26,15 @@ LEVELS = {
     "amc/metrics": 4,
     "amc/allocators": 4,
     "amc/models": 4,
-    "amc/config": 4,
+    "amc/config/sections": 4,
+    "amc/config": 4.1,
     "envs": 4,
     "amc/reconstruction": 4,
     "amc/runs": 5,
     "amc/reporting": 5,
     "amc/search": 5,
     "amc/steps": 6,
+    "amc/studies": 6.5,
     "amc": 7,
 }
 """Folder -> level. A folder imports from itself and from lower levels; `graph` is one house of

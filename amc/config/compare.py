@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amc.config.composed import Composed
-from amc.config.sections import (
+from amc.config.sections.job import (
     CountsConfig,
     DataConfig,
     MachineConfig,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amc.config.composed import Composed
-from amc.config.sections import Multiple
+from amc.config.sections.job import Multiple
 from amc.graph.restrictions import Restrictions
 from amc.runtime.files import as_paths
 from amc.runtime.limits import WIDEST, flag, whole, within

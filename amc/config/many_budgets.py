@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 
 from amc.config.composed import Composed
-from amc.config.recovery import DistillConfig, StagesConfig, TrainingConfig
-from amc.config.sections import (
+from amc.config.sections.job import (
     CountsConfig,
     DataConfig,
     MachineConfig,
@@ -16,6 +15,7 @@ from amc.config.sections import (
     ReconstructionConfig,
     RewardConfig,
 )
+from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.train import check_task
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError

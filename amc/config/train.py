@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from amc.config.composed import Composed
-from amc.config.recovery import DistillConfig, StagesConfig, TrainingConfig
-from amc.config.search import LEARNERS, AllocationConfig, ResourcesConfig, SearchConfig
-from amc.config.sections import (
+from amc.config.sections.job import (
     CountsConfig,
     DataConfig,
     MachineConfig,
@@ -15,6 +13,8 @@ from amc.config.sections import (
     ReconstructionConfig,
     RewardConfig,
 )
+from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
+from amc.config.sections.search import LEARNERS, AllocationConfig, ResourcesConfig, SearchConfig
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name

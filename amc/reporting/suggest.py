@@ -7,7 +7,7 @@ from typing import Any
 
 from amc.config.composed import decimal, flags
 from amc.config.inspect import InspectConfig
-from amc.config.sections import DataConfig
+from amc.config.sections.job import DataConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.models.catalog import is_bundled
 from amc.reporting.inspection import Inspection, uniform_strategy

@@ -8,9 +8,9 @@ from amc.allocators.multiples import budget_for, common_ratio_for
 from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
-from amc.config.recovery import TrainingConfig
-from amc.config.search import AllocationConfig
-from amc.config.sections import CountsConfig
+from amc.config.sections.job import CountsConfig
+from amc.config.sections.recovery import TrainingConfig
+from amc.config.sections.search import AllocationConfig
 from amc.config.train import TrainConfig, record_settings
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy

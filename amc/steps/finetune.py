@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.config.recovery import DistillConfig, TrainingConfig
-from amc.config.sections import DataConfig
+from amc.config.sections.job import DataConfig
+from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
 from amc.runs.tensorboard import TensorBoardLog

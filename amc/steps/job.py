@@ -13,8 +13,8 @@ from amc.calibration.statistics import Batches, Sampling
 from amc.config.apply import ApplyConfig
 from amc.config.compare import CompareConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
-from amc.config.recovery import TrainingConfig
-from amc.config.sections import DataConfig, ReconstructionConfig, RewardConfig
+from amc.config.sections.job import DataConfig, ReconstructionConfig, RewardConfig
+from amc.config.sections.recovery import TrainingConfig
 from amc.config.train import TrainConfig
 from amc.data import Data, load_data, unchecked, with_classes
 from amc.graph.capture.export import Inputs

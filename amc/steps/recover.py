@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from amc.config.apply import ApplyConfig
-from amc.config.recovery import StagesConfig
+from amc.config.sections.recovery import StagesConfig
 from amc.config.train import TrainConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy

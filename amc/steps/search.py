@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amc.config.recovery import DistillConfig, TrainingConfig
-from amc.config.search import ResourcesConfig, SearchConfig
+from amc.config.sections.recovery import DistillConfig, TrainingConfig
+from amc.config.sections.search import ResourcesConfig, SearchConfig
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor

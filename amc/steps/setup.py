@@ -11,8 +11,8 @@ from torch import nn
 
 from amc.calibration.calibrate import reconstructed_layers
 from amc.calibration.passes import passes
-from amc.config.recovery import TrainingConfig
-from amc.config.sections import DataConfig, NetworkConfig
+from amc.config.sections.job import DataConfig, NetworkConfig
+from amc.config.sections.recovery import TrainingConfig
 from amc.data import load_data
 from amc.graph.capture.bake import bake, baked_layers
 from amc.graph.channel_graph import ChannelGraph

@@ -30,7 +30,7 @@ from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.comparison import Attempt, draw_comparison, verdicts
 from amc.runtime.errors import AmcError
 from amc.search.search import METHODS
-from amc.steps.contest import AT_ONCE
+from amc.studies.contest import AT_ONCE
 
 # --- greedy
 

@@ -23,7 +23,7 @@ from amc.reporting.pareto_front import Point, smallest
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.search.policies import kept, known_strategies, load_learned
-from amc.steps.sweep import Sweep, closer
+from amc.studies.sweep import Sweep, closer
 from amc.tasks.batches import head, tail
 from amc.train import main as train_main
 from amc.train import run as train

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from amc.config.inspect import InspectConfig
-from amc.config.sections import DataConfig
+from amc.config.sections.job import DataConfig
 from amc.config.train import TrainConfig
 from amc.data import Data, load_data, unchecked, with_classes
 from amc.data.checked import CheckedLoader

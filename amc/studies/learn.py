@@ -10,7 +10,7 @@ import torch
 
 from amc.config.composed import as_json, flags
 from amc.config.many_budgets import LearnConfig
-from amc.config.recovery import DistillConfig, TrainingConfig
+from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.train import record_settings
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor

@@ -13,7 +13,7 @@ from amc.allocators.greedy import greedy
 from amc.allocators.uniform import uniform
 from amc.config.compare import CompareConfig
 from amc.config.composed import flags
-from amc.config.recovery import DistillConfig, TrainingConfig
+from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.train import record_settings
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget

@@ -1,0 +1,1 @@
+"""Sections that settings are composed of: each checks itself."""

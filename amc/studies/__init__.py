@@ -1,0 +1,1 @@
+"""Many searches or cuts for one answer: who searches best, how small it may get."""
