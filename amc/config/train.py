@@ -38,7 +38,7 @@ class TrainConfig(Composed):
     """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune."""
 
     command = "amc.train"
-    anew = ("time_limit", "workers", "memory", "quiet", "trust")
+    anew = ("time_limit", "workers", "memory", "quiet", "statistics", "trust")
 
     preserve_ratio: float = 0.5
     """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
@@ -59,8 +59,12 @@ class TrainConfig(Composed):
     """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
     resume: Path | None = None
     """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
-    only --time-limit, --workers, --memory, --quiet and --trust may be given. The folder names the
-    code that runs: --model, --data, --task, --reward and --finetune are its own."""
+    only --time-limit, --workers, --memory, --quiet, --statistics and --trust may be given. The
+    folder names the code that runs: --model, --data, --task, --reward and --finetune are its
+    own."""
+    statistics: bool = False
+    """Also print the levels of filters, FLOPs and parameters: by layer, of the network, and of
+    what was asked for. report.json always holds them."""
     trust: bool = False
     """Use run folders, policies and plans of other users; they name code that runs here."""
     seed: int = 0

@@ -10,6 +10,7 @@ from rich.table import Table
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.objectives.latency import Latency, Timing
+from amc.reporting.statistics import Statistics
 from amc.tasks.task import CLASSIFICATION, Task
 
 SLOW = 0.5
@@ -52,6 +53,7 @@ class Report:
         channel_multiple: of the counts that a budget allowed; none where a strategy was given.
         episodes: tried by the search; 0 when there was none.
         seconds: calibrate, search, apply, finetune, total.
+        statistics: filters, FLOPs and parameters in the terms of filter pruning.
     """
 
     mode: str
@@ -66,6 +68,7 @@ class Report:
     seconds: Mapping[str, float]
     layers: tuple[LayerChange, ...]
     frozen: Mapping[str, str]
+    statistics: Statistics
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
@@ -73,9 +76,11 @@ class Report:
         def with_ratios(value: Any) -> Any:
             if isinstance(value, Change):
                 return {**asdict(value), "ratio": round(value.ratio, 6)}
+            if isinstance(value, Statistics):
+                return with_ratios(value.as_json())
             if isinstance(value, Mapping):
                 return {k: with_ratios(v) for k, v in value.items()}
-            if isinstance(value, tuple):
+            if isinstance(value, tuple | list):
                 return [with_ratios(v) for v in value]
             if isinstance(value, LayerChange | Timing | Latency):
                 return with_ratios(vars(value))

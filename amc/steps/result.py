@@ -10,6 +10,7 @@ from torch import nn
 from amc.config.apply import ApplyConfig
 from amc.config.composed import flags
 from amc.config.train import TrainConfig
+from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
 from amc.objectives.latency import timings
 from amc.reporting.report import (
@@ -20,6 +21,7 @@ from amc.reporting.report import (
     slower,
     summary_table,
 )
+from amc.reporting.statistics import Statistics, statistics, tables
 from amc.runs.run import Run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
@@ -94,16 +96,34 @@ def finish(
         seconds=run.clock.seconds(),
         layers=layer_changes(graph, plan.strategy),
         frozen={g.name: g.reason for g in graph.groups if not g.prunable},
+        statistics=statistics_of(graph, plan, config),
     )
     write_json(run.folder / "report.json", report.as_json())
     remove_states(run.folder)
     log.finish(config.flat, scores[1].accuracy, recovered.accuracy, report.macs.ratio)
     terminal.table(layer_table(report.layers))
     terminal.table(summary_table(report, job.task))
+    if config.flat.get("statistics"):
+        for table in tables(report.statistics):
+            terminal.table(table)
     terminal.say(*slower(report, config.counts.channel_multiple == "auto"))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
     return Result(pruned, plan, report, run.folder)
+
+
+def statistics_of(
+    graph: ChannelGraph, plan: Plan, config: TrainConfig | ApplyConfig
+) -> Statistics:
+    """The statistics; the target is of what the settings ask for."""
+    ratio = config.allocation.channel_ratio
+    if config.target is None:
+        target = None if ratio is None else 1 - ratio
+        return statistics(graph, plan.strategy, measure="filters", target=target)
+    reached = 1 - graph.macs(plan) / graph.macs()
+    return statistics(
+        graph, plan.strategy, measure="macs", target=1 - config.target, current=reached
+    )
 
 
 def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:

@@ -70,7 +70,7 @@ CHANGED = TrainConfig.of(
     batch_size=16,
     run_dir=Path("runs/a b"),
     resume=Path("runs/c"),
-    trust=True,
+    trust=True, statistics=True,
     seed=3,
     device="cuda:1",
     quiet=True,

@@ -14,6 +14,7 @@ from amc.config.train import TrainConfig
 from amc.models.catalog import build
 from amc.objectives.latency import Latency, Timing, preferred, session, timings
 from amc.reporting.report import Change, Report, slower
+from amc.reporting.statistics import Aim, Amount, Statistics
 from amc.train import run
 
 pytestmark = pytest.mark.usefixtures("as_measured")
@@ -102,10 +103,12 @@ def test_a_run_reports_the_times_of_both_networks_in_both_runtimes(tmp_path: Pat
 
 def report(macs: int, multiple: int | None, *timings: Timing) -> Report:
     nothing = Change(100, 100)
-    latency = (Timing("PyTorch", ratio=2.0), *timings)
+    latency, none = (Timing("PyTorch", ratio=2.0), *timings), Amount(0, 0)
+    counted = Statistics((), none, none, none, Aim("macs", 0.5, 0.5))
     return Report(
-        "auto", 0.5, multiple, Change(100, macs), nothing, nothing, latency, {}, 0, {}, (), {}
-    )
+        "auto", 0.5, multiple, Change(100, macs), nothing, nothing, latency, {}, 0, {}, (), {},
+        counted,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
