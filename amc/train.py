@@ -25,6 +25,7 @@ from amc.config.train import InMemoryConfig, TrainConfig
 from amc.data import Loader, from_loaders
 from amc.data.checked import preserving_random_state
 from amc.graph.shrink import duplicate
+from amc.metrics.table import users_metric
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
@@ -102,7 +103,7 @@ def compress(
         quiet: print nothing; what happens is logged by the logger "amc".
         settings: any setting of ``python -m amc.train``, by its name: ``episodes=50``. Only
             those of the network, the data and ``--resume`` mean nothing here. A reward of one's
-            own may be a function of an `envs.Outcome`.
+            own may be a function of an `envs.Outcome`, a metric one of (evidence, group).
 
     Returns:
         The smaller network, its plan and strategy, and the report.
@@ -120,7 +121,7 @@ def compress(
     task = load_task(task) if isinstance(task, str) else task
     if not isinstance(task, Task):
         raise AmcError(f"task must be an amc.Task, got {task!r:.80}")
-    reward = settings.pop("reward") if callable(settings.get("reward")) else None
+    own = {n: settings.pop(n) for n in ("reward", "metric") if callable(settings.get(n))}
     loaders = {"train": train, "val": val, "test": val if test is None else test}
     loaders |= {} if calibration is None else {"calibration": calibration}
     kind = type(model)
@@ -140,7 +141,10 @@ def compress(
         opened = stack.enter_context(open_run(config))
         data = checked(from_loaders("loaders", loaders, task.classifies), opened.terminal)
         job = replace(job_with(data, task, config, opened.terminal), named=False)
-        job = replace(job, reward=users_reward("reward", reward)) if reward else job
+        if "reward" in own:
+            job = replace(job, reward=users_reward("reward", own["reward"]))
+        if "metric" in own:
+            job = replace(job, metric=users_metric("metric", own["metric"]))
         result = prune(job, duplicate(model), opened)
         return result if run_dir else replace(result, folder=None)
 

@@ -33,7 +33,7 @@ from amc.calibration.statistics import Batches, Recorder, Sampling
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.graph.shrink import mask, tensors
-from amc.metrics import METRICS
+from amc.metrics import METRICS, selection_of
 from amc.metrics.metric import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.sensitivity import sensitivity
@@ -129,7 +129,7 @@ class Fake:
     def __init__(self, graph: ChannelGraph, model: nn.Module, batches: Batches, rows: int) -> None:
         self.graph, self.model = graph, model
         evidence = Evidence(graph, model, {})
-        self.order = {g.name: METRICS["l1"](evidence, g) for g in graph.decisions}
+        self.order = {g.name: selection_of(METRICS["l1"], evidence, g) for g in graph.decisions}
         layers = reconstructed_layers(graph)
         recorder, parts = Recorder(model, layers, Sampling()), dict[str, list[Rows]]()
         with torch.no_grad():

@@ -12,7 +12,7 @@ from amc.data import Data, load_data
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.graph.tracing.trace import trace
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.pretrained import pretrained
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -58,7 +58,9 @@ class Bench:
     def compressor(self) -> Compressor:
         """What cuts, with statistics."""
         stats = calibrate(self.graph, self.model, self.images, self.job.sampling)
-        select = partial(METRICS[self.selector], Evidence(self.graph, self.model, stats))
+        select = partial(
+            selection_of, METRICS[self.selector], Evidence(self.graph, self.model, stats)
+        )
         return Compressor(self.graph, self.model, stats, select)
 
     def budget(self, preserve_ratio: float) -> Budget:

@@ -75,7 +75,7 @@ def ours(table: Table, arm: str, seed: int) -> dict[str, float]:
             width=table.width,
             data=table.data,
             mode=table.mode,
-            selector=table.selector,
+            metric=table.selector,
             preserve_ratio=float(ratio),
             channel_multiple="auto" if multiple == "auto" else int(multiple),
             episodes=table.episodes,

@@ -24,7 +24,7 @@ from amc.allocators.uniform import uniform
 from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.graph.tracing.trace import trace
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -123,7 +123,7 @@ def main() -> None:
         graph,
         model,
         stats,
-        partial(METRICS[setting.selector], Evidence(graph, model, stats)),
+        partial(selection_of, METRICS[setting.selector], Evidence(graph, model, stats)),
         memory=limit,
     )
     budget = Budget(graph, setting.preserve_ratio)

@@ -54,7 +54,7 @@ def report(
             model=model,
             data=table.data,
             mode=mode,
-            selector=selector,
+            metric=selector,
             preserve_ratio=ratio,
             seed=seed,
             episodes=table.episodes,

@@ -20,7 +20,7 @@ from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.data import load_data
 from amc.graph.tracing.trace import trace
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.pretrained import pretrained
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -64,7 +64,7 @@ def main() -> None:
                     graph,
                     model,
                     stats,
-                    partial(METRICS[name], Evidence(graph, model, stats, seed)),
+                    partial(selection_of, METRICS[name], Evidence(graph, model, stats, seed)),
                 )
                 start = time.perf_counter()
                 plan = compressor.plan(strategy)

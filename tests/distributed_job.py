@@ -16,7 +16,7 @@ import amc
 from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.data.loader import TensorLoader
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.reconstruction import one_pass
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
@@ -89,7 +89,10 @@ def cuts() -> Iterator[tuple[str, Tensor]]:
         graph = amc.trace(model, (batches[0][0],))
         stats = calibrate(graph, model, batches, SAMPLING)
         compressor = Compressor(
-            graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
+            graph,
+            model,
+            stats,
+            partial(selection_of, METRICS["l1"], Evidence(graph, model, stats)),
         )
         plan = compressor.plan({group: size // 2 for group, size in graph.sizes.items()})
         for way, size in (("in step", 2**30), ("by layer", 0)):

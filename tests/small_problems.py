@@ -14,7 +14,7 @@ from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -140,7 +140,12 @@ def calibrated() -> tuple[nn.Module, ChannelGraph, Compressor, list[tuple[Tensor
     return (
         model,
         graph,
-        Compressor(graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))),
+        Compressor(
+            graph,
+            model,
+            stats,
+            partial(selection_of, METRICS["lasso"], Evidence(graph, model, stats)),
+        ),
         batches,
     )
 

@@ -22,6 +22,7 @@ from amc.config.train import TrainConfig
 from amc.metrics import METRICS, Evidence
 from amc.models import build
 from amc.runtime.errors import AmcError
+from amc.runtime.names import RENAMED
 from test_house import LEVELS
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,7 @@ def test_table_of_flags_is_complete() -> None:
 def test_flags_exist(page: Path) -> None:
     """Every flag that is spoken of, besides those of other programs and of scripts."""
     ours = {flag for config in COMMANDS.values() for flag in known_flags(config)} | {"--help"}
+    ours |= {f"--{name}" for name in RENAMED}
     scripts = "".join(p.read_text() for p in (ROOT / "experiments").glob("*.py"))
     for code in re.findall(r"`([^`\n]+)`", prose(page.read_text())):
         if code.startswith(("pip", "mkdocs", "pytest", "ruff", "torchrun", "tensorboard")):

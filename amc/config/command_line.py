@@ -16,7 +16,7 @@ from amc.config.composed import Composed, hints_of
 from amc.config.exits import exit_with_one_line
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
-from amc.runtime.names import check
+from amc.runtime.names import check, current_name
 from amc.runtime.user_code import check_packages
 from amc.runtime.wording import suggestion
 
@@ -30,6 +30,7 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
         AmcError: an unknown flag or an impossible value, in one line.
         SystemExit: after ``--help``.
     """
+    words = _current(config, sys.argv[1:] if arguments is None else arguments)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.ExitStack() as hushed:
@@ -38,13 +39,12 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
             return tyro.cli(
                 config,
                 prog=f"python -m {command}",
-                args=arguments,
+                args=words,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        words = sys.argv[1:] if arguments is None else arguments
         said = _unknown(config, words) or _condensed(complaint.getvalue(), config, words)
         raise AmcError(f"{said} (--help lists all flags)") from None
 
@@ -95,6 +95,17 @@ def known_flags(config: Any) -> Iterator[str]:
         yield flag
         if hint is bool:
             yield flag.replace("--", "--no-", 1)
+
+
+def _current(config: Any, words: Sequence[str]) -> list[str]:
+    """The words, flags by the names that their settings have now."""
+    known, found = hints_of(config), list[str]()
+    for word in words:
+        name, equals, value = word.partition("=")
+        setting = name.removeprefix("--").replace("-", "_")
+        now = current_name(setting, known) if name.startswith("--") else setting
+        found.append(f"--{now.replace('_', '-')}{equals}{value}" if now != setting else word)
+    return found
 
 
 def _unknown(config: Any, words: Sequence[str]) -> str:

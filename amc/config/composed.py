@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin,
 
 from amc.runtime.errors import AmcError
 from amc.runtime.limits import flag
+from amc.runtime.names import current_name
 from amc.runtime.wording import suggestion
 
 Own = TypeVar("Own", bound="Composed")
@@ -62,6 +63,7 @@ class Composed:
 
 def _with(kind: type[Own], own: dict[str, Any], settings: dict[str, Any]) -> Own:
     hints, types = get_type_hints(kind), hints_of(kind)
+    settings = by_current_names(kind, settings)
     left = {k: v if is_dataclass(v) else accepted(v, types.get(k), k) for k, v in settings.items()}
     for one in _fields(kind):
         section = is_dataclass(hints[one.name])
@@ -75,6 +77,22 @@ def _with(kind: type[Own], own: dict[str, Any], settings: dict[str, Any]) -> Own
         name = next(iter(left))
         raise TypeError(f"{kind.command} has no setting {name!r}{suggestion(name, sorted(types))}")
     return kind(**own)
+
+
+def by_current_names(kind: type[Composed], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, those by the names that they once had by the names that they have now.
+
+    Raises:
+        TypeError: one is given by both of its names.
+    """
+    known = {*hints_of(kind), *(one.name for one in _fields(kind))}
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        now = current_name(name, known)
+        if now != name and now in settings:
+            raise TypeError(f"{kind.command}: {name!r} is the old name of {now!r}, give one")
+        found[now] = value
+    return found
 
 
 def _fields(kind: Any) -> tuple[Field[Any], ...]:
@@ -170,7 +188,7 @@ def from_json(config: type[Own], settings: Mapping[str, Any], where: Path) -> Ow
         AmcError: an unknown setting, or one of the wrong kind; the message names the file.
     """
     hints, values = hints_of(config), dict[str, Any]()
-    for name, value in settings.items():
+    for name, value in by_current_names(config, settings).items():
         nested = value if name in NESTED.values() and isinstance(value, dict) else {name: value}
         for key, one in nested.items():
             if key not in hints:

@@ -60,8 +60,8 @@ class TrainConfig(Composed):
     resume: Path | None = None
     """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
     only --time-limit, --workers, --memory, --quiet, --statistics and --trust may be given. The
-    folder names the code that runs: --model, --data, --task, --reward and --finetune are its
-    own."""
+    folder names the code that runs: --model, --data, --task, --reward, --metric and --finetune
+    are its own."""
     statistics: bool = False
     """Also print the levels of filters, FLOPs and parameters: by layer, of the network, and of
     what was asked for. report.json always holds them."""

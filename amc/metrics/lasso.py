@@ -22,7 +22,7 @@ from amc.calibration.least_squares import factorise
 from amc.calibration.statistics import LayerStats
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.groups import ChannelGroup
-from amc.metrics.metric import Evidence, Reader, Selection, readers_of
+from amc.metrics.metric import Evidence, Reader, Selection, ranked, readers_of
 from amc.metrics.norms import l2
 
 RIDGE = 1e-6
@@ -200,4 +200,4 @@ def lasso(evidence: Evidence, group: ChannelGroup) -> Selection:
     A group whose readers have no statistics falls back to `l2`.
     """
     readers = readers_of(evidence, group)
-    return Ladder(readers).keep if readers else l2(evidence, group)
+    return Ladder(readers).keep if readers else ranked(l2(evidence, group))

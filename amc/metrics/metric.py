@@ -22,7 +22,7 @@ Selection = Callable[[int], IntArray]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a selector may look at.
+    """What a metric may look at.
 
     Attributes:
         graph: the channel graph.
@@ -37,8 +37,21 @@ class Evidence:
     seed: int = 0
 
 
-Metric = Callable[[Evidence, ChannelGroup], Selection]
-"""How to choose: looks at a group once, answers for every count."""
+Metric = Callable[[Evidence, ChannelGroup], Selection | FloatArray]
+"""How to choose: looks at a group once, and gives a score per channel, [size], higher stays; or,
+where the best set of channels is no list of the best channels, a `Selection`."""
+
+
+def selection_of(metric: Metric, evidence: Evidence, group: ChannelGroup) -> Selection:
+    """Which channels of a group stay by a metric, for every number of them."""
+    found = metric(evidence, group)
+    return found if callable(found) else ranked(found)
+
+
+def scores_of(metric: Metric, evidence: Evidence, group: ChannelGroup) -> FloatArray | None:
+    """The scores of a group's channels, [size]; None for a metric that only selects."""
+    found = metric(evidence, group)
+    return None if callable(found) else found
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,23 @@ from torch import Tensor
 from amc.graph.arrays import FloatArray
 from amc.graph.groups import ChannelGroup, Member
 from amc.graph.shrink import tensors
-from amc.metrics.metric import Evidence, Selection, ranked
+from amc.metrics.metric import Evidence
 
 
-def l1(evidence: Evidence, group: ChannelGroup) -> Selection:
+def l1(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     """Largest sum of absolute weights, over all layers that write or read the channel."""
-    return ranked(_weight_norm(evidence, group, 1))
+    return _weight_norm(evidence, group, 1)
 
 
-def l2(evidence: Evidence, group: ChannelGroup) -> Selection:
+def l2(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     """Largest Euclidean norm, over all layers that write or read the channel."""
-    return ranked(_weight_norm(evidence, group, 2))
+    return _weight_norm(evidence, group, 2)
 
 
-def random(evidence: Evidence, group: ChannelGroup) -> Selection:
+def random(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     """A random nested order, the same for the same seed."""
     rng = np.random.default_rng([evidence.seed, *group.name.encode()])
-    return ranked(rng.random(group.size))
+    return rng.random(group.size)
 
 
 def _weight_norm(evidence: Evidence, group: ChannelGroup, power: int) -> FloatArray:

@@ -20,7 +20,7 @@ from torch import Tensor
 from amc.calibration.least_squares import factorise
 from amc.graph.arrays import IntArray
 from amc.graph.groups import ChannelGroup
-from amc.metrics.metric import Evidence, Reader, Selection, readers_of
+from amc.metrics.metric import Evidence, Reader, Selection, ranked, readers_of
 from amc.metrics.norms import l2
 
 AT_ONCE = 128
@@ -192,6 +192,6 @@ def obs(evidence: Evidence, group: ChannelGroup) -> Selection:
     """
     readers = readers_of(evidence, group)
     if not readers:
-        return l2(evidence, group)
+        return ranked(l2(evidence, group))
     order = elimination_order(readers)
     return lambda count: np.sort(order[len(order) - count :])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from amc.runtime.files import expanded
 
 MODELS = ("resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2")
 REWARDS = ("divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params")
+METRICS = ("lasso", "obs", "l1", "l2", "random")
 KINDS = ("digits", "glyphs", "cifar10", "cifar100", "imagefolder")
 FORMS = (
     "digits",
@@ -28,6 +29,16 @@ FORMS = (
     "path/to/file.py:function",
 )
 LARGEST_SIDE, MOST_WORKERS = 8192, 256
+
+RENAMED = {"selector": "metric", "agent": "allocator"}
+"""Settings by the names that they once had, which still work: on the command line, in Python, in
+settings and records of older runs."""
+
+
+def current_name(name: str, known: Container[str]) -> str:
+    """The name that a setting has now: the new one of `RENAMED`, where only that is known."""
+    new = RENAMED.get(name, name)
+    return new if name not in known and new in known else name
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -54,6 +65,8 @@ def check(settings: Mapping[str, Any]) -> None:
         _check_function(finetune)
     if (reward := settings.get("reward")) is not None:
         check_reward(reward)
+    if (metric := settings.get("metric")) is not None:
+        check_metric(metric)
     _check_files(settings)
 
 
@@ -89,6 +102,17 @@ def check_reward(name: str) -> None:
         raise AmcError(
             f"--reward {name!r} is unknown; allowed: {', '.join(REWARDS)}, "
             f"module:function{_nearest(name, REWARDS)}"
+        )
+
+
+def check_metric(name: str) -> None:
+    """Refuses what is neither a metric of the table nor the name of a function."""
+    if ":" in name:
+        _check_function(name)
+    elif name not in METRICS:
+        raise AmcError(
+            f"--metric {name!r} is unknown; allowed: {', '.join(METRICS)}, "
+            f"module:function{_nearest(name, METRICS)}"
         )
 
 

@@ -18,6 +18,7 @@ from amc.graph.plan import Strategy
 from amc.runtime import distributed
 from amc.runtime.errors import AmcError
 from amc.runtime.files import append, parsed_json, write_atomically
+from amc.runtime.names import current_name
 from amc.tasks.evaluate import Score
 from envs import Outcome, Reward
 from envs.outcome import Episode
@@ -35,8 +36,14 @@ NOT_IN_OLDER = frozenset(
 
 def differences(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Settings that a record was not made by, by name; what an older one does not name is none."""
+    recorded = by_current_names(recorded, settings)
     named = [k for k in settings if k in recorded or k not in NOT_IN_OLDER]
     return [k for k in named if recorded.get(k) != settings[k]]
+
+
+def by_current_names(recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is on record, by the names that these settings have now."""
+    return {current_name(name, settings): value for name, value in recorded.items()}
 
 
 class LimitReached(Exception):
@@ -204,9 +211,10 @@ def _read(path: Path, search: Mapping[str, Any]) -> list[tuple[dict[str, int], O
     found = [_parsed(line, number, path) for number, line in enumerate(lines, start=1)]
     differing = differences(found[0], header)
     if differing:
+        name, was = differing[0], by_current_names(found[0], header)
         raise AmcError(
-            f"{path}: the record is of another search: {differing[0]} was "
-            f"{found[0].get(differing[0])!r}, is {header[differing[0]]!r}"
+            f"{path}: the record is of another search: {name} was {was.get(name)!r}, "
+            f"is {header[name]!r}"
         )
     episodes = [_episode(entry, number, path) for number, entry in enumerate(found[1:], start=2)]
     if whole != content:

@@ -13,7 +13,7 @@ from amc.calibration.passes import passes
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
 from amc.graph.tracing.proof import objection
-from amc.metrics import METRICS, Evidence
+from amc.metrics import Evidence, selection_of
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
@@ -143,5 +143,5 @@ def calibrate(job: Job, graph: ChannelGraph, model: nn.Module) -> Compressor:
     shared = len(list(distributed.shard(job.images)))
     with job.terminal.bar("calibrate", len(rounds) * shared) as bar:
         stats = statistics_of(graph, model, job.images, job.sampling, bar.step, job.memory)
-    select = partial(METRICS[job.reconstruction.selector], Evidence(graph, model, stats, job.seed))
+    select = partial(selection_of, job.metric, Evidence(graph, model, stats, job.seed))
     return Compressor(graph, model, stats, select, job.memory)

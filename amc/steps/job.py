@@ -18,6 +18,7 @@ from amc.config.sections.recovery import TrainingConfig
 from amc.config.train import TrainConfig
 from amc.data import Data, load_data, unchecked, with_classes
 from amc.graph.capture.export import Inputs
+from amc.metrics import METRICS, Metric, load_metric
 from amc.runs.terminal import Terminal
 from amc.runtime import distributed, feed
 from amc.runtime.distributed import choose_device
@@ -45,6 +46,7 @@ class Job:
         reconstruction: how layers are solved for, and on how many images.
         judging: what a strategy is judged by.
         reward: the function of it.
+        metric: which channels of a group stay.
         memory: bytes that statistics and outputs may take; None: no limit.
         seed: of everything random.
         named: whether a command line can name the network and the data.
@@ -57,6 +59,7 @@ class Job:
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     judging: RewardConfig = field(default_factory=RewardConfig)
     reward: Reward = divergence
+    metric: Metric = METRICS["lasso"]
     memory: int | None = None
     seed: int = 0
     named: bool = True
@@ -133,7 +136,7 @@ def job_with(data: Any, task: Task, config: Settings, terminal: Terminal) -> Job
     """A job on data in memory.
 
     Raises:
-        AmcError: there is no such device or reward.
+        AmcError: there is no such device, reward or metric.
     """
     return Job(
         data,
@@ -143,6 +146,7 @@ def job_with(data: Any, task: Task, config: Settings, terminal: Terminal) -> Job
         config.reconstruction,
         config.reward,
         reward_function(config.reward.reward, task),
+        load_metric(config.reconstruction.metric),
         config.machine.memory_bytes,
         config.flat.get("seed", 0),
     )

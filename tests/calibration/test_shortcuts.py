@@ -15,7 +15,7 @@ from amc.calibration.shortcuts import FAINT, additions
 from amc.calibration.statistics import Recorder, Sampling, collect, sample_outputs
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.reconstruction import layer_by_layer
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
@@ -68,7 +68,7 @@ def prepared(model: nn.Module, sampling: Sampling = ALL) -> tuple[Compressor, Or
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, sampling)
     compressor = Compressor(
-        graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
+        graph, model, stats, partial(selection_of, METRICS["l1"], Evidence(graph, model, stats))
     )
     return compressor, OriginalOutputs(graph, model, BATCHES, sampling)
 

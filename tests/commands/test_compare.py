@@ -22,7 +22,7 @@ from amc.compare import run
 from amc.config.command_line import parse
 from amc.config.compare import CompareConfig
 from amc.config.train import TrainConfig
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -139,7 +139,10 @@ def prepared(selector: str = "lasso") -> tuple[nn.Module, Compressor]:
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, [(IMAGES, torch.zeros(200))], Sampling(0))
     return model, Compressor(
-        graph, model, stats, partial(METRICS[selector], Evidence(graph, model, stats))
+        graph,
+        model,
+        stats,
+        partial(selection_of, METRICS[selector], Evidence(graph, model, stats)),
     )
 
 
@@ -391,7 +394,7 @@ def test_a_record_of_other_settings_is_refused(finished: Path, model: str, tmp_p
         (["--preserve-ratio", "0.001"], "nearest feasible value is"),
         (["--episodes", "0"], "--episodes must be 1 or more"),
         (["--reward", "fame"], "accuracy_flops"),
-        (["--selector", "best"], "best"),
+        (["--metric", "best"], "best"),
     ],
 )
 def test_bad_arguments_end_in_one_line(

@@ -117,6 +117,14 @@ def test_lists_and_functions_are_taken(model: nn.Module) -> None:
     assert set(result.strategy) == {"b"} and min(seen) <= result.report.macs.pruned <= max(seen)
 
 
+def test_a_metric_may_be_a_function(model: nn.Module) -> None:
+    def last_ones(evidence: Any, group: Any) -> Any:
+        return np.arange(group.size)
+
+    result = amc.compress(model, *loaders(), mode="uniform", metric=last_ones, **FEW)
+    assert result.plan.groups["a"].keep == tuple(range(16 - result.strategy["a"], 16))
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
@@ -137,6 +145,8 @@ def test_lists_and_functions_are_taken(model: nn.Module) -> None:
         ({"exclude": "fc"}, amc.AmcError, "--exclude must be a list, got 'fc'"),
         ({"min_channels": 3}, amc.AmcError, "--min-channels must be a mapping, got 3"),
         ({"finetune": len}, amc.AmcError, "--finetune must be a text, got <built-in"),
+        ({"metric": lambda e, g: 1}, amc.AmcError, "metric: a: must return an array of 16"),
+        ({"metric": "lassoo"}, amc.AmcError, "--metric 'lassoo' is unknown; .*'lasso'"),
         ({"reward": lambda outcome: 1 / 0}, amc.AmcError, "reward: ZeroDivisionError"),
         ({"model": Net}, amc.AmcError, r"model must be a torch\.nn\.Module, got <class"),
         ({"data": "digits"}, TypeError, "takes network and data in memory, not 'data'"),

@@ -49,10 +49,10 @@ def test_devices_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SLOW = [
-    {"selector": "obs", "regime": "finetune", "reward_steps": 2, "memory": "1MB"},
+    {"metric": "obs", "regime": "finetune", "reward_steps": 2, "memory": "1MB"},
     {"mode": "uniform", "schedule": "linear", "schedule_steps": 2, "finetune_epochs": 2,
      "soft": True, "bn_samples": 100, "distill_schedule": "linear"},
-    {"mode": "uniform", "schedule": "adaptive", "schedule_steps": 2, "selector": "l2"},
+    {"mode": "uniform", "schedule": "adaptive", "schedule_steps": 2, "metric": "l2"},
     {"mode": "uniform", "model": "mobilenet_v2", "finetune_epochs": 0},
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ SLOW = [
     "given",
     [
         {},
-        {"mode": "uniform", "selector": "obs", "group_size": 8, "finetune_epochs": 2,
+        {"mode": "uniform", "metric": "obs", "group_size": 8, "finetune_epochs": 2,
          "feature_weight": 1.0, "ema": 0.9, "clip": 1.0, "label_smoothing": 0.1},
         *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW),
     ],

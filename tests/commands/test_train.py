@@ -186,7 +186,7 @@ def test_quiet_run_prints_nothing(
         (["--model", "resnet21"], "did you mean 'resnet20'"),
         (["--mode", "magic"], "magic"),
         (["--mode", "list"], "--strategy"),
-        (["--selector", "best"], "best"),
+        (["--metric", "best"], "best"),
         (["--reward", "fame"], "accuracy_flops"),
         (["--data", "digit"], "digits"),
         (["--episodes", "0"], "--episodes must be 1 or more"),

@@ -12,9 +12,10 @@ from amc.config.inspect import InspectConfig
 from amc.config.many_budgets import LearnConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
+from amc.metrics import METRICS as KNOWN_METRICS
 from amc.models.catalog import BUNDLED
 from amc.runtime.errors import AmcError
-from amc.runtime.names import MODELS, REWARDS, check
+from amc.runtime.names import METRICS, MODELS, REWARDS, check
 from envs import REWARDS as KNOWN_REWARDS
 
 PROBE = """
@@ -31,6 +32,8 @@ print("torch" in sys.modules)
 AT_ONCE = [
     ["train", "--preserve-ratio", "2"],
     ["train", "--agent", "ppo"],
+    ["train", "--metric", "lassoo"],
+    ["compare", "--metric", "nowhere.py:metric"],
     ["inspect", "--model", "resnet21"],
     ["learn", "--data", "digist"],
     ["pareto", "--checkpoint", "nowhere.pt"],
@@ -59,6 +62,7 @@ def test_help_is_given_before_torch_is_loaded() -> None:
 def test_names_are_those_of_what_is_there() -> None:
     assert MODELS == tuple(BUNDLED)
     assert REWARDS == tuple(KNOWN_REWARDS)
+    assert METRICS == tuple(KNOWN_METRICS)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ GIVEN = {
     ApplyConfig: {"plan": Path("runs/x"), "clip": 0.5, "schedule_parts": None, "seed": 3},
     LearnConfig: {"model": "a.py:f,b.py:g", "preserve_ratio": "0.2,0.4", "agent": "td3"},
     ParetoConfig: {"finetune_epochs": 2, "max_drop": 0.5, "memory": "2GB"},
-    CompareConfig: {"methods": ("ddpg", "greedy"), "selector": "obs", "warmup_episodes": 3},
+    CompareConfig: {"methods": ("ddpg", "greedy"), "metric": "obs", "warmup_episodes": 3},
     InspectConfig: {"batch": 2, "include": ("layer1.*",), "min_channels": {"conv1": 4}},
 }
 
@@ -93,10 +93,32 @@ def test_settings_of_a_run_before_there_were_sections_still_load(tmp_path: Path)
     config = resumed(TrainConfig.of(resume=tmp_path), lambda line: None)
     expected = {
         "preserve_ratio": 0.4, "episodes": 12, "warmup_episodes": 6, "finetune_epochs": 1,
-        "exclude": ("fc",), "min_channels": {"conv1": 8}, "data": "digits", "selector": "obs",
+        "exclude": ("fc",), "min_channels": {"conv1": 8}, "data": "digits", "metric": "obs",
         "bn_samples": None, "resume": tmp_path, "walks": 2,
     }  # fmt: skip
     assert {name: config.flat[name] for name in expected} == expected
+
+
+def test_old_names_of_settings_still_work(tmp_path: Path) -> None:
+    for kind in COMMANDS[:-1]:
+        plan = {"plan": Path("x")} if kind is ApplyConfig else {}
+        config = kind.of(selector="obs", **plan)
+        assert config.flat["metric"] == "obs" and config.but(selector="l1").flat["metric"] == "l1"
+        for words in (["--selector", "obs"], ["--selector=obs"], ["--metric", "obs"]):
+            assert parse(kind, kind.command, [*flags(kind.of(**plan)), *words]) == config
+        written = {**as_json(config)}
+        written["selector"] = written.pop("metric")
+        assert from_json(kind, written, tmp_path) == config
+    with pytest.raises(TypeError, match="'selector' is the old name of 'metric', give one"):
+        TrainConfig.of(selector="obs", metric="l1")
+    assert LearnConfig.of(agent="td3").flat["agent"] == "td3"  # which is no old name there
+
+
+def test_an_old_name_means_nothing_where_there_is_no_such_setting() -> None:
+    with pytest.raises(AmcError, match="there is no --selector"):
+        parse(InspectConfig, "amc.inspect", ["--selector", "l1"])
+    with pytest.raises(TypeError, match="has no setting 'selector'"):
+        InspectConfig.of(selector="l1")
 
 
 def test_a_run_of_another_command_is_not_resumed(tmp_path: Path) -> None:

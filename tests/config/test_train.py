@@ -27,7 +27,7 @@ CHANGED = TrainConfig.of(
         max_channels={"layer3.*": 9}, prune_first_conv=False, prune_downsample=False,
         prune_residual=False,
     ),
-    selector="obs",
+    metric="obs",
     channel_multiple=4,
     min_ratio=0.2,
     calibration_batches=3,

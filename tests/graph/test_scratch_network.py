@@ -18,7 +18,7 @@ from amc.calibration.statistics import LayerStats, Sampling
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.graph.shrink import tensors
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.reconstruction import compressor as rooms
 from amc.reconstruction.compressor import Compressor, Memo
@@ -149,7 +149,10 @@ def calibrated(
 def prepared(name: str, selector: str = "random") -> Compressor:
     model, graph, stats, _ = calibrated(name)
     return Compressor(
-        graph, model, stats, partial(METRICS[selector], Evidence(graph, model, stats))
+        graph,
+        model,
+        stats,
+        partial(selection_of, METRICS[selector], Evidence(graph, model, stats)),
     )
 
 
@@ -302,7 +305,7 @@ def check_cuts(model: nn.Module, inputs: tuple[Tensor, ...], number: int) -> int
     graph = amc.trace(model, inputs)
     before = snapshot(model)
     compressor = Compressor(
-        graph, model, {}, partial(METRICS["random"], Evidence(graph, model, {}))
+        graph, model, {}, partial(selection_of, METRICS["random"], Evidence(graph, model, {}))
     )
     for strategy in strategies(graph, number):
         expected = amc.shrink(model, compressor.plan(strategy)).eval()
@@ -413,7 +416,9 @@ def test_network_that_keeps_activations_can_be_cut_after_it_was_used() -> None:
     x, model = torch.randn(4, 1, 8, 8), Keeping().eval()
     graph = amc.trace(model, (x,))
     model(x)
-    compressor = Compressor(graph, model, {}, partial(METRICS["l1"], Evidence(graph, model, {})))
+    compressor = Compressor(
+        graph, model, {}, partial(selection_of, METRICS["l1"], Evidence(graph, model, {}))
+    )
     for count in (3, 5, 2):
         borrowed = compressor.view({"a": count})
         evaluate(borrowed, [(x, torch.zeros(4).long())])
@@ -492,7 +497,7 @@ def test_model_in_training_mode_is_borrowed_in_eval_mode_and_stays_as_it_is() ->
     model = copy.deepcopy(calibrated("residual")[0]).train()
     _, graph, stats, _ = calibrated("residual")
     compressor = Compressor(
-        graph, model, stats, partial(METRICS["l1"], Evidence(graph, model, stats))
+        graph, model, stats, partial(selection_of, METRICS["l1"], Evidence(graph, model, stats))
     )
     assert not any(m.training for m in compressor.view({"conv1": 4}).modules())
     assert not any(m.training for m in compressor.cut({"conv1": 4}).modules())

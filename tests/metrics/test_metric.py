@@ -18,7 +18,7 @@ from amc.calibration.statistics import Recorder, Sampling, collect
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup, Layer
 from amc.graph.shrink import tensors
-from amc.metrics import METRICS
+from amc.metrics import METRICS, selection_of
 from amc.metrics.lasso import Ladder, contributions
 from amc.metrics.metric import Evidence
 from amc.metrics.obs import Reader
@@ -196,7 +196,7 @@ def test_lasso_is_the_ladder_over_all_readers(network: Callable[[], nn.Module]) 
     _, graph, evidence = traced(network)
     for group in graph.decisions:
         ladder = Ladder([regression(evidence, graph.layer(n), group) for n in group.readers])
-        select = METRICS["lasso"](evidence, group)
+        select = selection_of(METRICS["lasso"], evidence, group)
         for count in range(1, group.size + 1):
             assert np.array_equal(select(count), ladder.keep(count))
 
@@ -205,13 +205,13 @@ def test_a_loud_reader_does_not_outvote_a_quiet_one() -> None:
     """Scaling the weights of one reader by a thousand changes nothing."""
     model, graph, evidence = traced(Residual)
     group = next(g for g in graph.decisions if len(g.readers) > 1)
-    select = METRICS["lasso"](evidence, group)
+    select = selection_of(METRICS["lasso"], evidence, group)
     expected = [select(k) for k in range(1, group.size + 1)]
     with torch.no_grad():
         model.fc.weight.mul_(1000)
     batches = [(example(seed), torch.zeros(6)) for seed in (1, 2)]
     louder = Evidence(graph, model, calibrate(graph, model, batches, ALL))
-    select = METRICS["lasso"](louder, group)
+    select = selection_of(METRICS["lasso"], louder, group)
     for count, kept in enumerate(expected, start=1):
         assert np.array_equal(select(count), kept)
 
@@ -225,9 +225,9 @@ def test_lasso_drops_dead_channels_first() -> None:
         model.b.weight[:, 1] *= 100
     batches = [(example(seed), torch.zeros(6)) for seed in (1, 2)]
     evidence = Evidence(graph, model, calibrate(graph, model, batches, ALL))
-    select = METRICS["lasso"](evidence, graph.decisions[0])
+    select = selection_of(METRICS["lasso"], evidence, graph.decisions[0])
     assert select(3).tolist() == [0, 2, 4]
-    assert 1 in METRICS["l1"](evidence, graph.decisions[0])(3)
+    assert 1 in selection_of(METRICS["l1"], evidence, graph.decisions[0])(3)
 
 
 def added_error(evidence: Evidence, group: ChannelGroup, gone: set[int]) -> float:
@@ -247,7 +247,7 @@ def added_error(evidence: Evidence, group: ChannelGroup, gone: set[int]) -> floa
 def test_obs_drops_what_costs_all_readers_least(network: Callable[[], nn.Module]) -> None:
     _, graph, evidence = traced(network)
     for group in graph.decisions:
-        select, every = METRICS["obs"](evidence, group), set(range(group.size))
+        select, every = selection_of(METRICS["obs"], evidence, group), set(range(group.size))
         for count in range(group.size - 1, 0, -1):
             before, kept = set(select(count + 1)), set(select(count))
             (dropped,) = before - kept
@@ -262,7 +262,7 @@ def test_without_statistics_it_is_l2(name: str) -> None:
     model, graph, _ = traced(Chain)
     evidence = Evidence(graph, model, {})
     for group in graph.decisions:
-        expected, found = (METRICS[which](evidence, group) for which in ("l2", name))
+        expected, found = (selection_of(METRICS[which], evidence, group) for which in ("l2", name))
         for count in range(1, group.size + 1):
             assert np.array_equal(expected(count), found(count))
 
@@ -277,12 +277,12 @@ def test_norms_order_channels_as_computed_by_hand() -> None:
     (group,) = graph.decisions
     evidence = Evidence(graph, model, {})
     # l1: written 3, 4, 1 (mean 8/3), read 2, 1.6, 6 (mean 3.2) -> 1.75, 2.0, 2.25
-    assert METRICS["l1"](evidence, group)(1).tolist() == [2]
-    assert METRICS["l1"](evidence, group)(2).tolist() == [1, 2]
+    assert selection_of(METRICS["l1"], evidence, group)(1).tolist() == [2]
+    assert selection_of(METRICS["l1"], evidence, group)(2).tolist() == [1, 2]
     # l2: written 3, 2.828, 0.707 (mean 2.178), read 1.414, 1.131, 4.243 (mean 2.263)
     # -> 2.002, 1.798, 2.200
-    assert METRICS["l2"](evidence, group)(1).tolist() == [2]
-    assert METRICS["l2"](evidence, group)(2).tolist() == [0, 2]
+    assert selection_of(METRICS["l2"], evidence, group)(1).tolist() == [2]
+    assert selection_of(METRICS["l2"], evidence, group)(2).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 2)])
@@ -300,7 +300,7 @@ def test_norms_cover_every_weight_of_a_coupled_group(name: str, power: int) -> N
     norms = {k: (v.abs() ** power).sum(dim=1) ** (1 / power) for k, v in slices.items()}
     score = sum((v / v.mean() for v in norms.values()), torch.zeros(6))
     order = score.argsort(descending=True).tolist()
-    select = METRICS[name](evidence, group)
+    select = selection_of(METRICS[name], evidence, group)
     for count in range(1, 7):
         assert select(count).tolist() == sorted(order[:count])
 
@@ -312,7 +312,7 @@ def test_norms_take_every_slice_of_a_flattened_channel() -> None:
         model.hidden.weight.fill_(0.1)
         model.hidden.weight[:, 2 * 4 + 3] = 9  # the last of the four columns of channel 2
     group = next(g for g in graph.decisions if g.name == "a")
-    assert METRICS["l1"](evidence, group)(1).tolist() == [2]
+    assert selection_of(METRICS["l1"], evidence, group)(1).tolist() == [2]
 
 
 def test_random_is_nested_and_follows_from_the_seed_and_the_group() -> None:
@@ -320,7 +320,7 @@ def test_random_is_nested_and_follows_from_the_seed_and_the_group() -> None:
 
     def orders(seed: int) -> list[list[list[int]]]:
         given = Evidence(graph, model, evidence.stats, seed)
-        selections = [METRICS["random"](given, g) for g in graph.decisions]
+        selections = [selection_of(METRICS["random"], given, g) for g in graph.decisions]
         return [
             [select(k).tolist() for k in range(1, g.size + 1)]
             for select, g in zip(selections, graph.decisions, strict=True)
@@ -340,7 +340,7 @@ def test_random_channels_are_about_equally_likely() -> None:
     model, graph, _ = traced(Chain)
     group, counts = graph.decisions[0], np.zeros(5)
     for seed in range(1000):
-        counts[METRICS["random"](Evidence(graph, model, {}, seed), group)(2)] += 1
+        counts[selection_of(METRICS["random"], Evidence(graph, model, {}, seed), group)(2)] += 1
     # binomial(1000, 2/5): mean 400, standard deviation 15.5
     assert np.abs(counts - 400).max() < 5 * 15.5
 
@@ -355,7 +355,7 @@ def test_every_selector_gives_exact_counts_on_resnet20(name: str) -> None:
     layers = [v for v in graph.layers if v.name in readers]
     stats = collect(model, layers, [(x, x)] * 2, Sampling(10)) if name == "lasso" else {}
     for group in graph.decisions:
-        select = METRICS[name](Evidence(graph, model, stats), group)
+        select = selection_of(METRICS[name], Evidence(graph, model, stats), group)
         for count in range(1, group.size + 1):
             kept = select(count)
             assert kept.dtype == np.int64
@@ -363,10 +363,10 @@ def test_every_selector_gives_exact_counts_on_resnet20(name: str) -> None:
             assert kept[0] >= 0 and kept[-1] < group.size
 
 
-def test_selectors_leave_the_network_alone() -> None:
-    for name, selector in METRICS.items():
+def test_metrics_leave_the_network_alone() -> None:
+    for name, metric in METRICS.items():
         model, graph, evidence = traced(Concat)
         before = {k: v.clone() for k, v in model.state_dict().items()}
         for group in graph.decisions:
-            selector(evidence, group)(1)
+            selection_of(metric, evidence, group)(1)
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), name

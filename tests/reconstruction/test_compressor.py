@@ -17,7 +17,7 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import Layer
 from amc.graph.plan import Plan
 from amc.graph.shrink import tensors
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.reconstruction import compressor as rooms
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
@@ -142,7 +142,10 @@ def prepared(
         model,
         graph,
         Compressor(
-            graph, model, stats, partial(METRICS[selector], Evidence(graph, model, stats, seed))
+            graph,
+            model,
+            stats,
+            partial(selection_of, METRICS[selector], Evidence(graph, model, stats, seed)),
         ),
     )
 
@@ -311,7 +314,7 @@ def test_original_stays_bit_for_bit(kind: Network) -> None:
     graph = amc.trace(model, (IMAGES[:2],))
     stats = calibrate(graph, model, BATCHES, ALL)
     compressor = Compressor(
-        graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))
+        graph, model, stats, partial(selection_of, METRICS["lasso"], Evidence(graph, model, stats))
     )
     compressor.cut(halved(graph))
     compress(compressor, compressor.plan(halved(graph)), originals(compressor))
@@ -438,7 +441,7 @@ def test_sampled_positions_are_enough_to_reconstruct(points: int) -> None:
     stats = calibrate(graph, model, BATCHES, sampling)
     assert stats["b"].rows == len(IMAGES) * min(points, 9)
     compressor = Compressor(
-        graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))
+        graph, model, stats, partial(selection_of, METRICS["lasso"], Evidence(graph, model, stats))
     )
     plan = compressor.plan({name: size - 2 for name, size in graph.sizes.items()})
     found = compress(compressor, plan, originals(compressor, sampling))

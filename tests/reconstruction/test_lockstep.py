@@ -14,7 +14,7 @@ import amc
 from amc.calibration.calibrate import calibrate
 from amc.calibration.shortcuts import additions
 from amc.calibration.statistics import Sampling
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.forward_profile import profile
@@ -80,7 +80,7 @@ def prepared(kind: type[nn.Module]) -> tuple[Compressor, OriginalOutputs]:
     graph = amc.trace(model, (BATCHES[1],))
     stats = calibrate(graph, model, labelled, Sampling(0))
     compressor = Compressor(
-        graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))
+        graph, model, stats, partial(selection_of, METRICS["lasso"], Evidence(graph, model, stats))
     )
     return compressor, OriginalOutputs(graph, model, labelled, Sampling(0))
 

@@ -379,7 +379,7 @@ def refused(config: type, *arguments: str) -> str:
         (TrainConfig, ["--zzzz"], "there is no --zzzz (--help"),
         (TrainConfig, ["--agent", "dppg"], "--agent 'dppg': allowed are ddpg, td3, sac, "),
         (TrainConfig, ["--agent", "dppg"], ", random; did you mean ddpg? (--help"),
-        (TrainConfig, ["--selector", "qqq"], "--selector 'qqq': allowed are "),
+        (TrainConfig, ["--selector", "qqq"], "--metric 'qqq' is unknown; allowed: lasso, "),
         (InspectConfig, ["--imput-shape", "3x8x8"], "did you mean --input-shape?"),
         (CompareConfig, ["--episode", "3"], "there is no --episode; did you mean --episodes?"),
     ],

@@ -254,7 +254,7 @@ def test_the_network_comes_back(finished: Callable[[str], Path], mine: str, kind
         ("words", {"regime": "finetune", "reward_steps": 2, "workers": 2}),
         ("siamese", {"bn_samples": 50, "feature_weight": 0.5, "ema": 0.5}),
         ("stereo", {"group_size": 1, "stage_epochs": 1}),
-        ("stereo", {"distill": False, "mode": "uniform", "selector": "obs"}),
+        ("stereo", {"distill": False, "mode": "uniform", "metric": "obs"}),
     ],
 )
 def test_settings_on_the_way_are_those_of_the_packed_network(

@@ -17,7 +17,7 @@ from amc.calibration.passes import Shelf, passes, statistics_bytes
 from amc.calibration.statistics import Sampling
 from amc.config.command_line import parse
 from amc.config.train import TrainConfig
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor, Memo
 from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
@@ -188,7 +188,7 @@ def test_results_are_the_same_with_and_without_a_limit(
             graph,
             model,
             stats,
-            partial(METRICS[selector], Evidence(graph, model, stats)),
+            partial(selection_of, METRICS[selector], Evidence(graph, model, stats)),
             memory=memory,
         )
         strategy = {name: max(1, size // 2) for name, size in graph.sizes.items()}

@@ -13,7 +13,7 @@ import amc
 from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.graph.plan import Strategy
-from amc.metrics import METRICS, Evidence
+from amc.metrics import METRICS, Evidence, selection_of
 from amc.reconstruction.compressor import Compressor
 from amc.search.evaluator import evaluator
 from amc.tasks.evaluate import TEMPERATURE, evaluate, reference_outputs
@@ -71,7 +71,12 @@ def normed() -> tuple[nn.Module, Compressor, list[tuple[Tensor, Tensor]]]:
     stats = calibrate(graph, model, batches, Sampling(0))
     return (
         model,
-        Compressor(graph, model, stats, partial(METRICS["lasso"], Evidence(graph, model, stats))),
+        Compressor(
+            graph,
+            model,
+            stats,
+            partial(selection_of, METRICS["lasso"], Evidence(graph, model, stats)),
+        ),
         batches,
     )
 

@@ -467,6 +467,13 @@ def test_reward_that_is_not_finite_is_not_recorded(tmp_path: Path) -> None:
     assert len(lines(record)) == 4
 
 
+def test_a_record_of_before_a_setting_was_renamed_is_still_one_of_this_search() -> None:
+    now = {"model": "a", "metric": "obs", "allocator": "td3"}
+    assert differences({"model": "a", "selector": "obs", "agent": "td3"}, now) == []
+    assert differences({"model": "a", "selector": "l1", "agent": "td3"}, now) == ["metric"]
+    assert differences({"agent": "td3"}, {"agent": "sac"}) == ["agent"]
+
+
 def test_a_record_from_before_more_settings_were_named_is_still_one_of_this_search() -> None:
     now = {"model": "a", "episodes": 5, "clip": 0.2, "checkpoint": None}
     older = {"model": "a", "episodes": 5}

@@ -11,6 +11,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
 from amc.runtime.limits import WIDEST, whole, within
 from amc.runtime.memory import parse_bytes
+from amc.runtime.names import check_metric
 
 Multiple: TypeAlias = int | Literal["auto"]
 
@@ -73,8 +74,9 @@ class CountsConfig:
 class ReconstructionConfig:
     """Which channels of a group stay, and what the layers that read them are solved on."""
 
-    selector: Literal["lasso", "obs", "l1", "l2", "random"] = "lasso"
-    """Which channels of a group stay."""
+    metric: str = "lasso"
+    """Which channels of a group stay: lasso, obs, l1, l2, random, or module:function of
+    (evidence, group). --selector is the old name of --metric."""
     calibration_batches: int = 60
     """Batches of 32 training images for statistics and batch-norm adaptation."""
     points_per_layer: int = 10
@@ -86,6 +88,7 @@ class ReconstructionConfig:
     while they are, on the images of --calibration-batches."""
 
     def __post_init__(self) -> None:
+        check_metric(self.metric)
         whole("calibration_batches", self.calibration_batches, 1)
         whole("points_per_layer", self.points_per_layer, 0)
         if self.bn_samples is not None:

@@ -1,0 +1,86 @@
+"""The metrics by name, and those of the user's own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from amc.graph.arrays import FloatArray, IntArray
+from amc.graph.groups import ChannelGroup
+from amc.metrics.lasso import lasso
+from amc.metrics.metric import Evidence, Metric, Selection
+from amc.metrics.norms import l1, l2, random
+from amc.metrics.obs import obs
+from amc.runtime.errors import AmcError
+from amc.runtime.names import check_metric
+from amc.runtime.user_code import load_function, user_code
+
+METRICS: dict[str, Metric] = {
+    "lasso": lasso,
+    "obs": obs,
+    "l1": l1,
+    "l2": l2,
+    "random": random,
+}
+
+
+def load_metric(name: str) -> Metric:
+    """The metric that ``--metric`` names: one of `METRICS`, or ``module:function``.
+
+    Raises:
+        AmcError: there is no such metric, or no such function.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    check_metric(name)
+    return users_metric(f"--metric {name}", load_function(name))
+
+
+def users_metric(where: str, function: Callable[[Evidence, ChannelGroup], Any]) -> Metric:
+    """A metric of the user's own; whatever goes wrong in it is one line.
+
+    Args:
+        where: what a mistake is said of.
+        function: of (evidence, group); returns a score per channel, higher stays, as an array or
+            a tensor, or a function: number of channels -> the kept ones, increasing.
+    """
+
+    def metric(evidence: Evidence, group: ChannelGroup) -> Selection | FloatArray:
+        said = f"{where}: {group.name}:"
+        with user_code(said):
+            found = function(evidence, group)
+        if callable(found) and not isinstance(found, Tensor):
+            return lambda count: _selected(found, count, group.size, said)
+        return _scored(found, group.size, said)
+
+    return metric
+
+
+def _scored(found: Any, size: int, said: str) -> FloatArray:
+    """Scores as an array, if that is what they are."""
+    if isinstance(found, Tensor):
+        found = found.detach().cpu().numpy()
+    form = type(found).__name__
+    if isinstance(found, np.ndarray):
+        form = f"{found.dtype} {list(found.shape)}"
+        if found.shape == (size,) and found.dtype.kind in "fiu":
+            if np.isfinite(found).all():
+                return found.astype(np.float64)
+            form = "scores that are not finite"
+    raise AmcError(f"{said} must return an array of {size} numbers or a selection, got {form}")
+
+
+def _selected(select: Callable[[int], Any], count: int, size: int, said: str) -> IntArray:
+    """The channels that a selection of the user's own keeps, if they are as many as asked for."""
+    with user_code(said):
+        kept = np.asarray(select(count))
+    right = kept.shape == (count,) and kept.dtype.kind in "iu"
+    if right and count:
+        right = 0 <= kept[0] and kept[-1] < size and bool((np.diff(kept) > 0).all())
+    if not right:
+        raise AmcError(
+            f"{said} its selection must return {count} different channels below {size}, "
+            f"increasing, got {kept.tolist()!s:.60}"
+        )
+    return kept.astype(np.int64)
