@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from amc.graph.arrays import FloatArray, IntArray
 from amc.objectives.budget import Budget
+from amc.objectives.objective import Costs, at_least_one
 
 NAMES = (
     "index",
@@ -39,7 +40,7 @@ class Features:
     A decision is seen as its first reader: the layer whose inputs are being chosen. The first
     eight numbers are facts of that layer, scaled over all decisions to [0, 1]; a number that is
     the same everywhere is 0. The next three describe the walk and are parts of the original
-    network: MACs removed so far with everything undecided at full width, MACs of this layer and
+    network: costs removed so far with everything undecided at full width, MACs of this layer and
     those behind it at the current widths, and the ratio that was carried out last. Then the
     target, the common ratio for all groups that are left that would meet it, and two numbers of
     the group at the uniform strategy, x / (x + median over the groups): the error of its readers,
@@ -78,7 +79,7 @@ class Features:
         per_layer = self._cost.layer_macs(counts)
         left = per_layer[self._readers[t] :].sum() if len(decided) == t else 0
         walk = (
-            1 - self._cost.macs(counts) / self._original,
+            1 - self._budget.cost(counts) / self._budget.original,
             left / self._original,
             decided[-1] / self._full[len(decided) - 1] if len(decided) else 1.0,
             self._budget.preserve_ratio,
@@ -108,11 +109,11 @@ def _prospects(budget: Budget, errors: Mapping[str, FloatArray] | None) -> Float
         curves = zip(graph.decisions, budget.options, counts, strict=True)
         return np.array([np.interp(k, options, errors[g.name]) for g, options, k in curves])
 
-    def macs(change: FloatArray) -> IntArray:
-        return graph.cost.macs_of(np.rint(at + np.diag(change)).astype(np.int64))
+    def cost(change: FloatArray) -> Costs:
+        return budget.cost_of(np.rint(at + np.diag(change)).astype(np.int64))
 
     saved = error(at - step) - error(at + step)
-    spent = np.maximum(macs(step) - macs(-step), 1)
+    spent = at_least_one(cost(step) - cost(-step))
     prospects = np.column_stack([error(at), saved / spent])
     typical = np.maximum(np.median(prospects, axis=0), np.finfo(float).tiny)
     relative: FloatArray = prospects / (prospects + typical)

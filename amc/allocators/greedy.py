@@ -9,13 +9,14 @@ from amc.allocators.uniform import uniform
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
+from amc.objectives.objective import at_least_one
 
 STEPS = 4
 """Counts below its own that a group may go down to in an exchange."""
 
 
 def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
-    """From all channels on, the group shrinks whose next count adds the least error per MAC saved.
+    """The group shrinks, one by one, whose next count adds the least error for what it saves.
 
     Nearly minimises the sum of the groups' errors; where steps are so coarse that the uniform
     strategy has a smaller sum, it is that one.
@@ -24,17 +25,17 @@ def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
         budget: what a strategy may cost.
         errors: group name -> error, of any unit, at each of its `Budget.options`.
     """
-    options, cost = budget.options, budget.graph.cost
+    options = budget.options
     values = [errors[group.name] for group in budget.graph.decisions]
     at = np.array([len(allowed) - 1 for allowed in options])  # every group's position in options
     counts = np.array([allowed[-1] for allowed in options])
-    while (now := cost.macs(counts)) > budget.target:
+    while (now := budget.cost(counts)) > budget.target:
         able = np.flatnonzero(at)
         trials = np.tile(counts, (len(able), 1))
         trials[range(len(able)), able] = [options[t][at[t] - 1] for t in able]
-        saved = now - cost.macs_of(trials)
+        saved = now - budget.cost_of(trials)
         added = np.array([values[t][at[t] - 1] - values[t][at[t]] for t in able])
-        best = int((added / np.maximum(saved, 1)).argmin())  # in tiny layers less than 1 a sample
+        best = int((added / at_least_one(saved)).argmin())
         at[able[best]] -= 1
         counts = trials[best]
 
@@ -51,7 +52,7 @@ def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
 
 def _exchanged(budget: Budget, errors: list[FloatArray], counts: IntArray) -> IntArray:
     """One group takes its next count for another that gives up some, as long as errors fall."""
-    options, cost = budget.options, budget.graph.cost
+    options = budget.options
     lost = [np.interp(np.arange(o[-1] + 1), o, e) for o, e in zip(options, errors, strict=True)]
 
     def total(rows: IntArray) -> FloatArray:
@@ -67,8 +68,8 @@ def _exchanged(budget: Budget, errors: list[FloatArray], counts: IntArray) -> In
                 trials.append(counts.copy())
                 trials[-1][[t, u]] = up, down
         rows = np.array(trials)
-        macs = cost.macs_of(rows)
-        inside = (budget.floor <= macs) & (macs <= budget.target)
+        costs = budget.cost_of(rows)
+        inside = (budget.floor <= costs) & (costs <= budget.target)
         inside[0] = True
         best = int(np.where(inside, total(rows), np.inf).argmin())
         if best == 0:

@@ -13,6 +13,7 @@ import numpy as np
 from amc.allocators.uniform import common_ratio
 from amc.graph.channel_graph import ChannelGraph
 from amc.objectives.budget import Budget
+from amc.objectives.objective import Objective
 from amc.runtime.errors import AmcError
 
 MULTIPLES = (8, 4, 2, 1)
@@ -32,6 +33,7 @@ def budget_for(
     multiple: int | Literal["auto"] = "auto",
     tolerance: float = 0.02,
     min_ratio: float = 0.1,
+    objective: Objective | None = None,
 ) -> Budget:
     """The budget in the largest of `MULTIPLES` that leaves `ENOUGH` strategies; its note says why.
 
@@ -42,14 +44,15 @@ def budget_for(
         InfeasibleBudgetError: the target is out of reach for any multiple, or for the given one.
     """
     if multiple != "auto":
-        return Budget(graph, preserve_ratio, tolerance, multiple, min_ratio)
-    finest = Budget(graph, preserve_ratio, tolerance, 1, min_ratio)  # says what is out of reach
+        return Budget(graph, preserve_ratio, tolerance, multiple, min_ratio, "", objective)
+    # says what is out of reach
+    finest = Budget(graph, preserve_ratio, tolerance, 1, min_ratio, "", objective)
     wanted, refused = strategies(finest, ENOUGH), ""
     for step in MULTIPLES[:-1]:
         try:
             found = replace(finest, multiple=step)
         except AmcError:  # the target, or a bound of the user's, lies below its least counts
-            refused = refused or f"of {step} even the fewest have more MACs"
+            refused = refused or f"of {step} even the fewest cost more"
             continue
         # what is nearest below where nothing lies inside is no match for what lies inside
         count = 0 if found.shortfall else strategies(found, wanted)
@@ -81,8 +84,8 @@ def strategies(budget: Budget, limit: int) -> int:
             continue
         counts = np.tile(np.array([*decided, 0]), (len(options), 1))
         counts[:, last] = options
-        macs = budget.graph.cost.macs_of(counts)
-        found += int(((budget.floor <= macs) & (macs <= budget.target)).sum())
+        costs = budget.cost_of(counts)
+        found += int(((budget.floor <= costs) & (costs <= budget.target)).sum())
     return min(found, limit)
 
 

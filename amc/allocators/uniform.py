@@ -8,6 +8,7 @@ import numpy as np
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.channel_graph import ChannelGraph
 from amc.objectives.budget import Budget
+from amc.objectives.objective import Costs, at_least_one
 from amc.objectives.options import allowed_counts
 
 CLEARLY = 0.9
@@ -21,7 +22,7 @@ BoolArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def uniform(budget: Budget, errors: Mapping[str, FloatArray] | None = None) -> dict[str, int]:
-    """The common channel ratio that meets the MACs target.
+    """The common channel ratio that meets the target.
 
     Where counts are multiples, a common ratio can be rounded in many ways. With errors it is the
     best one: every group at a count next to its share, the sum of the errors the least that was
@@ -54,7 +55,7 @@ def _rounded_best(
         errors: as `uniform` takes them.
         otherwise: counts that are kept to where nothing is clearly better.
     """
-    groups, options, cost = budget.graph.decisions, budget.options, budget.graph.cost
+    groups, options = budget.graph.decisions, budget.options
     shared = [(o, budget.exact_ratio * g.size) for g, o in zip(groups, options, strict=True)]
     below = [max(int(np.searchsorted(o, share, "right")) - 1, 0) for o, share in shared]
     above = [min(int(np.searchsorted(o, share)), len(o) - 1) for o, share in shared]
@@ -63,21 +64,21 @@ def _rounded_best(
     known = [errors[group.name] for group in groups]
     gain = np.array([e[i] - e[j] for e, i, j in zip(known, below, above, strict=True)])
 
-    def macs(up: BoolArray) -> IntArray:
-        return cost.macs_of(np.where(up, high, low))
+    def cost(up: BoolArray) -> Costs:
+        return budget.cost_of(np.where(up, high, low))
 
     def total(counts: IntArray) -> float:
         places = map(np.searchsorted, options, counts)
         return float(sum(e[p] for e, p in zip(known, places, strict=True)))
 
     up = np.zeros(len(groups), dtype=bool)
-    if macs(up[None])[0] > budget.target:  # the fewest that some may keep are above their share
+    if cost(up[None])[0] > budget.target:  # the fewest that some may keep are above their share
         return otherwise
     while True:
         trials = _changed(up, low != high, gain)
         saved = trials @ gain - up @ gain
-        spent = np.maximum(macs(trials) - macs(up[None]), 1)
-        able = (macs(trials) <= budget.target) & (saved > 1e-12)
+        spent = at_least_one(cost(trials) - cost(up[None]))
+        able = (cost(trials) <= budget.target) & (saved > 1e-12)
         single = (trials.sum(axis=1) > up.sum()) & able
         if single.any():
             up = trials[int(np.where(single, saved / spent, -np.inf).argmax())]

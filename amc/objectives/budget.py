@@ -1,33 +1,34 @@
 """The exact two-sided budget: which channel counts a group may still take.
 
-MACs are a monotone function of integer channel counts on the coupled, rounded network. At every
+Costs are monotone functions of integer channel counts on the coupled, rounded network. At every
 step the allowed counts are exactly those from which the walk can still end inside
-``[(1 - tolerance) target, target]`` (`amc.objectives.reach`), or at the nearest MACs below where
-counts are so coarse that nothing lies inside. Actions are read relative to what is left: 0.5 is
-the common ratio that spends the rest of the budget evenly.
+``[(1 - tolerance) target, target]`` (`amc.objectives.reach`), or at the nearest cost below where
+counts are so coarse that nothing lies inside. Of costs that are no quadratic form, such as
+measured times, only bounds are known: the target is never exceeded, and the lower end is met where
+steps are not coarser than the tolerance. Actions are read relative to what is left: 0.5 is the
+common ratio that spends the rest of the budget evenly.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from amc.graph.arrays import FloatArray, IntArray
-from amc.graph.channel_graph import NO_LAYERS, ChannelGraph
 from amc.graph.plan import Strategy
-from amc.objectives.options import allowed_counts, step
+from amc.objectives.bounds import Bounds
+from amc.objectives.limit import Limit
 from amc.objectives.reach import Reach
-from amc.runtime.errors import AmcError, InfeasibleBudgetError
 
 REMEMBERED = 10_000
 """Walks of which a budget remembers the common ratio and the allowed counts."""
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Limit):
     """What a strategy may cost.
 
     Examples:
@@ -41,60 +42,26 @@ class Budget:
 
     Attributes:
         graph: the channel graph.
-        preserve_ratio: MACs kept, in (0, 1]; never exceeded.
+        preserve_ratio: part of the cost that is kept, in (0, 1]; never exceeded.
         tolerance: how far below the target a strategy may end, relative to it; 1 for no limit.
         multiple: kept channels are multiples of this, or all.
         min_ratio: no group goes below this part of its channels.
         note: why this multiple, for people; empty if it was given.
+        objective: what costs; None for MACs. Of several together the target is 1.
 
     Raises:
         AmcError: an argument is out of range.
         InfeasibleBudgetError: even the smallest counts cost more than the target.
     """
 
-    graph: ChannelGraph
-    preserve_ratio: float
-    tolerance: float = 0.02
-    multiple: int = 1
-    min_ratio: float = 0.1
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        ratio = self.preserve_ratio
-        if not (math.isfinite(ratio) and 0 < ratio <= 1):
-            raise AmcError(f"--preserve-ratio must be in (0, 1], got {ratio:g}")
-        if self.multiple < 1:
-            raise AmcError(f"--channel-multiple must be 1 or more, got {self.multiple}")
-        if not self.graph.decisions:
-            reasons = "; ".join(self.graph.causes) or NO_LAYERS
-            raise InfeasibleBudgetError(f"nothing in this network can be pruned: {reasons}")
-        least = self.graph.cost.macs(np.array([o[0] for o in self.options]))
-        if least > self.target:
-            nearest = math.ceil(1e4 * least / self.original) / 1e4
-            raise InfeasibleBudgetError(
-                f"--preserve-ratio {ratio:g} is below what is reachable: the nearest feasible "
-                f"value is {nearest:g} (every group at {self.min_ratio:g} of its channels or more)"
-            )
-
     @cached_property
-    def original(self) -> int:
-        """MACs per sample of the whole network."""
-        return self.graph.macs()
-
-    @cached_property
-    def target(self) -> int:
-        """MACs per sample that may not be exceeded."""
-        # as the decimal that was given: 0.29 x 100 is 28.999... in floating point
-        return math.floor(Fraction(str(self.preserve_ratio)) * self.original)
-
-    @cached_property
-    def floor(self) -> int:
-        """MACs per sample that no walk ends below: of the tolerance, or the nearest there are."""
+    def floor(self) -> Any:
+        """The cost that no walk ends below: of the tolerance, or the nearest there is."""
         return self._wanted_floor if self.nearest is None else self.nearest
 
     @cached_property
     def nearest(self) -> int | None:
-        """The most MACs that a strategy below the tolerance has, where none has more."""
+        """The highest cost that a strategy below the tolerance has, where none has more."""
         return self._reach(self._wanted_floor).nearest()
 
     @property
@@ -105,38 +72,18 @@ class Budget:
         return (
             f"channels go together so coarsely that no strategy has {1 - self.tolerance:.0%} to "
             f"100% of the target; all have the nearest below, {self.nearest / self.target:.1%} "
-            f"of it ({self.nearest / self.original:.4g} of the MACs)"
+            f"of it ({self.nearest / self.original:.4g} of the {self.unit})"
         )
 
     @property
-    def _wanted_floor(self) -> int:
-        return math.ceil((1 - self.tolerance) * self.target)
+    def _wanted_floor(self) -> Any:
+        wanted = (1 - self.tolerance) * self.target
+        return wanted if self._measure.form is None else math.ceil(wanted)
 
-    def _reach(self, floor: int) -> Reach:
-        return Reach(self.graph.cost, self.options, floor, self.target)
-
-    @cached_property
-    def options(self) -> tuple[IntArray, ...]:
-        """Allowed counts of every decision, increasing."""
-        return tuple(
-            allowed_counts(g, self.multiple, self.min_ratio) for g in self.graph.decisions
-        )
-
-    @cached_property
-    def _least(self) -> IntArray:
-        return np.array([o[0] for o in self.options])
-
-    @cached_property
-    def _most(self) -> IntArray:
-        return np.array([o[-1] for o in self.options])
-
-    @cached_property
-    def _sizes(self) -> IntArray:
-        return np.array([g.size for g in self.graph.decisions])
-
-    @cached_property
-    def _steps(self) -> IntArray:
-        return np.array([step(g, self.multiple) for g in self.graph.decisions])
+    def _reach(self, floor: Any) -> Reach | Bounds:
+        if self._measure.form is None:
+            return Bounds(self._measure, self.options, floor, self.target)
+        return Reach(self._measure.form, self.options, floor, self.target)
 
     def allowed(self, decided: Sequence[int]) -> IntArray:
         """Positions in `options` that the next group may take, increasing.
@@ -160,7 +107,7 @@ class Budget:
         return {}
 
     @cached_property
-    def _reached(self) -> Reach:
+    def _reached(self) -> Reach | Bounds:
         return self._reach(self.floor)
 
     def even(self, decided: Sequence[int]) -> int:
@@ -207,7 +154,7 @@ class Budget:
             ratios = np.linspace(low, high, 33)
             counts = self.rounded(np.tile(ratios[:, None], len(self.options)))
             counts[:, : len(decided)] = decided
-            fits = np.flatnonzero(self.graph.cost.macs_of(counts) <= self.target)
+            fits = np.flatnonzero(self.cost_of(counts) <= self.target)
             last = int(fits[-1]) if len(fits) else 0
             low, high = float(ratios[last]), float(ratios[min(last + 1, 32)])
         return low
@@ -224,7 +171,7 @@ class Budget:
         for _ in range(16):
             middle = (low + high) / 2
             counts = self.rounded(ratios * middle[:, None])
-            fits = self.graph.cost.macs_of(counts) <= self.target
+            fits = self.cost_of(counts) <= self.target
             low, high = np.where(fits, middle, low), np.where(fits, high, middle)
         return self.rounded(ratios * low[:, None])
 
@@ -268,7 +215,7 @@ class Budget:
         allowed count that is nearest.
         """
         widened = np.array(counts, dtype=np.int64)
-        while self.graph.cost.macs(widened) < self.floor:
+        while self.cost(widened) < self.floor:
             best, cost = None, -1
             for t, options in enumerate(self.options):
                 larger = options[options > widened[t]]
@@ -276,8 +223,8 @@ class Budget:
                     continue
                 trial = widened.copy()
                 trial[t] = larger[0]
-                if cost < (macs := self.graph.cost.macs(trial)) <= self.target:
-                    best, cost = trial, macs
+                if cost < (now := self.cost(trial)) <= self.target:
+                    best, cost = trial, now
             if best is None:
                 return self._walked(widened)
             widened = best
@@ -295,7 +242,7 @@ class Budget:
 
     def allows(self, strategy: Strategy) -> bool:
         """Whether a strategy stays within the target."""
-        return self.graph.cost.macs(self.graph.counts(strategy)) <= self.target
+        return bool(self.cost(self.graph.counts(strategy)) <= self.target)
 
 
 def _inverse(count: int, knots: FloatArray, action: float) -> float:

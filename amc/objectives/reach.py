@@ -1,7 +1,7 @@
 """Which counts leave a way into the budget: exactly these, not only those that bounds allow.
 
-MACs are a quadratic form of the counts without negative coefficients. Where no step of the later
-groups is wider than the window of allowed MACs, everything between their least and their most can
+MACs, like other `Quadratic` costs, have no negative coefficients. Where no step of the later
+groups is wider than the window of allowed costs, everything between their least and their most can
 be hit, and two bounds decide. Coarse groups are first set together at common ratios, then tried
 one by one; a way that is found so is a proof. That there is none is proven with sums: walks that
 leave the later groups the same costs share what comes then, and of all sums only those are kept
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from amc.graph.arrays import FloatArray, IntArray
-from amc.graph.cost import CostModel
+from amc.objectives.objective import Quadratic
 
 RATIOS = 33
 """Common ratios that coarse groups are set to together."""
@@ -36,23 +36,23 @@ class _Enough(Exception):
 
 
 class Reach:
-    """Answers which counts of the next group leave a way into a window of MACs.
+    """Answers which counts of the next group leave a way into a window of costs.
 
     Args:
-        cost: of the network.
+        form: what counts cost.
         options: allowed counts of every group, increasing.
-        floor: first MACs per sample of the window.
-        target: last MACs per sample of the window.
+        floor: first cost of the window.
+        target: last cost of the window.
 
     Attributes:
         unsure: questions that took more than `SUMMED` counts. No network is known that asks one.
     """
 
     def __init__(
-        self, cost: CostModel, options: Sequence[IntArray], floor: int, target: int
+        self, form: Quadratic, options: Sequence[IntArray], floor: int, target: int
     ) -> None:
-        self._cost = cost
-        self._fixed, self._linear, self._product = cost.form()
+        self._form = form
+        self._fixed, self._linear, self._product = form.constant, form.linear, form.product
         self._options = [o.astype(np.float64) for o in options]
         self._least = np.array([o[0] for o in self._options])
         self._most = np.array([o[-1] for o in self._options])
@@ -63,8 +63,8 @@ class Reach:
         squares = np.array([np.diff(o * o).max(initial=0) for o in self._options])
         self._bent = squares * self._product.diagonal() / 2
         # of a batch, as the form is; a step of this width cannot skip the window
-        self._low = float((floor - cost.other) * cost.batch)
-        self._width = float((target - floor + 1) * cost.batch)
+        self._low = float((floor - form.other) * form.batch)
+        self._width = float((target - floor + 1) * form.batch)
         self._high = self._low + self._width - 1
         self._within: dict[tuple[int, ...], FloatArray] = {}
         self._known: dict[tuple[tuple[int, ...], bytes], FloatArray] = {}
@@ -86,7 +86,7 @@ class Reach:
         return found
 
     def nearest(self) -> int | None:
-        """None where a strategy lies in the window, else the most MACs below it."""
+        """None where a strategy lies in the window, else the highest cost below it."""
         if self.reachable(()).any():
             return None
         self._left = SUMMED
@@ -94,9 +94,9 @@ class Reach:
             sums = self._fixed + self._sums(tuple(range(len(self._options))), self._linear)
         except _Enough:
             self.unsure += 1
-            return self._cost.macs(self._least.astype(np.int64))
+            return int(self._form.of(self._least[None].astype(np.int64))[0])
         # exact: none lies in the window, so the largest below it was not thinned out
-        return int(sums[sums <= self._high].max()) // self._cost.batch + self._cost.other
+        return int(sums[sums <= self._high].max()) // self._form.batch + self._form.other
 
     def _bounded(
         self, rest: tuple[int, ...], linear: FloatArray, low: FloatArray

@@ -76,7 +76,7 @@ def known_strategies(policy: Policy, budget: Budget) -> list[dict[str, int]]:
     found: list[dict[str, int]] = []
     for _, ratios in (*below, *above):
         counts = budget.rounded(np.array([ratios]))[0]
-        if not budget.floor <= budget.graph.cost.macs(counts) <= budget.target:
+        if not budget.floor <= budget.cost(counts) <= budget.target:
             counts = budget.fitted(np.array([ratios]))[0]
         strategy = budget.strategy(budget.complete(counts.tolist()))
         if strategy not in found:

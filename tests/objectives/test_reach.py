@@ -13,6 +13,7 @@ from amc import Budget
 from amc.allocators.uniform import uniform
 from amc.graph.cost import CostModel, _Products
 from amc.models.catalog import build
+from amc.objectives.objective import Quadratic
 from amc.objectives.reach import Reach
 
 
@@ -42,6 +43,10 @@ def coarse_costs(rng: np.random.Generator, groups: int) -> CostModel:
     )  # fmt: skip
 
 
+def form_of(cost: CostModel) -> Quadratic:
+    return Quadratic(*cost.form(), cost.batch, cost.other)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_reachable_counts_are_those_of_some_strategy_inside(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -54,12 +59,12 @@ def test_reachable_counts_are_those_of_some_strategy_inside(seed: int) -> None:
         macs = cost.macs_of(every)
         target = int(rng.integers(macs.min(), macs.max() + 1))
         floor = int(np.ceil((1 - rng.choice([0, 0.02, 0.05, 0.2])) * target))
-        reach = Reach(cost, options, floor, target)
+        reach = Reach(form_of(cost), options, floor, target)
         if not ((macs >= floor) & (macs <= target)).any():
             nothing_inside += 1
             floor = macs[macs <= target].max()
             assert reach.nearest() == floor
-            reach = Reach(cost, options, floor, target)
+            reach = Reach(form_of(cost), options, floor, target)
         assert reach.nearest() is None
         inside = (macs >= floor) & (macs <= target)
         for _ in range(3):
