@@ -60,8 +60,8 @@ class TrainConfig(Composed):
     resume: Path | None = None
     """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
     only --time-limit, --workers, --memory, --quiet, --statistics and --trust may be given. The
-    folder names the code that runs: --model, --data, --task, --reward, --metric and --finetune
-    are its own."""
+    folder names the code that runs: --model, --data, --task, --reward, --metric, --schedule
+    and --finetune are its own."""
     statistics: bool = False
     """Also print the levels of filters, FLOPs and parameters: by layer, of the network, and of
     what was asked for. report.json always holds them."""
@@ -75,6 +75,7 @@ class TrainConfig(Composed):
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, self.stages)
+        check_epochs(self.training, self.stages)
         if self.allocation.policy is not None and self.search.agent not in LEARNERS:
             allowed = ", ".join(LEARNERS)
             raise AmcError(
@@ -106,6 +107,20 @@ class InMemoryConfig(TrainConfig):
     """Settings of `amc.compress`, whose network and data no command line can name."""
 
     command = "amc.compress"
+
+
+def check_epochs(training: TrainingConfig, stages: StagesConfig) -> None:
+    """Refuses a delay that leaves no epoch for what comes after the cut.
+
+    Raises:
+        AmcError: both settings, and what would do.
+    """
+    delay, epochs = stages.schedule_delay, training.finetune_epochs
+    if delay and delay >= epochs:
+        raise AmcError(
+            f"--schedule-delay {delay} takes all of --finetune-epochs {epochs}; give "
+            f"--finetune-epochs {delay + 1} or more"
+        )
 
 
 def check_task(data: DataConfig, training: TrainingConfig, stages: StagesConfig) -> None:

@@ -18,6 +18,10 @@ from amc.runtime.files import expanded
 MODELS = ("resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2")
 REWARDS = ("divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params")
 METRICS = ("lasso", "obs", "l1", "l2", "random")
+SCHEDULES = (
+    "one-shot", "baseline", "linear", "agp", "exponential", "exponential-bias", "polynomial",
+    "multistep", "adaptive",
+)  # fmt: skip
 KINDS = ("digits", "glyphs", "cifar10", "cifar100", "imagefolder")
 FORMS = (
     "digits",
@@ -67,6 +71,8 @@ def check(settings: Mapping[str, Any]) -> None:
         check_reward(reward)
     if (metric := settings.get("metric")) is not None:
         check_metric(metric)
+    if (schedule := settings.get("schedule")) is not None:
+        check_schedule(schedule)
     _check_files(settings)
 
 
@@ -113,6 +119,17 @@ def check_metric(name: str) -> None:
         raise AmcError(
             f"--metric {name!r} is unknown; allowed: {', '.join(METRICS)}, "
             f"module:function{_nearest(name, METRICS)}"
+        )
+
+
+def check_schedule(name: str) -> None:
+    """Refuses what is neither a schedule of the table nor the name of a function."""
+    if ":" in name:
+        _check_function(name)
+    elif name not in SCHEDULES:
+        raise AmcError(
+            f"--schedule {name!r} is unknown; allowed: {', '.join(SCHEDULES)}, "
+            f"module:function{_nearest(name, SCHEDULES)}"
         )
 
 

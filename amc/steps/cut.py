@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from amc.calibration.calibrate import calibrate as statistics_of
@@ -12,6 +13,7 @@ from amc.calibration.calibrate import reconstructed_layers
 from amc.calibration.passes import passes
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
+from amc.graph.shrink import duplicate, tensors
 from amc.graph.tracing.proof import objection
 from amc.metrics import Evidence, selection_of
 from amc.reconstruction.batchnorm import adapt_batchnorm
@@ -145,3 +147,21 @@ def calibrate(job: Job, graph: ChannelGraph, model: nn.Module) -> Compressor:
         stats = statistics_of(graph, model, job.images, job.sampling, bar.step, job.memory)
     select = partial(selection_of, job.metric, Evidence(graph, model, stats, job.seed))
     return Compressor(graph, model, stats, select, job.memory)
+
+
+def silenced(model: nn.Module, graph: ChannelGraph, plan: Plan) -> nn.Module:
+    """A copy of full size in which nothing reads the channels that are not in the plan.
+
+    It computes what the cut network would, and training may bring the channels back ("soft"
+    pruning: He et al. 2018, arXiv:1808.06866). They zero the filters that compute the channels,
+    which get no gradient behind batch norm and ReLU; the weights that read them do.
+    """
+    copy = duplicate(model)
+    state, cuts = tensors(copy), {(one.tensor, one.dim): one for one in plan.cuts}
+    with torch.no_grad():
+        for layer in graph.layers:
+            if one := cuts.get((layer.weight, layer.in_dim)):
+                gone = torch.tensor(sorted(set(range(one.size)) - set(one.keep)), dtype=torch.long)
+                weight = state[layer.weight]
+                weight.index_fill_(layer.in_dim, gone.to(weight.device), 0)
+    return copy

@@ -28,8 +28,9 @@ from amc.search.search import Policy
 from amc.search.trials import differences
 from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate, cut_best, original_outputs
-from amc.steps.finetune import Recovery, remove_states
+from amc.steps.finetune import remove_states
 from amc.steps.job import Job
+from amc.steps.recover import recover
 from amc.steps.setup import Network
 from amc.tasks.batches import tail
 from amc.tasks.evaluate import Score
@@ -119,20 +120,9 @@ class Sweep:
         known = known_strategies(self.policy, budget)
         candidates = [walked, *known, *starts(budget, errors)]
         plan, small = cut_best(self.job, self.compressor, candidates, originals=self.originals)
-        training = self.config.training
-        if training.finetune_epochs:
+        if self.config.training.finetune_epochs:
             log = TensorBoardLog(place, graph.sizes, graph.macs(), self.job.task.name)
-            recovery = Recovery(
-                self.job,
-                graph,
-                self.network.model,
-                training,
-                self.config.distill,
-                self.config.data,
-                log,
-                place,
-            )
-            small = recovery.tune(small, plan, training.finetune_epochs, training.learning_rate)
+            small, _ = recover(self.job, self.network, small, plan, self.config, place, log)
             remove_states(place)
             log.close()
         save_strategy(place / "strategy.json", plan.strategy, graph.channels, about)

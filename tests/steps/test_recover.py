@@ -15,7 +15,7 @@ from amc.graph.plan_files import load_plan
 from amc.models.catalog import build
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
-from amc.steps.recover import silenced
+from amc.steps.cut import silenced
 from amc.tasks.evaluate import evaluate
 from amc.train import run
 from amc.training import trainer

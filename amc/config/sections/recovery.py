@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from amc.runtime.errors import AmcError
 from amc.runtime.limits import below, flag, real, whole, within
-from amc.schedules.stages import Kind
+from amc.runtime.names import check_schedule
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,46 @@ class DistillConfig:
             raise AmcError("--feature-weight belongs to distillation, not to --no-distill")
 
 
+USERS: dict[str, tuple[str, ...]] = {
+    "schedule_init": ("linear", "agp", "exponential", "exponential-bias", "polynomial"),
+    "schedule_power": ("polynomial",),
+    "schedule_convex": ("polynomial",),
+    "schedule_patience": ("adaptive",),
+}
+"""Settings of one schedule or some, and whose they are."""
+
+
 @dataclass(frozen=True)
 class StagesConfig:
     """Cutting in stages, with training between them."""
 
     group_size: int = 0
     """Cut this many groups, fine-tune, go on with the next; 0: all at once."""
-    schedule: Kind = "one-shot"
-    """Cut all groups little by little, with fine-tuning between the steps."""
+    schedule: str = "one-shot"
+    """Cut all groups little by little, with fine-tuning between the steps: one-shot, baseline,
+    linear, agp, exponential, exponential-bias, polynomial, multistep, adaptive, or module:function
+    of (final density, progress). baseline is one-shot after --schedule-delay."""
     schedule_steps: int = 4
-    """Steps of a schedule that is not one-shot; of adaptive at most."""
+    """Steps of a schedule that is not one-shot, baseline or multistep; of adaptive at most."""
+    schedule_init: float | None = None
+    """Part of its channels that every group loses in the first step; the others go from there to
+    the end (NNCF: pruning_init). Default: all steps share the way from the whole network."""
+    schedule_delay: int = 0
+    """Epochs of --finetune-epochs before the first cut (NNCF: num_init_steps)."""
     schedule_parts: tuple[float, ...] = (0.5, 0.8)
     """For multistep: parts of the whole cut that the steps before the last have made."""
+    schedule_power: float | None = None
+    """For polynomial: the power; default 0.9."""
+    schedule_convex: bool = False
+    """For polynomial: little at first instead of much."""
+    schedule_patience: int = 1
+    """For adaptive: stages that every step takes before the next one goes further."""
     adaptive_drop: float = 10.0
     """For adaptive: a step goes as far as it costs at most so many points before training."""
     soft: bool = False
     """Between the stages channels are not cut but silenced: training may bring them back."""
+    freeze_stage: int | None = None
+    """With --soft: from this stage on channels are cut, and none comes back."""
     stage_epochs: float | None = None
     """Part of the epochs that is spent between the stages of --group-size or --schedule; the rest
     comes after the last. Default: all stages get the same."""
@@ -106,17 +130,63 @@ class StagesConfig:
             within("--stage-epochs", self.stage_epochs, 0, 1)
         if self.stage_learning_rate is not None:
             within("--stage-learning-rate", self.stage_learning_rate, 0, float("inf"))
-        if self.group_size and self.schedule != "one-shot":
-            raise AmcError(
-                f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
-            )
+        self._check_schedule()
         given = [real("--schedule-parts", part) for part in self.schedule_parts]
         parts = (0.0, *given, 1.0)
         if not all(a < b for a, b in pairwise(parts)):  # NaN fails the comparison
             words = " ".join(f"{part:g}" for part in given)
             raise AmcError(f"--schedule-parts {words}: must increase, between 0 and 1")
-        if self.soft and self.schedule == "one-shot" and not self.group_size:
+        if self.soft and self.schedule in ("one-shot", "baseline") and not self.group_size:
             raise AmcError("--soft needs stages: --schedule or --group-size")
+        if self.freeze_stage is not None:
+            whole("freeze_stage", self.freeze_stage, 1)
+            if not self.soft:
+                raise AmcError("--freeze-stage belongs to --soft: without, nothing comes back")
+
+    def _check_schedule(self) -> None:
+        check_schedule(self.schedule)
+        whole("schedule_delay", self.schedule_delay, 0)
+        whole("schedule_patience", self.schedule_patience, 1)
+        if self.schedule_init is not None:
+            below("--schedule-init", self.schedule_init, 1)
+        if self.schedule_power is not None:
+            within("--schedule-power", self.schedule_power, 0, float("inf"))
+        for name, users in USERS.items():
+            given = getattr(self, name) != getattr(StagesConfig, name)
+            if given and self.schedule not in users:
+                raise AmcError(
+                    f"{flag(name)} belongs to --schedule {', '.join(users)}, not to "
+                    f"{self.schedule}"
+                )
+        if self.schedule_delay and not self.several:
+            raise AmcError(
+                "--schedule-delay needs a schedule: --schedule baseline cuts all at once after it"
+            )
+        if self.group_size and self.schedule != "one-shot":
+            raise AmcError(
+                f"--group-size {self.group_size} and --schedule {self.schedule} exclude each other"
+            )
+
+    def frozen_at(self, stage: int) -> bool:
+        """Whether from this stage on, numbers from 1, nothing comes back."""
+        return self.freeze_stage is not None and stage >= self.freeze_stage
+
+    @property
+    def curve(self) -> dict[str, Any]:
+        """The parameters of the schedule's curve that are given, see `amc.schedules.curves`."""
+        if self.schedule == "multistep":
+            return {"parts": self.schedule_parts}
+        given = {} if self.schedule_init is None else {"start": 1 - self.schedule_init}
+        if self.schedule_power is not None:
+            given["power"] = self.schedule_power
+        return {**given, "convex": True} if self.schedule_convex else given
+
+    @property
+    def steps(self) -> int:
+        """Steps of the schedule, of adaptive at most."""
+        if self.schedule == "multistep":
+            return len(self.schedule_parts) + 1
+        return 1 if self.schedule in ("one-shot", "baseline") else self.schedule_steps
 
     @property
     def several(self) -> bool:

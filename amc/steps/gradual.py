@@ -1,0 +1,206 @@
+"""Pruning in turns: when, how much, which channels, and training after every turn.
+
+The control flow of the general interface: schedule outside, allocation inside, shrink, fine-tune,
+next. One-shot pruning is a single turn.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from torch import nn
+
+from amc.config.sections.recovery import StagesConfig
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Plan, Strategy
+from amc.graph.tracing.trace import trace
+from amc.reconstruction.compressor import Compressor
+from amc.runtime.errors import AmcError
+from amc.steps.cut import calibrate, cut_best, silenced
+from amc.steps.finetune import Recovery
+from amc.steps.job import Job
+from amc.tasks.evaluate import evaluate
+
+NOTHING = "training only"
+MOST_TRIES = 10
+"""Allocations within one turn; without a limit one that gets nowhere would never end."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the turns so far have left.
+
+    Attributes:
+        job: the run.
+        network: as it is now.
+        plan: the channels of the original that are in it.
+        counts: group -> channels that are neither cut nor silent.
+        turns: how many there were.
+        epochs: of training so far.
+    """
+
+    job: Job
+    network: nn.Module
+    plan: Plan
+    counts: Mapping[str, int]
+    turns: int = 0
+    epochs: int = 0
+
+    @cached_property
+    def compressor(self) -> Compressor:
+        """Statistics of the network, and what cuts it."""
+        example = self.job.example
+        graph = trace(self.network, example.args, example.kwargs)
+        return calibrate(self.job, graph, self.network)
+
+    @cached_property
+    def score(self) -> float:
+        """On the validation images that the reward sees."""
+        return evaluate(self.network, self.job.validation, task=self.job.task).accuracy
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn is to reach, and the training after it.
+
+    Attributes:
+        aim: group -> channels that it has afterwards; groups not named keep what they have. None:
+            nothing is cut.
+        epochs: of training.
+        rate: its highest learning rate.
+        last: whether none follows.
+        ready: plan and network of the aim, where they are known.
+    """
+
+    aim: Strategy | None
+    epochs: int
+    rate: float
+    last: bool = False
+    ready: tuple[Plan, nn.Module] | None = None
+
+    def reached(self, left: Left) -> bool:
+        """Whether the objective is met."""
+        return all(left.counts[name] <= count for name, count in (self.aim or {}).items())
+
+
+Schedule = Callable[[Left], Turn | None]
+"""When: the next turn; None when it is over."""
+
+Allocate = Callable[[Left, Turn], Sequence[Strategy]]
+"""How much: strategies for the turn, of which the best one is cut."""
+
+
+def stated(left: Left, turn: Turn) -> list[Strategy]:
+    """What the turn itself says: the whole allocation was made before the first one."""
+    return [{**left.counts, **(turn.aim or {})}]
+
+
+def gradually(
+    left: Left,
+    schedule: Schedule,
+    recovery: Recovery,
+    config: StagesConfig,
+    allocate: Allocate = stated,
+) -> Left:
+    """Prunes a network in turns; ends early at one that costs more than ``--stop-drop`` allows.
+
+    Args:
+        left: the network to begin with.
+        schedule: when, and what every turn is to reach.
+        recovery: trains after every turn.
+        config: whether channels are silenced between the turns, and what a turn may cost.
+        allocate: how much every group keeps.
+
+    Raises:
+        AmcError: a cut cannot be carried out, or does not reach the objective of its turn.
+    """
+    least = left.score - config.stop_drop / left.job.task.points if config.stop_drop else -math.inf
+    while turn := schedule(left):  # when
+        small = shrunk(left, turn, allocate, recovery.graph, config)  # how much; which channels
+        tuned = trained(small, turn, recovery)  # accuracy comes back
+        if config.stop_drop and tuned.score < least:
+            _say_stopped(tuned, least, config.stop_drop)
+            break
+        left = tuned
+    return left
+
+
+def shrunk(
+    left: Left, turn: Turn, allocate: Allocate, graph: ChannelGraph, config: StagesConfig
+) -> Left:
+    """The inner loop: allocated and cut until the objective of the turn is reached.
+
+    Args:
+        left: by the turns before.
+        turn: what is to be reached.
+        allocate: how much every group keeps.
+        graph: of the original.
+        config: whether channels are cut, or silenced.
+
+    Raises:
+        AmcError: as for `gradually`.
+    """
+    if turn.ready:
+        plan, network = turn.ready
+        return replace(left, network=network, plan=plan, counts={**left.counts, **plan.strategy})
+    left.job.terminal.say(f"stage    {left.turns + 1}: {', '.join(turn.aim or ()) or NOTHING}")
+    if turn.aim is None:
+        return left
+    soft = config.soft and not turn.last and not config.frozen_at(left.turns + 1)
+    for _ in range(MOST_TRIES):
+        strategies = allocate(left, turn)
+        left = _silenced(left, strategies[0]) if soft else _cut(left, strategies, graph)
+        if turn.reached(left):
+            return left
+    raise AmcError(
+        f"stage {left.turns + 1}: {MOST_TRIES} allocations do not reach its objective, "
+        f"{dict(turn.aim)}"
+    )
+
+
+def trained(left: Left, turn: Turn, recovery: Recovery) -> Left:
+    """What the training of a turn makes of the network."""
+    network = recovery.tune(
+        left.network, left.plan, turn.epochs, turn.rate, left.turns, left.epochs
+    )
+    epochs = left.epochs + turn.epochs
+    return replace(left, network=network, turns=left.turns + 1, epochs=epochs)
+
+
+def _cut(left: Left, strategies: Sequence[Strategy], graph: ChannelGraph) -> Left:
+    """The best of the strategies, carried out; readers of what goes are solved for anew."""
+    plan, network = cut_best(left.job, left.compressor, strategies)
+    counts = {**left.counts, **plan.strategy}
+    return replace(left, network=network, plan=within(graph, left.plan, plan), counts=counts)
+
+
+def _silenced(left: Left, strategy: Strategy) -> Left:
+    """A strategy whose channels compute nothing any more, but are there."""
+    compressor = left.compressor
+    network = silenced(compressor.model, compressor.graph, compressor.plan(strategy))
+    return replace(left, network=network, counts=dict(strategy))
+
+
+def within(graph: ChannelGraph, before: Plan, now: Plan) -> Plan:
+    """What is left of the original after a cut of what an earlier plan had left of it.
+
+    Args:
+        graph: of the original.
+        before: of the original.
+        now: of the network under the earlier plan.
+    """
+    keep = {name: tuple(range(size)) for name, size in graph.sizes.items()}
+    keep |= {name: group.keep for name, group in before.groups.items()}
+    for name, group in now.groups.items():
+        keep[name] = tuple(keep[name][i] for i in group.keep)
+    return graph.plan(keep)
+
+
+def _say_stopped(tuned: Left, least: float, drop: float) -> None:
+    task = tuned.job.task
+    tuned.job.terminal.say(
+        f"stop     stage {tuned.turns} ends at {task.shown(tuned.score)} on validation images; "
+        f"--stop-drop {drop:g} allows {task.shown(least)}: it is taken back and the target is "
+        "missed"
+    )
