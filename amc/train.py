@@ -53,7 +53,7 @@ def run(config: TrainConfig) -> Path:
     """
     with open_run(config) as opened:
         config = opened.config
-        check_files(config.allocation, config.training)
+        check_files(config.allocation, config.training, config.stages)
         job = open_job(config, opened.terminal)
         prune(job, build_network(job, config.network), opened)
         return opened.folder

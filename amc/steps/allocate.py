@@ -9,7 +9,7 @@ from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.sections.job import CountsConfig
-from amc.config.sections.recovery import TrainingConfig
+from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig
 from amc.config.train import TrainConfig, record_settings
 from amc.graph.channel_graph import ChannelGraph
@@ -23,6 +23,7 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.runtime.user_code import load_function
+from amc.schedules.curves import load_schedule
 from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import Errors, proposed, starts
 from amc.search.search import Policy
@@ -51,7 +52,9 @@ class Allocation:
     known: Sequence[Strategy] = ()
 
 
-def check_files(config: AllocationConfig, training: TrainingConfig) -> None:
+def check_files(
+    config: AllocationConfig, training: TrainingConfig, stages: StagesConfig | None = None
+) -> None:
     """Reads what the settings name, before data and network take their time.
 
     Raises:
@@ -59,6 +62,8 @@ def check_files(config: AllocationConfig, training: TrainingConfig) -> None:
     """
     if training.finetune is not None:
         load_function(training.finetune)
+    if stages is not None and ":" in stages.schedule:
+        load_schedule(stages.schedule, stages.steps)
     if config.plan is not None:
         read_plan(config.plan)
     if config.policy is not None:

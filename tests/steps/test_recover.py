@@ -16,7 +16,8 @@ from amc.models.catalog import build
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.steps.cut import silenced
-from amc.tasks.evaluate import evaluate
+from amc.steps.finetune import Recovery
+from amc.tasks.evaluate import Score, evaluate
 from amc.train import run
 from amc.training import trainer
 from made_once import made_once
@@ -93,7 +94,12 @@ def loaded(folder: Path) -> torch.nn.Module:
         {"schedule": "exponential-bias", "schedule_steps": 2, "feature_weight": 1.0, "ema": 0.9},
         {"schedule": "multistep", "schedule_parts": (0.6,), "distill_schedule": "cosine"},
         {"schedule": "adaptive", "schedule_steps": 3, "adaptive_drop": 0.0},
+        {"schedule": "adaptive", "schedule_steps": 2, "schedule_patience": 2, "soft": True},
         {"schedule": "linear", "schedule_steps": 3, "soft": True},
+        {"schedule": "agp", "schedule_steps": 3, "soft": True, "freeze_stage": 2},
+        {"schedule": "baseline", "schedule_delay": 1},
+        {"schedule": "exponential", "schedule_init": 0.1, "schedule_delay": 1},
+        {"schedule": "polynomial", "schedule_power": 2.0, "schedule_convex": True},
         {"group_size": 3, "soft": True, "distill_schedule": "linear"},
     ],
 )
@@ -138,6 +144,54 @@ def test_adaptive_stages_go_as_far_as_they_may_cost(
     folder = run(TrainConfig.of(**{**common, **given}, run_dir=tmp_path / "run"))
     assert len(stages_of(folder, capsys)) in stages
     assert read_json(folder / "report.json")["macs"]["ratio"] <= 0.05
+
+
+def trained_and_cut(folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[Any]:
+    """What every training of a run begins with: epochs, learning rate, channels in the plan."""
+    found = []
+    tune = Recovery.tune
+
+    def noted(self: Recovery, model: Any, plan: Any, epochs: int, rate: float, *rest: int) -> Any:
+        found.append((epochs, rate, plan.strategy))
+        return tune(self, model, plan, epochs, rate, *rest)
+
+    monkeypatch.setattr(Recovery, "tune", noted)
+    run(TrainConfig.of(**given, run_dir=folder))
+    return found
+
+
+def test_delay_trains_the_whole_network_before_the_first_cut(
+    simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"schedule": "baseline", "schedule_delay": 2, "stage_learning_rate": 0.01}
+    found = trained_and_cut(tmp_path / "run", monkeypatch, **simple, **given)
+    plan = load_plan(tmp_path / "run" / "plan.json")
+    assert found == [(2, 0.01, {}), (1, 0.05, plan.strategy)]
+
+
+def test_levels_of_stages_are_those_of_the_schedule(
+    simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NNCF's exponential from 0.25 to 0.75 in 3 steps: 0.25, 1 - sqrt(0.75 * 0.25), 0.75."""
+    given = {"schedule": "exponential", "schedule_steps": 3, "schedule_init": 0.25,
+             "channel_ratio": 0.25, "channel_multiple": 1}  # fmt: skip
+    found = trained_and_cut(tmp_path / "run", monkeypatch, **simple, **given)
+    sizes = {"a": 8, "b": 12, "d": 16, "e": 12}
+    for (_, _, strategy), density in zip(found, (0.75, 0.75**0.5 / 2, 0.25), strict=True):
+        assert sorted(strategy.values()) == sorted(round(density * n) for n in sizes.values())
+
+
+def test_patience_stays_on_a_step(
+    simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"schedule": "adaptive", "schedule_steps": 2, "adaptive_drop": 0.0, "reward": "loss",
+             "schedule_patience": 2, "finetune_epochs": 5}  # fmt: skip
+    monkeypatch.setattr("amc.steps.turns.evaluate", lambda *a, **k: Score(-1.0, 0.0, 1))
+    found = trained_and_cut(tmp_path / "run", monkeypatch, **{**simple, **given})
+    assert [epochs for epochs, _, _ in found] == [1, 1, 3]
+    first, second, last = (strategy for _, _, strategy in found)
+    assert first == second
+    assert all(last[name] < count for name, count in first.items())
 
 
 @pytest.mark.parametrize("name", ["plain20", "resnet20", "mobilenet_v2"])
@@ -236,6 +290,32 @@ def test_own_training_takes_the_place_of_ours(simple: dict[str, Any], tmp_path: 
         ({"schedule_steps": 0}, "--schedule-steps"),
         ({"group_size": 2, "schedule": "agp"}, "exclude each other"),
         ({"soft": True}, "--soft needs stages"),
+        ({"soft": True, "schedule": "baseline"}, "--soft needs stages"),
+        ({"freeze_stage": 2, "schedule": "agp"}, "--freeze-stage belongs to --soft"),
+        ({"freeze_stage": 0, "schedule": "agp", "soft": True}, "--freeze-stage must be 1 or more"),
+        ({"schedule": "cosine"}, "--schedule 'cosine' is unknown; allowed: one-shot, baseline, "),
+        ({"schedule": "lineal"}, "did you mean 'linear'?"),
+        (
+            {"schedule": "baseline", "schedule_init": 0.1},
+            "--schedule-init belongs to --schedule "
+            "linear, agp, exponential, exponential-bias, polynomial, not to baseline",
+        ),
+        ({"schedule": "own:mine", "schedule_init": 0.1}, "not to own:mine"),
+        ({"schedule": "agp", "schedule_init": 1.0}, r"--schedule-init must be in \[0, 1\)"),
+        (
+            {"schedule": "agp", "schedule_power": 2.0},
+            "--schedule-power belongs to --schedule polynomial, not to agp",
+        ),
+        ({"schedule": "polynomial", "schedule_power": 0.0}, "--schedule-power must be in"),
+        ({"schedule_convex": True}, "--schedule-convex belongs to --schedule polynomial"),
+        ({"schedule": "agp", "schedule_patience": 2}, "--schedule-patience belongs to"),
+        ({"schedule": "adaptive", "schedule_patience": 0}, "--schedule-patience must be 1"),
+        ({"schedule_delay": 1}, "--schedule-delay needs a schedule: --schedule baseline"),
+        (
+            {"schedule": "agp", "schedule_delay": 4},
+            "--schedule-delay 4 takes all of "
+            "--finetune-epochs 4; give --finetune-epochs 5 or more",
+        ),
         ({"schedule_parts": (0.5, 0.5)}, "--schedule-parts 0.5 0.5: must increase"),
         ({"schedule_parts": (0.5, 1.0)}, "--schedule-parts"),
         ({"adaptive_drop": -1.0}, "--adaptive-drop"),
