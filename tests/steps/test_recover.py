@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 import amc
 from amc.config.train import TrainConfig
 from amc.data import load_data
+from amc.graph.plan import Strategy
 from amc.graph.plan_files import load_plan
 from amc.models.catalog import build
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
+from amc.schedules.curves import densities, load_schedule
 from amc.steps.cut import silenced
 from amc.steps.finetune import Recovery
 from amc.tasks.evaluate import Score, evaluate
@@ -81,6 +83,15 @@ def common(checkpoint: Path, few_digits: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def at_once(simple: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Strategy:
+    """What all ways lead to."""
+    folder = tmp_path_factory.mktemp("at-once") / "run"
+    return load_plan(
+        run(TrainConfig.of(**{**simple, "finetune_epochs": 0}, run_dir=folder)) / "plan.json"
+    ).strategy
+
+
 def loaded(folder: Path) -> torch.nn.Module:
     model = build("resnet20", num_classes=10, in_channels=1, width=0.5)
     return amc.load_pruned(model, folder)
@@ -104,12 +115,10 @@ def loaded(folder: Path) -> torch.nn.Module:
     ],
 )
 def test_stages_end_at_the_strategy(
-    simple: dict[str, Any], tmp_path: Path, given: dict[str, Any]
+    simple: dict[str, Any], at_once: Strategy, tmp_path: Path, given: dict[str, Any]
 ) -> None:
     folder = run(TrainConfig.of(**simple, **given, run_dir=tmp_path / "run"))
-    at_once = run(TrainConfig.of(**{**simple, "finetune_epochs": 0}, run_dir=tmp_path / "once"))
-    plan = load_plan(folder / "plan.json")
-    assert plan.strategy == load_plan(at_once / "plan.json").strategy
+    assert load_plan(folder / "plan.json").strategy == at_once
     found = amc.load_pruned(build(simple["model"], num_classes=10, in_channels=1), folder)
     accuracy = read_json(folder / "report.json")["accuracy"]["recovered"]
     assert evaluate(found, load_data("digits").test).accuracy == pytest.approx(accuracy, abs=1e-6)
@@ -179,6 +188,19 @@ def test_levels_of_stages_are_those_of_the_schedule(
     sizes = {"a": 8, "b": 12, "d": 16, "e": 12}
     for (_, _, strategy), density in zip(found, (0.75, 0.75**0.5 / 2, 0.25), strict=True):
         assert sorted(strategy.values()) == sorted(round(density * n) for n in sizes.values())
+
+
+def test_schedule_of_the_documentation_works(
+    simple: dict[str, Any], at_once: Strategy, tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "schedules.md").read_text()
+    own = tmp_path / "my_schedules.py"
+    own.write_text(text.split("<!-- example: schedule -->\n```python\n")[1].split("```")[0])
+    given = {"schedule": f"{own}:cosine_after_half", "schedule_steps": 2}
+    folder = run(TrainConfig.of(**simple, **given, run_dir=tmp_path / "run"))
+    assert load_plan(folder / "plan.json").strategy == at_once
+    curve = load_schedule(f"{own}:cosine_after_half", 4)
+    assert densities(curve, 0.5, 2) == pytest.approx([0.625, 0.5])
 
 
 def test_patience_stays_on_a_step(
