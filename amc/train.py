@@ -5,11 +5,13 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     interruptible("amc.train")
     from amc.config.command_line import at_once
+    from amc.config.formats import settings_in
     from amc.config.train import TrainConfig
 
-    at_once("amc.train", TrainConfig)
+    at_once("amc.train", TrainConfig, settings_in)
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import nn
 
 from amc.config.command_line import elsewhere, parse
 from amc.config.exits import exit_with_one_line
+from amc.config.formats import read, settings_in, write
 from amc.config.train import InMemoryConfig, TrainConfig
 from amc.data import Loader, from_loaders
 from amc.data.checked import preserving_random_state
@@ -29,8 +32,9 @@ from amc.metrics.table import users_metric
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
+from amc.runtime import launch
 from amc.runtime.errors import AmcError
-from amc.steps.allocate import allocation_of, candidates, check_files
+from amc.steps.allocate import allocation_of, candidates, check_files, overridden
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, checked, job_with, open_job
 from amc.steps.recover import recover
@@ -39,8 +43,10 @@ from amc.steps.setup import build_network, ready, trace_network
 from amc.tasks.task import CLASSIFICATION, Task, load_task
 from envs.rewards import users_reward
 
-GIVEN_IN_MEMORY = frozenset({"model", "width", "checkpoint", "data", "batch_size", "resume"})
-"""Settings that name what `compress` is handed."""
+GIVEN_IN_MEMORY = frozenset(
+    {"model", "width", "checkpoint", "data", "batch_size", "resume", "config", "write_config"}
+)
+"""Settings that name what `compress` is handed, and files of settings."""
 
 
 def run(config: TrainConfig) -> Path:
@@ -51,6 +57,9 @@ def run(config: TrainConfig) -> Path:
     Raises:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
+    if config.config and not config.resume:  # where a command line has read it, none is left
+        how = "TrainConfig.of(**amc.config.formats.read(path).settings)"
+        raise AmcError(f"--config is for the command line; from Python: {how}")
     with open_run(config) as opened:
         config = opened.config
         check_files(config.allocation, config.training, config.stages)
@@ -102,8 +111,9 @@ def compress(
         run_dir: where everything is written; without, nothing stays on disk.
         quiet: print nothing; what happens is logged by the logger "amc".
         settings: any setting of ``python -m amc.train``, by its name: ``episodes=50``. Only
-            those of the network, the data and ``--resume`` mean nothing here. A reward of one's
-            own may be a function of an `envs.Outcome`, a metric one of (evidence, group).
+            those of the network, the data, ``--resume`` and files of settings mean nothing here. A
+            reward of one's own may be a function of an `envs.Outcome`, a metric one of (evidence,
+            group).
 
     Returns:
         The smaller network, its plan and strategy, and the report.
@@ -154,7 +164,7 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
     config = run.config
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
-    graph = trace_network(job, given, config.restrictions)
+    graph = overridden(trace_network(job, given, config.restrictions), config.allocation)
     allocation = allocation_of(graph, config)
 
     # The network with its weights.
@@ -191,8 +201,17 @@ def main() -> None:
     with exit_with_one_line(
         "amc.train", advice=elsewhere(sys.argv), resume=lambda: resume_command(config)
     ):
-        config = parse(TrainConfig, "amc.train")
-        run(config)
+        config = parse(TrainConfig, "amc.train", settings_in=settings_in)
+        notes: Sequence[str] = ()
+        if config.config and not config.resume:
+            notes = read(config.config).notes
+            config = config.but(config=None)
+        if config.write_config is not None:
+            notes = (*notes, *write(config.write_config, config))
+        if notes and launch.speaks() and not config.machine.quiet:
+            print(*notes, sep="\n")
+        if config.write_config is None:
+            run(config)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ LEVELS = {
     "amc/models": 4,
     "amc/config/sections": 4,
     "amc/config": 4.1,
+    "amc/config/formats": 4.2,
     "envs": 4,
     "amc/reconstruction": 4,
     "amc/runs": 5,

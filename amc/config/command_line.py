@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -23,25 +24,54 @@ from amc.runtime.wording import suggestion
 Config = TypeVar("Config", bound=Composed)
 
 
-def parse(config: type[Config], command: str, arguments: Sequence[str] | None = None) -> Config:
+SettingsIn = Callable[[Path], Mapping[str, Any]]
+"""Reads the settings of a configuration file."""
+
+OVERRULES = {
+    "mode": ("channel_ratio", "strategy", "plan", "policy"),
+    "preserve_ratio": ("channel_ratio",),
+    "objective": ("channel_ratio",),
+    "schedule": ("schedule_steps", "schedule_init", "schedule_delay"),
+    "no_bn_adapt": ("bn_samples",),
+}
+"""Flags -> settings of a configuration file that mean nothing beside them."""
+
+
+def parse(
+    config: type[Config],
+    command: str,
+    arguments: Sequence[str] | None = None,
+    settings_in: SettingsIn | None = None,
+) -> Config:
     """The configuration on the command line of ``python -m <command>``.
+
+    Args:
+        config: the class of its settings.
+        command: the module.
+        arguments: its words; without, those of this process.
+        settings_in: reads the file of ``--config``, whose settings count where no flag is given.
 
     Raises:
         AmcError: an unknown flag or an impossible value, in one line.
         SystemExit: after ``--help``.
     """
     words = _current(config, sys.argv[1:] if arguments is None else arguments)
-    complaint = io.StringIO()
+    complaint, file = io.StringIO(), _given("--config", words) if settings_in else ""
+    usual: dict[str, Any] = {}
+    if file and settings_in and not _given("--resume", words):
+        usual["default"] = config.of(**_overruled(settings_in(Path(file).expanduser()), words))
     try:
         with contextlib.redirect_stderr(complaint), contextlib.ExitStack() as hushed:
             if launch.prefix():  # the first process gives the help
                 hushed.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            return tyro.cli(
+            found: Config = tyro.cli(
                 config,
                 prog=f"python -m {command}",
                 args=words,
                 config=(tyro.conf.OmitArgPrefixes,),
+                **usual,
             )
+            return found
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -49,7 +79,14 @@ def parse(config: type[Config], command: str, arguments: Sequence[str] | None = 
         raise AmcError(f"{said} (--help lists all flags)") from None
 
 
-def at_once(name: str, config: type[Config]) -> None:
+def _overruled(settings: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The settings of a file without those that flags beside it leave without meaning."""
+    names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    gone = {setting for flag in names for setting in OVERRULES.get(flag, ())}
+    return {name: value for name, value in settings.items() if name not in gone}
+
+
+def at_once(name: str, config: type[Config], settings_in: SettingsIn | None = None) -> None:
     """Refuses what the words of ``python -m <name>`` alone show to be wrong; gives the help.
 
     The first thing that a command does: what it imports, torch above all, takes seconds.
@@ -57,7 +94,7 @@ def at_once(name: str, config: type[Config]) -> None:
     advice = elsewhere(sys.argv) if name == "amc.train" else ""
     with exit_with_one_line(name, advice=advice):
         check_packages()
-        settings: Any = parse(config, name)
+        settings: Any = parse(config, name, settings_in=settings_in)
         check(settings.flat)
         alone = launch.launched()[1] == 1  # devices of several are shared out later
         if alone and settings.flat.get("device", "auto") not in ("auto", "cpu"):

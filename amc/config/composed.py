@@ -152,27 +152,36 @@ def flags(config: Any, *names: str) -> list[str]:
         config: the settings.
         names: only these settings and sections; all if none are named.
     """
-    words: list[str] = []
-    sections = {one.name for one in fields(config) if is_dataclass(getattr(config, one.name))}
-    wanted = {n for name in names for n in _inside(config, name, sections)}
+    found: list[str] = []
+    wanted = names_in(config, *names)
     for one, value, default in settings_of(config):
-        if value == default or (names and one.name not in wanted):
-            continue
-        word = flag(one.name)
-        if isinstance(value, bool):
-            words.append(word if value else word.replace("--", "--no-", 1))
-        elif isinstance(value, tuple):
-            words += [word, *map(str, value)]
-        elif isinstance(value, Mapping):
-            words += [word, *(str(one) for pair in value.items() for one in pair)]
-        else:
-            words += [word, decimal(value) if isinstance(value, float) else str(value)]
-    return words
+        if value != default and (not names or one.name in wanted):
+            found += words(one.name, value)
+    return found
 
 
-def _inside(config: Any, name: str, sections: set[str]) -> list[str]:
-    """The settings of a section, or the one of this name."""
-    return [one.name for one in fields(getattr(config, name))] if name in sections else [name]
+def words(name: str, value: Any) -> list[str]:
+    """The words of a command line that give a setting this value; none for None."""
+    word = flag(name)
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [word if value else word.replace("--", "--no-", 1)]
+    if isinstance(value, tuple):
+        return [word, *map(str, value)]
+    if isinstance(value, Mapping):
+        return [word, *(str(one) for pair in value.items() for one in pair)]
+    return [word, decimal(value) if isinstance(value, float) else str(value)]
+
+
+def names_in(config: Any, *names: str) -> set[str]:
+    """The settings of these sections, and those of these names."""
+    sections = {one.name for one in fields(config) if is_dataclass(getattr(config, one.name))}
+    found: set[str] = set()
+    for name in names:
+        inside = fields(getattr(config, name)) if name in sections else ()
+        found |= {one.name for one in inside} or {name}
+    return found
 
 
 def decimal(number: float) -> str:

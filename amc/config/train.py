@@ -55,6 +55,11 @@ class TrainConfig(Composed):
     distill: DistillConfig = DistillConfig()
     stages: StagesConfig = StagesConfig()
     machine: MachineConfig = MachineConfig()
+    config: Path | None = None
+    """A configuration file; its kind is recognised: config.json of a run or some settings as JSON,
+    NNCF's JSON, AMCT's text protobuf, PocketFlow's ratio.list or options. Flags beside it win."""
+    write_config: str | None = None
+    """Write the settings into a file, and end: amc:FILE, nncf:FILE, amct:FILE, pocketflow:FILE."""
     run_dir: Path | None = None
     """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
     resume: Path | None = None

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -12,6 +13,9 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup, Layer
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
+
+REGEX = "{re}"
+"""Before a pattern that is a regular expression; as NNCF has it."""
 
 
 def restrict(graph: ChannelGraph, model: nn.Module, choice: Restrictions) -> ChannelGraph:
@@ -55,8 +59,19 @@ def restrict(graph: ChannelGraph, model: nn.Module, choice: Restrictions) -> Cha
 
 
 def matches(pattern: str, name: str, types: frozenset[str]) -> bool:
-    """Whether a layer of this name and these types is meant."""
-    return pattern in types or fnmatchcase(name, pattern)
+    """Whether a layer of this name and these types is meant.
+
+    Raises:
+        AmcError: what stands behind ``{re}`` is no regular expression.
+    """
+    if not pattern.startswith(REGEX):
+        return pattern in types or fnmatchcase(name, pattern)
+    try:
+        wanted = re.compile(pattern.removeprefix(REGEX))
+    except re.error as error:
+        raise AmcError(f"{pattern!r}: no regular expression: {error}") from None
+    scopes = (word for word in types if "/" in word)
+    return any(wanted.search(word) for word in (name, *scopes))
 
 
 def _reason(
@@ -124,17 +139,31 @@ def _check_bound(flag: str, layer: Layer, channels: int) -> None:
 
 
 def _types(model: nn.Module, layer: Layer) -> frozenset[str]:
+    """The kind of a layer, its class, and its scope, in which alone there is a slash."""
     try:
         module = model.get_submodule(layer.name)
     except AttributeError:  # a functional layer, named after its parameter
         return frozenset({layer.kind})
-    return frozenset({layer.kind, type(module).__name__})
+    return frozenset({layer.kind, type(module).__name__, _scope(model, layer.name)})
+
+
+def _scope(model: nn.Module, name: str) -> str:
+    """The modules on the way to a layer: ``ResNet/Sequential[layer1]/NNCFConv2d[conv1]/conv2d_0``.
+
+    NNCF names layers so: its own class of the layer, and the operator's call.
+    """
+    words, module = [type(model).__name__], model
+    for part in name.split("."):
+        module = module.get_submodule(part)
+        words.append(f"{type(module).__name__}[{part}]")
+    kind = type(module).__name__
+    return "/".join([*words[:-1], f"NNCF{words[-1]}", f"{kind.lower()}_0"])
 
 
 def _check_pattern(pattern: str, types: Mapping[str, frozenset[str]]) -> None:
     if any(matches(pattern, name, kinds) for name, kinds in types.items()):
         return
-    kinds = sorted(set[str]().union(*types.values()))
+    kinds = sorted(word for word in set[str]().union(*types.values()) if "/" not in word)
     near = difflib.get_close_matches(pattern, [*types, *kinds], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise AmcError(

@@ -11,7 +11,8 @@ class Restrictions:
     """The user's restrictions. A pattern is a layer's name, a glob, or a type.
 
     Globs are those of file names (``layer1.*``); types are class names (``Conv2d``) or kinds of
-    operators (``conv2d``, ``depthwise``, ``linear``, ``conv_transpose2d``).
+    operators (``conv2d``, ``depthwise``, ``linear``, ``conv_transpose2d``). Behind ``{re}`` stands
+    a regular expression, looked for in a layer's name (``{re}layer[12]``).
 
     Examples:
         >>> import amc

@@ -12,12 +12,15 @@ from amc.runtime.errors import AmcError
 def allowed_counts(group: ChannelGroup, multiple: int, min_ratio: float) -> IntArray:
     """Counts whose channels are multiples of ``multiple``, and the full size, within the bounds.
 
-    Bounds are the group's own, and ``min_ratio`` of its size.
+    Bounds are the group's own, and ``min_ratio`` of its size; bounds that leave one count only
+    give it.
 
     Raises:
         AmcError: no multiple lies within the bounds.
     """
     fewest, most = group.bounds
+    if fewest == most:  # a count that was given: nothing is left to round
+        return np.array([most], dtype=np.int64)
     least = min(max(fewest, math.ceil(min_ratio * group.size - 1e-9)), most)
     apart = step(group, multiple)
     counts = np.arange(apart, most + 1, apart, dtype=np.int64)

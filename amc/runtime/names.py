@@ -77,7 +77,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def _check_files(settings: Mapping[str, Any]) -> None:
-    for name in ("checkpoint", "strategy"):
+    for name in ("checkpoint", "strategy", "overrides"):
         path = settings.get(name)
         if path is not None and not path.is_file():
             raise AmcError(f"--{name} {path}: no such file")

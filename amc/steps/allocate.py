@@ -8,6 +8,7 @@ from amc.allocators.multiples import budget_for, common_ratio_for
 from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
+from amc.config.formats.amct_layers import is_prune_config, strategy_of, with_overrides
 from amc.config.sections.job import CountsConfig
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig
@@ -75,6 +76,15 @@ def check_files(
         read_json(listed_in)
 
 
+def overridden(graph: ChannelGraph, config: AllocationConfig) -> ChannelGraph:
+    """The graph with what is said of single layers, which no search changes.
+
+    Raises:
+        AmcError: the file cannot be used.
+    """
+    return graph if config.overrides is None else with_overrides(graph, config.overrides)
+
+
 def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> Allocation:
     """What the settings say of a network.
 
@@ -85,7 +95,8 @@ def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> All
     given = config.allocation
     if given.mode == "list":
         assert given.strategy is not None
-        return Allocation(strategy=read_strategy(graph, given.strategy))
+        read = strategy_of if is_prune_config(given.strategy) else read_strategy
+        return Allocation(strategy=read(graph, given.strategy))
     if given.plan is not None:
         return Allocation(load_fitting(given.plan, graph))
     if given.channel_ratio is not None:

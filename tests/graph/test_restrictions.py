@@ -1,6 +1,7 @@
 """What the user excludes, includes and bounds, against networks drawn by hand."""
 
 import re
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -159,3 +160,25 @@ def test_impossible_choices_are_refused_in_one_line(choice: dict[str, Any], mess
     with pytest.raises(amc.AmcError, match=message) as caught:
         graph(**choice)
     assert "\n" not in str(caught.value)
+
+
+def test_regular_expressions_are_looked_for_in_names_and_scopes() -> None:
+    model = nn.Sequential(
+        OrderedDict(
+            a=nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()),
+            b=nn.Conv2d(8, 8, 3),
+            c=nn.Conv2d(8, 4, 3),
+        )
+    )
+    graph = amc.trace(model, (torch.zeros(1, 3, 9, 9),))
+    for pattern, left in (
+        ("{re}a", {"b"}),
+        ("{re}^[ab]$", {"a.0"}),
+        (r"{re}Sequential/Sequential\[a\]/NNCFConv2d\[0\]/conv2d_0$", {"b"}),
+        ("{re}NNCFConv2d", set()),
+    ):
+        assert set(amc.restrict(graph, model, amc.Restrictions(exclude=(pattern,))).sizes) == left
+    with pytest.raises(amc.AmcError, match=r"'\{re\}x' matches no layer.* Types here: Conv2d, conv"):
+        amc.restrict(graph, model, amc.Restrictions(include=("{re}x",)))
+    with pytest.raises(amc.AmcError, match="no regular expression"):
+        amc.restrict(graph, model, amc.Restrictions(include=("{re}(",)))

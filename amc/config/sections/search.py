@@ -22,8 +22,11 @@ class AllocationConfig:
     channel_ratio: float | None = None
     """For --mode uniform: part of the channels that every group keeps; the MACs follow."""
     strategy: Path | None = None
-    """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, or comma-separated
-    ratios in layer order."""
+    """For --mode list: JSON {layer: ratio or channels}, a run's strategy.json, comma-separated
+    ratios in layer order, or AMCT's simplified configuration."""
+    overrides: Path | None = None
+    """AMCT's simplified configuration, of skip lists and overrides only: these layers keep what it
+    says, whatever decides over the others."""
     policy: Path | None = None
     """A policy that an earlier run has learned (its folder, or .../policy): decides alone with
     --mode policy, gives --mode auto a head start."""
@@ -39,6 +42,8 @@ class AllocationConfig:
         ):
             if (mode == needs) != (given is not None):
                 raise AmcError(f"--mode {needs} and {word} FILE belong together")
+        if self.overrides is not None and mode in ("list", "plan"):
+            raise AmcError(f"--overrides belongs to modes that decide, not to --mode {mode}")
         if mode == "policy" and self.policy is None:
             raise AmcError("--mode policy needs --policy FILE")
         if self.policy is not None and mode not in ("policy", "auto"):

@@ -1,0 +1,277 @@
+"""NNCF's JSON: ``compression`` with ``filter_pruning``, its defaults, and what they are here.
+
+Source: the configuration schema of NNCF 2.14, in which filter pruning still was, and its six
+documented examples. Levels are parts that go (`conversions`). A filter level with ``all_weights``
+off is one ratio for all groups; with it, a ranking of all filters to that many filters in all. A
+FLOPs level is one of the MACs. A step of a schedule is an epoch.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from amc.config.formats.conversions import (
+    preserve_ratio_of_pruning_level,
+    pruning_level_of_preserve_ratio,
+)
+from amc.config.formats.nncf_scopes import pattern_of, scope_of
+from amc.config.formats.source import Entries, Reading, Source
+from amc.config.train import TrainConfig
+from amc.runtime.errors import AmcError
+
+PRUNING, QUANTIZATION = "filter_pruning", "quantization"
+
+TOP = ("input_info", "compression", "ignored_scopes", "target_scopes")
+ENTRY = (
+    "algorithm", "params", "pruning_init", "all_weights", "initializer", "ignored_scopes",
+    "target_scopes", "validate_scopes",
+)  # fmt: skip
+PARAMS = (
+    "schedule", "pruning_init", "pruning_target", "pruning_flops_target", "pruning_steps",
+    "num_init_steps", "filter_importance", "all_weights", "interlayer_ranking_type", "legr_params",
+    "save_ranking_coeffs_path", "load_ranking_coeffs_path", "prune_first_conv",
+    "prune_downsample_convs", "prune_batch_norms", "initializer",
+)  # fmt: skip
+LEGR = {
+    "generations": 400, "train_steps": 200, "max_pruning": None, "random_seed": 42,
+    "population_size": 64, "num_samples": 16, "mutate_percent": 0.1, "scale_sigma": 1,
+}  # fmt: skip
+METRICS = {"L1": "l1", "L2": "l2", "geometric_median": "geometric_median"}
+SCHEDULES = {
+    "exponential": "exponential", "exponential_with_bias": "exponential-bias",
+    "baseline": "baseline",
+}  # fmt: skip
+LEARNED, UNWEIGHTED = "learned_ranking", "unweighted_ranking"
+
+SAYS = "NNCF's filter pruning knows --mode uniform, --allocator ranking and --allocator legr"
+
+
+def read(source: Source, content: Any) -> Reading:
+    """The settings that a configuration stands for.
+
+    Raises:
+        AmcError: a field is unknown or wrong, or asks for what is not done here.
+    """
+    top = Entries(source, content, "the configuration", TOP)
+    _check_input(source, content.get("input_info", {}))
+    entry, notes = _pruning(source, content.get("compression"))
+    params = Entries(source, entry.get("params", {}), "params", PARAMS)
+    own = Entries(source, entry, PRUNING, ENTRY)
+    both = _Both(source, own, params)
+    learned = params.one_of("interlayer_ranking_type", UNWEIGHTED, (UNWEIGHTED, LEARNED))
+    ranked = both.get("all_weights", bool, learned == LEARNED)
+    if learned == LEARNED and not ranked:
+        raise AmcError(f"{source.place('all_weights')}: {LEARNED} ranks all_weights, got false")
+    settings = {
+        "metric": METRICS[params.one_of("filter_importance", "L2", METRICS)],
+        "prune_first_conv": params.get("prune_first_conv", bool, learned == LEARNED),
+        "prune_downsample": params.get("prune_downsample_convs", bool, learned == LEARNED),
+        **_target(source, params, ranked),
+        **_schedule(both, params),
+        **_scopes(own, top),
+        **_adaptation(source, both),
+    }
+    if learned == LEARNED:
+        settings |= {"allocator": "legr", **_legr(source, params)}
+    elif "legr_params" in params:
+        notes.append(f"legr_params: not used, interlayer_ranking_type is {UNWEIGHTED}")
+    if not params.get("prune_batch_norms", bool, True):
+        notes.append("prune_batch_norms false: channels are removed here, with their batch norm")
+    if not own.get("validate_scopes", bool, True):
+        notes.append("validate_scopes false: a scope that matches nothing is a mistake here")
+    for name in ("save_ranking_coeffs_path", "load_ranking_coeffs_path"):
+        if name in params:
+            notes.append(f"{name}: coefficients of a run are in its folder, ranking.json")
+    return Reading(settings, tuple(notes))
+
+
+def write(config: TrainConfig) -> str:
+    """The configuration as NNCF writes it.
+
+    Raises:
+        AmcError: a setting that NNCF has no word for.
+    """
+    flat = config.flat
+    params = {**_written_target(flat), **_written_schedule(flat)}
+    names = {ours: theirs for theirs, ours in METRICS.items()}
+    if flat["metric"] not in names:
+        raise AmcError(f"--metric {flat['metric']}: NNCF has {', '.join(names)}")
+    params["filter_importance"] = names[flat["metric"]]
+    params["prune_first_conv"] = flat["prune_first_conv"]
+    params["prune_downsample_convs"] = flat["prune_downsample"]
+    samples = flat["bn_samples"] if flat["bn_adapt"] else 0
+    if samples is None:
+        raise AmcError("--bn-samples: NNCF adapts batch norm on a number of images, give it")
+    entry: dict[str, Any] = {
+        "algorithm": PRUNING,
+        "pruning_init": params.pop("pruning_init", 0.0),
+        "initializer": {"batchnorm_adaptation": {"num_bn_adaptation_samples": samples}},
+        "params": params,
+    }
+    for setting, name in (("exclude", "ignored_scopes"), ("include", "target_scopes")):
+        if flat[setting]:
+            entry[name] = [_written_scope(setting, pattern) for pattern in flat[setting]]
+    return json.dumps({"compression": entry}, indent=2) + "\n"
+
+
+class _Both:
+    """Fields that NNCF's examples hold beside ``params`` or inside."""
+
+    def __init__(self, source: Source, own: Entries, params: Entries) -> None:
+        self._source, self._own, self._params = source, own, params
+
+    def place(self, name: str) -> Entries:
+        """The object that holds a field.
+
+        Raises:
+            AmcError: both do.
+        """
+        if name in self._own and name in self._params:
+            where = self._source.place(name)
+            raise AmcError(f"{where}: {name} is given twice, beside params and inside")
+        return self._own if name in self._own else self._params
+
+    def get(self, name: str, kind: type, default: Any) -> Any:
+        return self.place(name).get(name, kind, default)
+
+
+def _check_input(source: Source, given: Any) -> None:
+    """The shape is that of the data; only its form is looked at."""
+    for one in given if isinstance(given, list) else [given]:
+        known = ("sample_size", "filler", "type", "keyword")
+        Entries(source, one, "input_info", known).get("sample_size", list, [])
+
+
+def _pruning(source: Source, given: Any) -> tuple[dict[str, Any], list[str]]:
+    """The entry of filter pruning, and notes on those beside it."""
+    found, notes = list[dict[str, Any]](), list[str]()
+    for one in given if isinstance(given, list) else [given]:
+        if not isinstance(one, dict) or not isinstance(one.get("algorithm"), str):
+            where = source.place("compression")
+            raise AmcError(f"{where}: compression needs an algorithm, such as {PRUNING}")
+        if one["algorithm"] == QUANTIZATION:
+            notes.append(f"{QUANTIZATION}: not done here, only {PRUNING} is")
+        elif one["algorithm"] == PRUNING:
+            found.append(one)
+        else:
+            raise source.unknown(one["algorithm"], (PRUNING, QUANTIZATION), "algorithm")
+    if len(found) != 1:
+        raise AmcError(f"{source.path}: expected one {PRUNING}, got {len(found)}")
+    return found[0], notes
+
+
+def _target(source: Source, params: Entries, ranked: bool) -> dict[str, Any]:
+    """The part that stays, of what, and who shares it out."""
+    if "pruning_target" in params and "pruning_flops_target" in params:
+        where = source.place("pruning_flops_target")
+        raise AmcError(f"{where}: give pruning_target (filters) or pruning_flops_target (FLOPs)")
+    of_flops = "pruning_flops_target" in params
+    name = "pruning_flops_target" if of_flops else "pruning_target"
+    ratio = preserve_ratio_of_pruning_level(params.number(name, 0.5, 0, 1))
+    if not ranked:
+        return {"mode": "uniform", "preserve_ratio" if of_flops else "channel_ratio": ratio}
+    objective = "macs" if of_flops else "filters"
+    by_channels = {"allocator": "ranking", "channel_multiple": 1}
+    return {"objective": objective, "preserve_ratio": ratio, **by_channels}
+
+
+def _written_target(flat: Mapping[str, Any]) -> dict[str, Any]:
+    level = pruning_level_of_preserve_ratio(flat["preserve_ratio"])
+    if flat["mode"] not in ("auto", "uniform"):
+        raise AmcError(f"--mode {flat['mode']}: {SAYS}")
+    if "uniform" in (flat["mode"], flat["allocator"]):
+        if flat["channel_ratio"] is not None:
+            filters = pruning_level_of_preserve_ratio(flat["channel_ratio"])
+            return {"all_weights": False, "pruning_target": filters}
+        if flat["objective"] != "macs":
+            raise AmcError(f"--objective {flat['objective']}: of --mode uniform NNCF has macs")
+        return {"all_weights": False, "pruning_flops_target": level}
+    if flat["allocator"] not in ("ranking", "legr"):
+        raise AmcError(f"--allocator {flat['allocator']}: {SAYS}")
+    targets = {"macs": "pruning_flops_target", "filters": "pruning_target"}
+    if flat["objective"] not in targets:
+        raise AmcError(f"--objective {flat['objective']}: NNCF has macs and filters")
+    found = {"all_weights": True, targets[flat["objective"]]: level}
+    if flat["allocator"] == "ranking":
+        return found
+    steps = flat["reward_steps"] if flat["regime"] == "finetune" else 0
+    legr = {
+        "generations": flat["episodes"],
+        "train_steps": steps,
+        "max_pruning": pruning_level_of_preserve_ratio(flat["min_ratio"]),
+        "random_seed": flat["seed"],
+    }
+    return {**found, "interlayer_ranking_type": LEARNED, "legr_params": legr}
+
+
+def _schedule(both: _Both, params: Entries) -> dict[str, Any]:
+    name = params.one_of("schedule", "exponential", SCHEDULES)
+    level = both.place("pruning_init").number("pruning_init", 0.0, 0, 1)
+    steps = params.count("pruning_steps", 100, 1)
+    delay = params.count("num_init_steps", 0, 0)
+    if name == "baseline":
+        return {"schedule": "baseline", "schedule_delay": delay} if delay else {}
+    settings = {"schedule": SCHEDULES[name], "schedule_steps": steps, "schedule_delay": delay}
+    first = {"schedule_init": level} if level else {}
+    return {**settings, **first, "finetune_epochs": delay + steps}
+
+
+def _written_schedule(flat: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"one-shot": "baseline", **{ours: theirs for theirs, ours in SCHEDULES.items()}}
+    if flat["group_size"] or flat["schedule"] not in names:
+        word = "--group-size" if flat["group_size"] else f"--schedule {flat['schedule']}"
+        raise AmcError(f"{word}: NNCF has {', '.join(names)}")
+    delay = {"num_init_steps": flat["schedule_delay"]}
+    if names[flat["schedule"]] == "baseline":
+        return {"schedule": "baseline", **delay}
+    return {
+        "schedule": names[flat["schedule"]],
+        "pruning_steps": flat["schedule_steps"],
+        "pruning_init": flat["schedule_init"] or 0.0,
+        **delay,
+    }
+
+
+def _scopes(*places: Entries) -> dict[str, Any]:
+    found = {}
+    for setting, name in (("exclude", "ignored_scopes"), ("include", "target_scopes")):
+        scopes = [scope for one in places for scope in one.words(name)]
+        if scopes:
+            found[setting] = tuple(dict.fromkeys(map(pattern_of, scopes)))
+    return found
+
+
+def _written_scope(setting: str, pattern: str) -> str:
+    scope = None if pattern[:1].isupper() and "." not in pattern else scope_of(pattern)
+    if scope is None:
+        raise AmcError(
+            f"--{setting} {pattern!r}: NNCF has names of layers and {{re}} with an expression"
+        )
+    return scope
+
+
+def _adaptation(source: Source, both: _Both) -> dict[str, Any]:
+    given = both.get("initializer", dict, {})
+    name = "batchnorm_adaptation"
+    inner = Entries(source, given, "initializer", (name,)).get(name, dict, {})
+    name = "num_bn_adaptation_samples"
+    samples = Entries(source, inner, "batchnorm_adaptation", (name,)).count(name, 2000, 0)
+    return {"bn_samples": samples} if samples else {"bn_adapt": False}
+
+
+def _legr(source: Source, params: Entries) -> dict[str, Any]:
+    given = Entries(source, params.get("legr_params", dict, {}), "legr_params", LEGR)
+    steps = given.count("train_steps", 200, 0)
+    found = {
+        "episodes": given.count("generations", 400, 1),
+        "seed": given.count("random_seed", 42, 0),
+        **({"regime": "finetune", "reward_steps": steps} if steps else {"regime": "calibrate"}),
+    }
+    if "max_pruning" in given:
+        most = given.number("max_pruning", 0.8, 0, 1)
+        found["min_ratio"] = preserve_ratio_of_pruning_level(most)
+    for name in ("population_size", "num_samples", "mutate_percent", "scale_sigma"):
+        usual = float(LEGR[name])  # type: ignore[arg-type]
+        if given.get(name, float, usual) != usual:
+            raise given.wrong(name, f"is always {usual:g} here")
+    return found

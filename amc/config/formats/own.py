@@ -1,0 +1,52 @@
+"""Our own JSON: ``config.json`` of a run, or some settings by hand."""
+
+import json
+from typing import Any
+
+from amc.config.composed import NESTED, as_json, by_current_names, hints_of, typed
+from amc.config.formats.source import Reading, Source
+from amc.config.train import TrainConfig
+from amc.runtime.errors import AmcError
+from amc.runtime.wording import suggestion
+
+THREADS, COMMAND = "threads", "command"
+"""What a run's file holds beside the settings."""
+
+OF_ONE_RUN = ("run_dir", "resume", "config", "write_config")
+"""Settings of a run that another one does not take over."""
+
+
+def read(source: Source, content: dict[str, Any]) -> Reading:
+    """The settings that a file names; those of a run without its folder.
+
+    Raises:
+        AmcError: one is unknown, of the wrong kind, or the run was of another command.
+    """
+    content = dict(content)
+    if (command := content.pop(COMMAND, TrainConfig.command)) != TrainConfig.command:
+        where = source.place(json.dumps(COMMAND))
+        raise AmcError(f"{where}: settings of {command!s:.40}, expected {TrainConfig.command}")
+    if content.pop(THREADS, None) is not None:
+        content = {name: value for name, value in content.items() if name not in OF_ONE_RUN}
+    hints, found = hints_of(TrainConfig), dict[str, Any]()
+    for name, value in content.items():
+        nested = value if name in NESTED.values() and isinstance(value, dict) else {name: value}
+        for key, one in by_current_names(TrainConfig, nested).items():
+            where = source.place(json.dumps(key))
+            if key not in hints:
+                raise AmcError(f"{where}: there is no setting {key!r}{suggestion(key, hints)}")
+            found[key] = typed(one, hints[key], f"{where}: {key}")
+    return Reading(found)
+
+
+def write(config: TrainConfig) -> str:
+    """The settings that are not the default."""
+    default, found = as_json(type(config)()), dict[str, Any]()
+    for name, value in as_json(config).items():
+        if name in NESTED.values():
+            value = {k: one for k, one in value.items() if one != default[name][k]}
+            if not value:
+                continue
+        if value != default[name] and name not in OF_ONE_RUN:
+            found[name] = value
+    return json.dumps(found, indent=1) + "\n"
