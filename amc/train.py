@@ -5,7 +5,7 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     interruptible("amc.train")
     from amc.config.command_line import at_once
-    from amc.config.formats import settings_in
+    from amc.config.formats.files import settings_in
     from amc.config.train import TrainConfig
 
     at_once("amc.train", TrainConfig, settings_in)
@@ -23,7 +23,7 @@ from torch import nn
 
 from amc.config.command_line import elsewhere, parse
 from amc.config.exits import exit_with_one_line
-from amc.config.formats import read, settings_in, write
+from amc.config.formats.files import read, settings_in, write
 from amc.config.train import InMemoryConfig, TrainConfig
 from amc.data import Loader, from_loaders
 from amc.data.checked import preserving_random_state
@@ -58,7 +58,7 @@ def run(config: TrainConfig) -> Path:
         AmcError: something given cannot be used; what was finished before is in the folder.
     """
     if config.config and not config.resume:  # where a command line has read it, none is left
-        how = "TrainConfig.of(**amc.config.formats.read(path).settings)"
+        how = "TrainConfig.of(**amc.config.formats.files.read(path).settings)"
         raise AmcError(f"--config is for the command line; from Python: {how}")
     with open_run(config) as opened:
         config = opened.config

@@ -70,7 +70,7 @@ CHANGED = TrainConfig.of(
     batch_size=16,
     run_dir=Path("runs/a b"),
     resume=Path("runs/c"),
-    trust=True, statistics=True,
+    trust=True, statistics=True, config=Path("a.json"), write_config="amc:b.json",
     seed=3,
     device="cuda:1",
     quiet=True,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from amc.config.command_line import parse
 from amc.config.composed import as_json
-from amc.config.formats import read, settings_in, write
+from amc.config.formats.files import read, settings_in, write
 from amc.config.train import TrainConfig
 from amc.runtime.errors import AmcError
 from amc.train import main, run
@@ -152,5 +152,5 @@ def test_the_command_line_writes_and_ends(
 
 
 def test_from_python_the_settings_are_read_first(tmp_path: Path) -> None:
-    with pytest.raises(AmcError, match=r"amc\.config\.formats\.read"):
+    with pytest.raises(AmcError, match=r"amc\.config\.formats\.files\.read"):
         run(TrainConfig.of(config=tmp_path / "x"))
