@@ -26,12 +26,13 @@ from amc.reporting.comparison import Attempt, comparison_table, draw_comparison,
 from amc.runs.run import open_run
 from amc.runtime.errors import AmcError
 from amc.runtime.files import write_json
+from amc.runtime.wording import suggestion
 from amc.search.search import METHODS
 from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate
 from amc.steps.job import Job, open_job
 from amc.steps.setup import build_network, load_network, trace_network
-from amc.studies.contest import AT_ONCE, Contest
+from amc.studies.contest import AT_ONCE, CHANCELESS, Contest
 
 
 def run(config: CompareConfig) -> Path:
@@ -65,7 +66,7 @@ def compare(job: Job, config: CompareConfig, methods: Sequence[str]) -> Path:
         terminal.say(f"resume   {recorded} evaluations are on record in {folder}")
     found: dict[str, list[Attempt]] = {}
     for method in methods:
-        seeds = range(1 if method in AT_ONCE else config.seeds)
+        seeds = range(1 if method in CHANCELESS else config.seeds)
         with terminal.bar(method, len(seeds) * contest.evaluations(method)) as bar:
             found[method] = [contest.attempt(method, seed, bar) for seed in seeds]
     if config.apply:
@@ -93,7 +94,8 @@ def known(methods: tuple[str, ...]) -> list[str]:
     allowed = (*METHODS, *AT_ONCE)
     for name in methods:
         if name not in allowed:
-            raise AmcError(f"--methods: {name!r} is unknown; allowed: {', '.join(allowed)}")
+            near = suggestion(name, allowed)
+            raise AmcError(f"--methods: {name!r} is unknown; allowed: {', '.join(allowed)}{near}")
     if not methods:
         raise AmcError(f"--methods: none given; allowed: {', '.join(allowed)}")
     return list(dict.fromkeys(methods))

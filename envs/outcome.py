@@ -30,7 +30,8 @@ class Episode:
         strategy: channels kept per group.
         outcome: score and size.
         reward: of the outcome.
-        best: highest reward up to here.
+        best: highest reward up to here, of what may be found.
+        probe: whether it was only measured: it costs more than the budget allows.
     """
 
     number: int
@@ -38,3 +39,4 @@ class Episode:
     outcome: Outcome
     reward: float
     best: float
+    probe: bool = False

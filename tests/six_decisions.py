@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import amc
+from amc.allocators.problem import Proposals
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
-from amc.search.evolution import Proposals
 
 
 @cache

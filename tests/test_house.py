@@ -31,6 +31,7 @@ LEVELS = {
     "amc/config/formats": 4.2,
     "envs": 4,
     "amc/reconstruction": 4,
+    "amc/proposals": 4.5,
     "amc/runs": 5,
     "amc/reporting": 5,
     "amc/search": 5,

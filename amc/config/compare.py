@@ -32,12 +32,14 @@ class CompareConfig(Composed):
         "screened",
         "evolution",
         "random",
-        "greedy",
+        "knapsack",
         "uniform",
     )
-    """Who competes; in the end the first is compared with each of the others."""
+    """Who competes, any of ddpg, td3, sac, screened, evolution, random, annealing, legr, greedy,
+    and, with one evaluation, ranking, sensitivity, knapsack, uniform; in the end the first is
+    compared with each of the others."""
     seeds: int = 3
-    """Searches per method; greedy and uniform know no chance and need one evaluation."""
+    """Searches per method; what knows no chance needs one."""
     episodes: int = 200
     """Strategies that every search tries."""
     warmup_episodes: int = 10

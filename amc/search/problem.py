@@ -1,23 +1,19 @@
 """A search problem: a network under a budget, and what a search finds in it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from agents.episodic import EpisodicAlgorithm
-from amc.allocators.greedy import greedy
+from amc.allocators.by_density import by_density
+from amc.allocators.scores import Errors
 from amc.allocators.uniform import uniform
-from amc.graph.arrays import FloatArray
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.search.trials import Trials
 from amc.tasks.evaluate import Score
 from envs import ChannelPruningEnv, Episode, Outcome
-
-Errors = Mapping[str, FloatArray]
-"""Group name -> reconstruction error at each of its allowed counts (`sensitivity`)."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,8 @@ class Found:
     def finalists(self, count: int, always: Strategy) -> list[Strategy]:
         """The best strategies and ``always``: ``count`` different ones, best first."""
         chosen = [always]
-        for episode in sorted(self.history, key=lambda e: -e.reward):
+        found = (episode for episode in self.history if not episode.probe)
+        for episode in sorted(found, key=lambda e: -e.reward):
             if len(chosen) < count and episode.strategy not in chosen:
                 chosen.append(episode.strategy)
         return chosen[1:] + chosen[:1]
@@ -59,7 +56,7 @@ class Problem:
 def starts(budget: Budget, errors: Errors | None) -> list[dict[str, int]]:
     """Strategies that need no search: the uniform one and, of the errors, the greedy one."""
     found = [uniform(budget, errors)]
-    if errors and (other := greedy(budget, errors)) not in found:
+    if errors and (other := by_density(budget, errors)) not in found:
         found.append(other)
     return found
 

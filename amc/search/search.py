@@ -8,19 +8,14 @@ from typing import Any
 from agents import AGENTS
 from agents import Policy as Policy  # for those who call `search`
 from agents import Settings as Settings
+from amc.allocators.problem import AllocationProblem, Allocator, Proposals
 from amc.graph.plan import Strategy
-from amc.objectives.budget import Budget
-from amc.search.evolution import Proposals, evolution, random_search
-from amc.search.problem import Errors, Found, Problem, proposed, starts, walk
+from amc.proposals import PROPOSALS
+from amc.search.problem import Found, Problem, proposed, starts, walk
 from amc.search.suggestions import Suggestions
 from amc.search.trials import LimitReached, Trials
 from envs import Outcome, Rotation, SideBySide
 
-PROPOSALS: Mapping[str, Callable[[Budget, int, Errors | None], Proposals]] = {
-    "screened": evolution,
-    "evolution": lambda budget, seed, errors: evolution(budget, seed),
-    "random": lambda budget, seed, errors: random_search(budget, seed),
-}
 METHODS = (*AGENTS, *PROPOSALS)
 OnLearn = Callable[[Mapping[str, Any]], None]
 
@@ -36,6 +31,7 @@ def search(
     measure: Callable[[Sequence[Strategy]], Sequence[Outcome]] | None = None,
     walks: int = 1,
     on_learn: OnLearn = lambda logged: None,
+    proposals: Proposals | None = None,
 ) -> Found:
     """Finds the strategy of highest reward within the budget.
 
@@ -50,10 +46,15 @@ def search(
         walks: strategies that an agent walks side by side under one policy, which learns from all
             of them afterwards.
         on_learn: called with what SB3 logged, after an agent has learned from an episode.
+        proposals: strategies that are tried instead of those of a method.
     """
     trials = problem.trials
-    if method in PROPOSALS:
-        follow(PROPOSALS[method](problem.budget, seed, problem.errors), trials)
+    if proposals is None and method in PROPOSALS:
+        episodes, errors = trials.limits.episodes, problem.errors or {}
+        asked = AllocationProblem(problem.budget, errors, seed=seed, episodes=episodes)
+        proposals = proposed_by(PROPOSALS[method], asked)
+    if proposals is not None:
+        follow(proposals, trials)
         return Found(trials.best, tuple(trials.history), None)
 
     def look_ahead(strategies: Sequence[Strategy]) -> None:
@@ -122,9 +123,21 @@ def learn(
     ]
 
 
+def proposed_by(allocator: Allocator, asked: AllocationProblem) -> Proposals:
+    """What an allocator proposes; the one strategy of an allocator that knows it at once."""
+    answer = allocator(asked)
+    if not isinstance(answer, Mapping):
+        return answer
+
+    def only() -> Proposals:
+        yield answer
+
+    return only()
+
+
 def follow(proposals: Proposals, trials: Trials) -> None:
-    """Tries what is proposed until it is enough."""
-    with suppress(LimitReached):
+    """Tries what is proposed until it is enough, or there is nothing more."""
+    with suppress(LimitReached, StopIteration):
         strategy = next(proposals)
         while True:
             trials(strategy)

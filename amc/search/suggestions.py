@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from amc.allocators.uniform import uniform
+from amc.proposals.variations import Tried, Variations
 from amc.search.problem import Problem
-from amc.search.variations import Tried, Variations
 from envs import gain
 
 

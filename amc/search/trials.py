@@ -75,6 +75,7 @@ class Trials:
         record: file of the record, or None to keep it in memory only.
         search: what the record depends on besides the seed; a record of another search is refused.
         on_episode: called after every episode.
+        allows: whether a strategy may be what the search finds; others are measured only.
 
     Raises:
         AmcError: the record is damaged or belongs to another search.
@@ -88,20 +89,21 @@ class Trials:
         record: Path | None = None,
         search: Mapping[str, Any] | None = None,
         on_episode: Callable[[Episode], None] = lambda episode: None,
+        allows: Callable[[Strategy], bool] = lambda strategy: True,
     ) -> None:
         self.history: list[Episode] = []
         self.limits = limits
-        self.reward, self._evaluate = reward, evaluate
+        self.reward, self._evaluate, self._allows = reward, evaluate, allows
         self._record, self._on_episode = record, on_episode
         self._known = _read(record, dict(search or {})) if record else []
         self.recorded = len(self._known)
-        self._start = time.monotonic()
+        self._start, self._found = time.monotonic(), False
         self._ahead: dict[tuple[tuple[str, int], ...], Outcome] = {}
 
     @property
     def best(self) -> Episode:
-        """The first episode of the highest reward."""
-        return max(self.history, key=lambda e: e.reward)
+        """The first episode of the highest reward, of those that the budget allows if any."""
+        return max(self.history, key=lambda e: (not e.probe, e.reward))
 
     @property
     def left(self) -> int:
@@ -125,8 +127,11 @@ class Trials:
         value = float(self.reward(outcome))
         if not math.isfinite(value):
             raise AmcError(f"the reward is {value} for {outcome}; it must be finite")
-        best = max(value, self.history[-1].best) if self.history else value
-        episode = Episode(number, dict(strategy), outcome, value, best)
+        probe, best = not self._allows(strategy), value
+        if self._found:
+            best = self.history[-1].best if probe else max(value, self.history[-1].best)
+        self._found |= not probe
+        episode = Episode(number, dict(strategy), outcome, value, best, probe)
         if self._record and not known:
             _append(self._record, episode)
         self.history.append(episode)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amc.allocators.multiples import budget_for, common_ratio_for
+from amc.allocators.scores import Errors
 from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
@@ -26,7 +27,7 @@ from amc.runtime.files import read_json
 from amc.runtime.user_code import load_function
 from amc.schedules.curves import load_schedule
 from amc.search.policies import known_strategies, load_learned, save_learned
-from amc.search.problem import Errors, proposed, starts
+from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.steps.job import Job
 from amc.steps.search import evaluator, search

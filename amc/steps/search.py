@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amc.allocators.scores import Errors
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.sections.search import ResourcesConfig, SearchConfig
 from amc.graph.plan import Strategy
@@ -11,7 +12,7 @@ from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.runs.tensorboard import TensorBoardLog
 from amc.search import evaluator as on_statistics
-from amc.search.problem import Errors, Found, Problem
+from amc.search.problem import Found, Problem
 from amc.search.search import Policy, Settings
 from amc.search.search import search as search_within
 from amc.search.trials import Limits, Trials
@@ -83,7 +84,7 @@ def search(
             log.episode(episode)
             bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
 
-        trials = Trials(judge, job.reward, limits, path, about, show)
+        trials = Trials(judge, job.reward, limits, path, about, show, budget.allows)
         if trials.recorded:
             job.terminal.say(f"resume   {trials.recorded} episodes are on record")
         with workers(judge, resources.workers) as measure:

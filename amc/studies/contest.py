@@ -9,22 +9,23 @@ from typing import Any
 
 from torch import nn
 
-from amc.allocators.greedy import greedy
-from amc.allocators.uniform import uniform
+from amc.allocators import ALLOCATORS, AllocationProblem
+from amc.allocators.scores import Errors
 from amc.config.compare import CompareConfig
 from amc.config.composed import flags
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.train import record_settings
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
+from amc.proposals import PROPOSALS
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.comparison import Attempt
 from amc.runs.terminal import Bar
 from amc.runtime.files import read_json, write_json
-from amc.search.problem import Errors, Problem
-from amc.search.search import Settings, search
+from amc.search.problem import Problem
+from amc.search.search import Settings, proposed_by, search
 from amc.search.trials import Limits, Trials, differences
 from amc.steps.cut import cut, original_outputs
 from amc.steps.job import Job
@@ -33,11 +34,11 @@ from amc.steps.setup import Network
 from envs import Outcome
 from envs.outcome import Episode
 
-AT_ONCE: Mapping[str, Callable[[Compressor, Budget], Strategy]] = {
-    "greedy": lambda compressor, budget: greedy(budget, sensitivity(compressor, budget)),
-    "uniform": lambda compressor, budget: uniform(budget, sensitivity(compressor, budget)),
-}
+AT_ONCE = tuple(ALLOCATORS)
 """Methods that give one strategy: one evaluation, whatever the seed."""
+
+CHANCELESS = (*AT_ONCE, "greedy")
+"""Methods that every seed would find the same with."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,20 @@ class Contest:
 
         start, limits = time.perf_counter(), Limits(self.evaluations(method))
         about = self.about(method, seed)
-        trials = Trials(evaluated, self.job.reward, limits, record, about, show)
-        if method in AT_ONCE:
-            trials(AT_ONCE[method](self.compressor, self.budget))
-            agent = None
-        else:
-            numbers = Settings(warmup_episodes=self.config.warmup_episodes)
-            problem = Problem(self.budget, trials, self.errors)
-            agent = search(problem, method, seed=seed, settings=numbers).agent
+        trials = Trials(
+            evaluated, self.job.reward, limits, record, about, show, self.budget.allows
+        )
+        proposals, without_agent = None, {**ALLOCATORS, **PROPOSALS}
+        if method in without_agent:
+            asked = AllocationProblem(
+                self.budget, self.errors, seed=seed, episodes=limits.episodes
+            )
+            proposals = proposed_by(without_agent[method], asked)
+        numbers = Settings(warmup_episodes=self.config.warmup_episodes)
+        problem = Problem(self.budget, trials, self.errors)
+        agent = search(problem, method, seed=seed, settings=numbers, proposals=proposals).agent
         seconds, best = time.perf_counter() - start - outside, trials.best
-        rewards = tuple(episode.reward for episode in trials.history)
+        rewards = tuple(min(e.reward, e.best) for e in trials.history)  # none of a mere probe
         accuracy, macs = best.outcome.score.accuracy, best.outcome.macs
         trainings = agent.trainings if agent else None
         return Attempt(

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from amc.allocators.scores import Errors
 from amc.config.composed import flags
 from amc.config.many_budgets import ParetoConfig
 from amc.config.train import record_settings
@@ -23,7 +24,7 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.feed import Feed
 from amc.runtime.files import read_json, write_json
 from amc.search.policies import known_strategies
-from amc.search.problem import Errors, proposed, starts
+from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.search.trials import differences
 from amc.steps.allocate import make_budget

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import amc
-from amc.allocators.greedy import greedy
+from amc.allocators.by_density import by_density
 from amc.allocators.uniform import uniform
 from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
@@ -78,7 +78,7 @@ def test_greedy_is_close_to_the_best_of_all_strategies(convex: bool) -> None:
     ratios = []
     for seed in range(25):
         budget, errors = problem(seed, convex)
-        found = greedy(budget, errors)
+        found = by_density(budget, errors)
         assert_meets(budget, found)
         every = np.array(list(itertools.product(*budget.options)))
         sums = np.array([sum(each) for each in itertools.product(*errors.values())])
@@ -97,7 +97,7 @@ def test_greedy_meets_every_budget(settings: dict[str, float]) -> None:
             budget, errors = problem(seed, convex=False, **settings)
         except AmcError:  # the ratio cannot be reached with these steps
             continue
-        assert_meets(budget, greedy(budget, errors))
+        assert_meets(budget, by_density(budget, errors))
         met += 1
     assert met >= 5
 
@@ -107,10 +107,10 @@ def test_what_is_not_missed_goes_first() -> None:
     budget = Budget(graph, 0.5)
     free, dear = (g.name for g in graph.decisions)
     sizes = dict(zip((free, dear), budget.options, strict=True))
-    found = greedy(budget, {free: 0 * sizes[free], dear: 6.0 - sizes[dear]})
+    found = by_density(budget, {free: 0 * sizes[free], dear: 6.0 - sizes[dear]})
     # nothing lies within 2 % of the target; of what is nearest below, (3, 4) and (6, 2)
     assert (found[free], found[dear]) == (3, 4)
-    assert greedy(Budget(graph, 1.0), {n: 6.0 - k for n, k in sizes.items()}) == graph.sizes
+    assert by_density(Budget(graph, 1.0), {n: 6.0 - k for n, k in sizes.items()}) == graph.sizes
 
 
 # --- sensitivity
@@ -328,7 +328,8 @@ def test_every_method_may_evaluate_equally_often(finished: Path) -> None:
             record = (finished / f"{method}-{attempt['seed']}.jsonl").read_text().splitlines()
             assert len(record) == evaluations + 1
             assert set(attempt["cut"]) == {"validation", "test"}
-    first = {attempt["rewards"][0] for m in METHODS for attempt in by_method[m]}
+    searches = set(METHODS) & by_method.keys()
+    first = {attempt["rewards"][0] for m in searches for attempt in by_method[m]}
     assert first == {by_method["uniform"][0]["rewards"][0]}  # all of them begin there
 
 
@@ -411,6 +412,6 @@ def test_settings_are_those_of_a_run() -> None:
     for name in ours.keys() & theirs.keys():
         assert ours[name] == theirs[name], name
     assert ours.keys() - theirs.keys() == {"methods", "seeds", "apply"}
-    assert set(config.methods) == {*METHODS, *AT_ONCE}
+    assert set(config.methods) < {*METHODS, *AT_ONCE}
     path = CompareConfig.of(model="nets.py:build", preserve_ratio=0.25).folder
     assert path == Path("runs/compare-nets.py-build-digits-0.25")

@@ -1,10 +1,10 @@
-"""Channels go where they are missed least: a greedy allocation, without agent or validation."""
+"""Channels go where they are missed least for what they cost: a greedy solver."""
 
-from collections.abc import Mapping
 from itertools import permutations, product
 
 import numpy as np
 
+from amc.allocators.scores import Errors
 from amc.allocators.uniform import uniform
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.plan import Strategy
@@ -15,7 +15,7 @@ STEPS = 4
 """Counts below its own that a group may go down to in an exchange."""
 
 
-def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
+def by_density(budget: Budget, errors: Errors) -> dict[str, int]:
     """The group shrinks, one by one, whose next count adds the least error for what it saves.
 
     Nearly minimises the sum of the groups' errors; where steps are so coarse that the uniform
@@ -24,6 +24,27 @@ def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
     Args:
         budget: what a strategy may cost.
         errors: group name -> error, of any unit, at each of its `Budget.options`.
+    """
+    options = budget.options
+    values = [errors[group.name] for group in budget.graph.decisions]
+
+    def total(strategy: Strategy) -> float:
+        wanted = budget.graph.counts(strategy)
+        places = map(np.searchsorted, options, wanted)
+        return float(sum(e[p] for e, p in zip(values, places, strict=True)))
+
+    counts = shrunk(budget, errors)
+    whole = budget.complete(counts.tolist())
+    if (whole < counts).any():  # nothing fits beside the counts: they are no way into the budget
+        whole = _exchanged(budget, values, whole)
+    return min(budget.strategy(whole), uniform(budget, errors), key=total)
+
+
+def shrunk(budget: Budget, errors: Errors) -> IntArray:
+    """Counts [T] once the groups have shrunk, step by step, until the target is met.
+
+    Of all groups the one takes its next count that adds the least error for what it saves; what
+    it saves is asked of the whole network anew after every step.
     """
     options = budget.options
     values = [errors[group.name] for group in budget.graph.decisions]
@@ -38,16 +59,7 @@ def greedy(budget: Budget, errors: Mapping[str, FloatArray]) -> dict[str, int]:
         best = int((added / at_least_one(saved)).argmin())
         at[able[best]] -= 1
         counts = trials[best]
-
-    def total(strategy: Strategy) -> float:
-        wanted = budget.graph.counts(strategy)
-        places = map(np.searchsorted, options, wanted)
-        return float(sum(e[p] for e, p in zip(values, places, strict=True)))
-
-    whole = budget.complete(counts.tolist())
-    if (whole < counts).any():  # nothing fits beside the counts: they are no way into the budget
-        whole = _exchanged(budget, values, whole)
-    return min(budget.strategy(whole), uniform(budget, errors), key=total)
+    return counts
 
 
 def _exchanged(budget: Budget, errors: list[FloatArray], counts: IntArray) -> IntArray:

@@ -1,20 +1,15 @@
-"""Searches without an agent: they propose strategies and are told the reward of each.
+"""Evolution and chance: strategies that are proposed for ever."""
 
-Each is a generator that yields a strategy and is sent its reward, for ever.
-"""
-
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from amc.allocators.greedy import greedy
+from amc.allocators.by_density import by_density
+from amc.allocators.problem import Proposals
 from amc.allocators.uniform import uniform
 from amc.graph.arrays import FloatArray
-from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
-from amc.search.variations import Tried, Variations
-
-Proposals = Generator[Strategy, float, None]
+from amc.proposals.variations import Tried, Variations
 
 
 def random_search(budget: Budget, seed: int) -> Proposals:
@@ -39,7 +34,7 @@ def evolution(
     """
     vary, rng = Variations(budget, errors), np.random.default_rng(seed)
     known: list[Tried] = []
-    starts = [uniform(budget), *([greedy(budget, errors)] if errors else [])]
+    starts = [uniform(budget), *([by_density(budget, errors)] if errors else [])]
     while True:
         strategy = starts.pop(0) if starts else vary(known, rng)
         known.append(vary.tried(strategy, (yield strategy)))

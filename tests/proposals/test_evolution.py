@@ -6,12 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from amc.allocators.greedy import greedy
+from amc.allocators.by_density import by_density
+from amc.allocators.problem import Proposals
 from amc.allocators.uniform import uniform
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
-from amc.search.evolution import Proposals, evolution, random_search, walked
-from amc.search.variations import Variations
+from amc.proposals.evolution import evolution, random_search, walked
+from amc.proposals.variations import Variations
 from six_decisions import budget, errors_of, tried
 
 
@@ -75,7 +76,7 @@ def test_evolution_is_one_variation_after_the_other(screening: bool) -> None:
     errors = errors_of(budget()) if screening else None
     found = tried(evolution(budget(), 4, errors), towards(2), 40)
     vary, rng = Variations(budget(), errors), np.random.default_rng(4)
-    starts = [uniform(budget()), *([greedy(budget(), errors)] if errors else [])]
+    starts = [uniform(budget()), *([by_density(budget(), errors)] if errors else [])]
     assert [strategy for strategy, _ in found[: len(starts)]] == starts
     for number, (strategy, _) in enumerate(found[len(starts) :], start=len(starts)):
         assert strategy == vary([vary.tried(s, r) for s, r in found[:number]], rng)

@@ -12,8 +12,8 @@ from scipy import stats
 from amc.allocators.uniform import uniform
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
-from amc.search.evolution import evolution, walked
-from amc.search.variations import Tried, Variations
+from amc.proposals.evolution import evolution, walked
+from amc.proposals.variations import Tried, Variations
 from oracles import can_be_widened
 from six_decisions import budget, errors_of, tried
 
