@@ -109,7 +109,7 @@ class Sums:
         return found
 
     def _over(self, counts: IntArray) -> bool:
-        return self.budget.cost(counts) > self.budget.target
+        return bool(self.budget.cost(counts) > self.budget.target)
 
     def _cheapest(self, price: FloatArray, multiplier: float) -> IntArray:
         """For every group the count of least error plus price, [T]."""
