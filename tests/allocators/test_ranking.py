@@ -112,14 +112,12 @@ def test_comparable_scores_have_a_norm_of_one() -> None:
     assert comparable(np.zeros(3)).tolist() == [0, 0, 0]
 
 
-def test_of_a_real_network_and_any_objective() -> None:
+def test_of_real_networks() -> None:
     for name in ("resnet20", "mobilenet_v2"):
         graph = bundled(name)
         for ratio in (0.3, 0.7):
             budget = Budget(graph, ratio)
-            found = graph.counts(
-                ranking(AllocationProblem(budget, importance=lambda: drawn(budget)))
-            )
+            found = graph.counts(Ranking.of(budget, drawn(budget)).strategy())
             assert budget.floor <= budget.cost(found) <= budget.target
 
 
