@@ -105,6 +105,17 @@ def cuts() -> Iterator[tuple[str, Tensor]]:
         yield f"adapted.{key}", tensor
 
 
+def metrics() -> Iterator[tuple[str, Tensor]]:
+    model = network(0)
+    for name, batches in (("five", images(8, 8, 8, 8, 3)), ("one", images(8))):
+        graph = amc.trace(model, (batches[0][0],))
+        evidence = Evidence(graph, model, {}, images=batches)
+        for metric in ("activation_mean", "apoz", "gradient", "taylor", "fisher", "movement"):
+            for group in graph.decisions:
+                found = METRICS[metric](evidence, group)
+                yield f"metric.{name}.{metric}.{group.name}", torch.from_numpy(found)
+
+
 def trainings() -> Iterator[tuple[str, Tensor]]:
     ((inputs, labels),) = images(33)  # the last batch has one image
     for name, model in (
@@ -171,7 +182,7 @@ def words() -> Iterator[tuple[str, Tensor]]:
 
 
 def everything() -> dict[str, Tensor]:
-    parts = (statistics(), scores(), cuts(), trainings(), resumed(), words())
+    parts = (statistics(), scores(), cuts(), metrics(), trainings(), resumed(), words())
     return {name: t.detach().clone().contiguous() for part in parts for name, t in part}
 
 

@@ -19,7 +19,8 @@ from amc.config.compare import CompareConfig
 from amc.config.inspect import InspectConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
-from amc.metrics import METRICS, Evidence
+from amc.metrics import IN_UNITS_OF_LOSS, METRICS, Evidence, selection_of
+from amc.metrics.table import users_metric
 from amc.models import build
 from amc.runtime.errors import AmcError
 from amc.runtime.names import RENAMED
@@ -225,24 +226,36 @@ def test_picture_of_the_house_is_the_house(page: Path) -> None:
     assert files <= set(picture.splitlines()[0].split())
 
 
-def test_the_metric_of_the_architecture_page_works() -> None:
-    """As it is shown: on two filters alike and one apart, one of the two alike goes first."""
-    text = (DOCS / "architecture.md").read_text().split("<!-- example: metric -->\n")[1]
+def test_the_metric_of_its_page_works() -> None:
+    """As it is shown: of three filters the one whose weights are all alike goes first."""
+    page = (DOCS / "metrics.md").read_text()
     names: dict[str, Any] = {}
-    exec(compile(blocks(text, "python")[0], "architecture.md", "exec"), names)
+    example = blocks(page.split("<!-- example: metric -->\n")[1], "python")[0]
+    exec(compile(example, "metrics.md", "exec"), names)
+    assert len(example.split("def ")[1].splitlines()) <= 10
     import torch
 
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1), torch.nn.Conv2d(3, 2, 1))
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(3, 2, 1))
     with torch.no_grad():
-        model[0].weight[:] = torch.tensor([1.0, 1.1, 5.0]).reshape(3, 1, 1, 1)
-    graph = amc.trace(model, (torch.zeros(2, 1, 4, 4),))
-    select = names["geometric_median"](Evidence(graph, model, {}), graph.decisions[0])
-    assert select(2).tolist() == [0, 2]
-    assert set(METRICS) == {"lasso", "obs", "l1", "l2", "random"}  # else the page has news
-    network = build("plain20", num_classes=10, in_channels=1)
+        model[0].weight.copy_(torch.tensor([[1.0, 2], [5, 5], [1, 4]]).reshape(3, 2, 1, 1))
+    graph = amc.trace(model, (torch.zeros(2, 2, 4, 4),))
+    metric = users_metric("metric", names["spread"])
+    assert selection_of(metric, Evidence(graph, model, {}), graph.decisions[0])(2).tolist() == [
+        0,
+        2,
+    ]
+    network = build("mobilenet_v2", num_classes=10, in_channels=1, width=0.5)
     graph = amc.trace(network, (torch.zeros(2, 1, 16, 16),))
-    for group in graph.decisions[:2]:
-        assert len(names["geometric_median"](Evidence(graph, network, {}), group)(3)) == 3
+    for group in graph.decisions:
+        assert len(selection_of(metric, Evidence(graph, network, {}), group)(3)) == 3
+
+
+def test_the_page_of_metrics_names_them_all() -> None:
+    page = (DOCS / "metrics.md").read_text()
+    table = page[page.index("| name |") : page.index("Images are")]
+    assert re.findall(r"^\| `(\w+)` ", table, re.MULTILINE) == list(METRICS)
+    in_units = page[page.index("**In units of the loss**") : page.index("and `movement`")]
+    assert set(re.findall(r"`(\w+)`", in_units)) == IN_UNITS_OF_LOSS
 
 
 def test_site_builds(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
-"""Weight norms and chance: metrics that need no data."""
+"""Weight norms, scales of batch norm, and chance: metrics that need no data."""
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from amc.graph.arrays import FloatArray
-from amc.graph.groups import ChannelGroup, Member
+from amc.graph.groups import ChannelGroup
 from amc.graph.shrink import tensors
+from amc.metrics.members import levelled
 from amc.metrics.metric import Evidence
 
 
@@ -18,6 +18,22 @@ def l1(evidence: Evidence, group: ChannelGroup) -> FloatArray:
 def l2(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     """Largest Euclidean norm, over all layers that write or read the channel."""
     return _weight_norm(evidence, group, 2)
+
+
+def bn_scale(evidence: Evidence, group: ChannelGroup) -> FloatArray:
+    """Largest |gamma| of the batch norms of the channel (Liu et al. 2017).
+
+    A group without batch norm, or without scales in it, falls back to `l2`.
+    """
+    state = tensors(evidence.model)
+    norms = [name for name, m in evidence.model.named_modules() if isinstance(m, _BatchNorm)]
+    scales = {f"{name}.weight".removeprefix(".") for name in norms}
+    found = [
+        member.slices(state[member.tensor].detach().double().abs()).sum(1)
+        for member in group.members
+        if member.tensor in scales
+    ]
+    return levelled(found) if found else l2(evidence, group)
 
 
 def random(evidence: Evidence, group: ChannelGroup) -> FloatArray:
@@ -32,13 +48,7 @@ def _weight_norm(evidence: Evidence, group: ChannelGroup, power: int) -> FloatAr
     weights = {layer.weight for layer in evidence.graph.layers}
     for member in group.members:
         if member.tensor in weights:
-            norm = _slice_norms(state[member.tensor], member, power)
+            slices = member.slices(state[member.tensor].detach().double())
+            norm: FloatArray = slices.norm(p=power, dim=1).cpu().numpy()
             score += norm / max(float(norm.mean()), np.finfo(float).tiny)
     return score
-
-
-def _slice_norms(weight: Tensor, member: Member, power: int) -> FloatArray:
-    slices = weight.detach().double().movedim(member.dim, 0).flatten(1)
-    picked = slices[torch.from_numpy(member.index).to(slices.device)].flatten(1)  # [C, m * rest]
-    norms: FloatArray = picked.norm(p=power, dim=1).cpu().numpy()
-    return norms

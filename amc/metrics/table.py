@@ -8,10 +8,14 @@ from torch import Tensor
 
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.groups import ChannelGroup
+from amc.metrics.activations import activation_mean, apoz
+from amc.metrics.geometric_median import geometric_median
 from amc.metrics.lasso import lasso
 from amc.metrics.metric import Evidence, Metric, Selection
-from amc.metrics.norms import l1, l2, random
+from amc.metrics.movement import movement
+from amc.metrics.norms import bn_scale, l1, l2, random
 from amc.metrics.obs import obs
+from amc.metrics.taylor import fisher, gradient, taylor, taylor_signed
 from amc.runtime.errors import AmcError
 from amc.runtime.names import check_metric
 from amc.runtime.user_code import load_function, user_code
@@ -21,8 +25,21 @@ METRICS: dict[str, Metric] = {
     "obs": obs,
     "l1": l1,
     "l2": l2,
+    "geometric_median": geometric_median,
+    "bn_scale": bn_scale,
+    "activation_mean": activation_mean,
+    "apoz": apoz,
+    "gradient": gradient,
+    "taylor": taylor,
+    "taylor_signed": taylor_signed,
+    "fisher": fisher,
+    "movement": movement,
     "random": random,
 }
+
+IN_UNITS_OF_LOSS = frozenset({"taylor", "taylor_signed", "fisher"})
+"""Metrics whose scores estimate by how much the loss changes without the channel: they can be
+compared across groups and added up. Those of all others mean something within a group only."""
 
 
 def load_metric(name: str) -> Metric:

@@ -17,7 +17,10 @@ from amc.runtime.files import expanded
 
 MODELS = ("resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2")
 REWARDS = ("divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params")
-METRICS = ("lasso", "obs", "l1", "l2", "random")
+METRICS = (
+    "lasso", "obs", "l1", "l2", "geometric_median", "bn_scale", "activation_mean", "apoz",
+    "gradient", "taylor", "taylor_signed", "fisher", "movement", "random",
+)  # fmt: skip
 SCHEDULES = (
     "one-shot", "baseline", "linear", "agp", "exponential", "exponential-bias", "polynomial",
     "multistep", "adaptive",

@@ -1,7 +1,7 @@
 """Statistics, and the cut that is made with them: which strategy, which channels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -139,13 +139,26 @@ def _refused(why: str) -> str:
     return f"the plan is not carried out: {why}; --exclude keeps layers whole"
 
 
-def calibrate(job: Job, graph: ChannelGraph, model: nn.Module) -> Compressor:
-    """Statistics of every layer that may lose inputs, and what applies strategies with them."""
+def calibrate(
+    job: Job,
+    graph: ChannelGraph,
+    model: nn.Module,
+    movement: Mapping[str, Tensor] | None = None,
+) -> Compressor:
+    """Statistics of every layer that may lose inputs, and what applies strategies with them.
+
+    Args:
+        job: the run.
+        graph: of the model.
+        model: never changed.
+        movement: of its weights in the training that led to it, see `Evidence`.
+    """
     rounds = passes(graph, reconstructed_layers(graph), job.memory)
     shared = len(list(distributed.shard(job.images)))
     with job.terminal.bar("calibrate", len(rounds) * shared) as bar:
         stats = statistics_of(graph, model, job.images, job.sampling, bar.step, job.memory)
-    select = partial(selection_of, job.metric, Evidence(graph, model, stats, job.seed))
+    evidence = Evidence(graph, model, stats, job.seed, job.images, job.task, movement)
+    select = partial(selection_of, job.metric, evidence)
     return Compressor(graph, model, stats, select, job.memory)
 
 

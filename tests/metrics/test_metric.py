@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -346,7 +347,7 @@ def test_random_channels_are_about_equally_likely() -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_every_selector_gives_exact_counts_on_resnet20(name: str) -> None:
+def test_every_metric_gives_exact_counts_on_resnet20(name: str) -> None:
     torch.manual_seed(0)
     model = build("resnet20", num_classes=10, in_channels=3).eval()
     x = torch.randn(4, 3, 16, 16)
@@ -354,8 +355,9 @@ def test_every_selector_gives_exact_counts_on_resnet20(name: str) -> None:
     readers = {n for g in graph.decisions for n in g.readers}
     layers = [v for v in graph.layers if v.name in readers]
     stats = collect(model, layers, [(x, x)] * 2, Sampling(10)) if name == "lasso" else {}
+    evidence = Evidence(graph, model, stats, images=[(x, torch.arange(4))])
     for group in graph.decisions:
-        select = selection_of(METRICS[name], Evidence(graph, model, stats), group)
+        select = selection_of(METRICS[name], evidence, group)
         for count in range(1, group.size + 1):
             kept = select(count)
             assert kept.dtype == np.int64
@@ -366,6 +368,7 @@ def test_every_selector_gives_exact_counts_on_resnet20(name: str) -> None:
 def test_metrics_leave_the_network_alone() -> None:
     for name, metric in METRICS.items():
         model, graph, evidence = traced(Concat)
+        evidence = replace(evidence, images=[(torch.randn(4, 2, 9, 9), torch.arange(4) % 3)])
         before = {k: v.clone() for k, v in model.state_dict().items()}
         for group in graph.decisions:
             selection_of(metric, evidence, group)(1)

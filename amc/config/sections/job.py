@@ -75,8 +75,9 @@ class ReconstructionConfig:
     """Which channels of a group stay, and what the layers that read them are solved on."""
 
     metric: str = "lasso"
-    """Which channels of a group stay: lasso, obs, l1, l2, random, or module:function of
-    (evidence, group). --selector is the old name of --metric."""
+    """Which channels of a group stay: lasso, obs, l1, l2, geometric_median, bn_scale,
+    activation_mean, apoz, gradient, taylor, taylor_signed, fisher, movement, random, or
+    module:function of (evidence, group). --selector is the old name of --metric."""
     calibration_batches: int = 60
     """Batches of 32 training images for statistics and batch-norm adaptation."""
     points_per_layer: int = 10
