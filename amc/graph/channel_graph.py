@@ -9,7 +9,7 @@ import numpy as np
 
 from amc.graph.arrays import IntArray
 from amc.graph.cost import CostModel
-from amc.graph.groups import ChannelGroup, Layer, Member, Product
+from amc.graph.groups import Activation, ChannelGroup, Layer, Member, Product
 from amc.graph.plan import Cut, GroupKeep, Plan, Strategy
 from amc.runtime.errors import AmcError
 
@@ -40,6 +40,7 @@ class ChannelGraph:
         batch: samples in the example inputs; ``macs`` are per sample.
         other_macs: multiply-accumulates per sample outside of layers and products.
         total_params: parameters of the network.
+        activations: what a forward pass keeps in memory.
     """
 
     layers: tuple[Layer, ...]
@@ -50,6 +51,7 @@ class ChannelGraph:
     other_macs: int
     total_params: int
     products: tuple[Product, ...] = ()
+    activations: tuple[Activation, ...] = ()
 
     @cached_property
     def decisions(self) -> tuple[ChannelGroup, ...]:

@@ -108,6 +108,22 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Activation:
+    """A tensor that a forward pass keeps for a while; views of it and writes into it are it.
+
+    Attributes:
+        first, last: the operators, by their numbers, during which it is there.
+        fixed: bytes of the whole batch that no channel changes.
+        per_channel: bytes of the whole batch for each channel of groups.
+    """
+
+    first: int
+    last: int
+    fixed: int
+    per_channel: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Product:
     """An operator without a weight of its own, such as a product of two activations.
 

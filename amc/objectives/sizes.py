@@ -30,13 +30,11 @@ def params(graph: ChannelGraph) -> Objective:
 
 
 def filters(graph: ChannelGraph) -> Objective:
-    """Output channels of the layers that can lose some: the filter level of NNCF."""
-    per_count = np.zeros(len(graph.decisions))
-    for t, group in enumerate(graph.decisions):
-        written = [layer for layer in graph.layers if layer.out_group == group.name]
-        per_count[t] = sum(layer.out_channels for layer in written) / group.size
-    # layers whose outputs are several groups hold a part of each
-    per_count = np.maximum(np.rint(per_count), 1)
+    """Output channels of the layers, those that can be cut: the filter level of NNCF."""
+    cost, scale = graph.cost, np.ones(len(graph.layers))
+    for i, layer in enumerate(graph.layers):  # a weight may hold the outputs of one group only
+        scale[i] = layer.out_channels / graph.shapes[layer.weight][layer.out_dim]
+    per_count = scale @ cost.out_k
     form = Quadratic(0.0, per_count, np.zeros((len(per_count), len(per_count))))
     return Objective("filters", "filters", form.of, form)
 

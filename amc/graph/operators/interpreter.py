@@ -12,6 +12,7 @@ from amc.graph.capture.observe import Observed
 from amc.graph.operators.labels import CONSTANT, LabelSpace
 from amc.graph.operators.operands import (
     Dynamic,
+    Kept,
     LayerCall,
     Op,
     ProductCall,
@@ -39,6 +40,7 @@ class Labeller:
         met: channels that are read by products of activations.
         blank: labels of channels that no layer wrote: zeros and other numbers of forward.
         unseen: layers that cannot be followed -> labels of their outputs, and why they must stay.
+        kept: labels of the tensors that are kept for a while, and while which operators.
         counted: whether `calls` are all that multiplies and accumulates.
         trains: whether the program is of the network in training mode.
         only_trained: tensors that are used in training mode alone.
@@ -57,6 +59,7 @@ class Labeller:
         self.met: list[Tensor] = []
         self.blank: list[Tensor] = []
         self.unseen: dict[str, tuple[Tensor, str]] = {}
+        self.kept: list[Kept] = []
         self.counted, self.trains = True, False
         self.only_trained = set[str]()
         self.site = self.place = self._operator = ""
@@ -173,10 +176,12 @@ class Labeller:
     def aside(self, execute: Callable[[], None]) -> None:
         """Executes a program that costs nothing: what only it runs follows the cut of the rest."""
         costs = list(self.calls), list(self.products), dict(self.unseen), self.counted
+        kept = self.kept
         known = {tensor for tensor, _ in self.space.bound}
         self.trains = True
         execute()
         self.calls, self.products, self.unseen, self.counted = costs
+        self.kept = kept
         self.only_trained = {tensor for tensor, _ in self.space.bound} - known
 
     def give_up(self, values: Value, reason: str) -> None:

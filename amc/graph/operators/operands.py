@@ -113,6 +113,16 @@ class ProductCall:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A tensor of the execution, and the numbers of the operators while which it is there."""
+
+    labels: Tensor
+    bytes_per_entry: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
 class Op:
     """One operator of the exported graph, its operands already labels.
 

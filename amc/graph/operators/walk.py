@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 
 from amc.graph.operators.interpreter import Labeller
 from amc.graph.operators.labels import CONSTANT, compact
-from amc.graph.operators.operands import Op, Source, Unknown, Value
+from amc.graph.operators.operands import Kept, Op, Source, Unknown, Value
 from amc.graph.operators.rules import LAYERS, costs_nothing, execute
 from amc.graph.operators.shape_rules import scattered
 from amc.graph.shrink import tensors
@@ -50,6 +50,7 @@ def label(program: Any, model: nn.Module, run: Labeller) -> None:
         program.graph_module,
         [given(node) for node in program.graph.nodes if node.op == "placeholder"],
     )
+    run.kept = walk.kept([n for n in program.graph.nodes if n.name in signature.user_inputs])
     run.give_up(outputs, "network output")
 
 
@@ -60,6 +61,8 @@ class _Walk:
         self._run = run
         self._values: dict[Node, Value] = {}
         self._views: dict[Node, tuple[Node, Replay]] = {}
+        self._used: dict[Node, tuple[int, int]] = {}  # first and last operator
+        self._now = 0
 
     def along(self, module: GraphModule, inputs: list[Value], given: Iterable[Any] = ()) -> Value:
         """Executes a graph and returns its outputs.
@@ -76,6 +79,7 @@ class _Walk:
                 self._views[place] = outside, lambda labels: labels
         for node in module.graph.nodes:
             if node.op == "output":
+                self._use(node)
                 return self._operands(node.args[0])
             if node.op == "get_attr":  # a sub-graph
                 part = getattr(module, node.target, None)
@@ -89,6 +93,8 @@ class _Walk:
 
     def _call(self, node: Node) -> None:
         """The labels of an operator's result; what cannot be followed is frozen."""
+        self._now += 1
+        self._use(node)
         fakes = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
         args, kwargs = self._operands((tuple(node.args), dict(node.kwargs)))
         op = Op(node.target, args, kwargs, node.meta.get("val"), fakes)
@@ -115,6 +121,32 @@ class _Walk:
         out = self._values[node] = run.fixed(op.out, why)
         if op.name in LAYERS and isinstance(out, Tensor):
             run.unseen.setdefault(site or op.name, (compact(out).ravel(), why))
+
+    def _use(self, node: Node) -> None:
+        """Remembers that the operator is there, and what it reads still is."""
+        for one in (node, *node.all_input_nodes):
+            self._used[one] = self._used.get(one, (self._now, 0))[0], self._now
+
+    def kept(self, inputs: Iterable[Node]) -> list[Kept]:
+        """The tensors that the execution keeps, and how long; all its operators are over.
+
+        Args:
+            inputs: the placeholders of what the network is given.
+        """
+        spans: dict[Node, tuple[int, int]] = {node: (0, 0) for node in inputs}
+        for node, (first, last) in self._used.items():
+            while node in self._views:
+                node = self._views[node][0]
+            before = spans.get(node, (first, last))
+            spans[node] = min(before[0], first), max(before[1], last)
+        given = set(inputs)
+        found = []
+        for node, (first, last) in spans.items():
+            labels, whole = self._values.get(node), node.meta.get("val")
+            made = node.op == "call_function" or node in given
+            if made and isinstance(labels, Tensor) and isinstance(whole, Tensor):
+                found.append(Kept(labels, whole.element_size(), first, last))
+        return found
 
     def _follow_writes(self, node: Node, op: Op) -> None:
         """Remembers what the result is a view of; a write changes the labels of what it hits."""

@@ -5,18 +5,21 @@ labels; an operator without a rule freezes the channels that reach it. What is f
 executing a cut: the shrunk network must equal the masked one, otherwise groups are frozen.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from amc.graph.attributes import is_attribute
 from amc.graph.capture.export import Inputs, count_macs, export
 from amc.graph.channel_graph import ChannelGraph
-from amc.graph.groups import ChannelGroup
+from amc.graph.groups import Activation, ChannelGroup
 from amc.graph.operators.interpreter import Guess, Labeller
+from amc.graph.operators.labels import compact
 from amc.graph.operators.walk import label
 from amc.graph.shrink import duplicate
 from amc.graph.tracing.branches import blamed, decided
@@ -104,7 +107,8 @@ class _Search:
             graph = self._collected(run)
             failing = proof.failing(graph, unevenly(graph))
         kept = _emptied(graph.freeze(blamed(graph, proof, failing)), run, proof)
-        return _explained(decided(spared(kept, proof), proof), graph, run)
+        found = _explained(decided(spared(kept, proof), proof), graph, run)
+        return replace(found, activations=_activations(found, run))
 
     def _collected(self, run: Labeller) -> ChannelGraph:
         return collect(run, self._model, self._inputs.batch, None if run.counted else self._macs)
@@ -171,6 +175,23 @@ def _explained(proven: ChannelGraph, found: ChannelGraph, run: Labeller) -> Chan
         proven,
         groups=tuple(replace(g, reason=reasons.get(g.name, g.reason)) for g in proven.groups),
     )
+
+
+def _activations(graph: ChannelGraph, run: Labeller) -> tuple[Activation, ...]:
+    """What a forward pass keeps in memory, and the groups that its size follows."""
+    owner = {root: group for group in graph.decisions for root in _roots(run, group)}
+    found = []
+    for one in run.kept:
+        small, channels = compact(one.labels), Counter[str]()
+        times = one.bytes_per_entry * one.labels.numel() // max(small.numel(), 1)
+        roots, counts = np.unique(run.space.roots(small), return_counts=True)
+        for root, count in zip(roots.tolist(), counts.tolist(), strict=True):
+            if root in owner:
+                channels[owner[root].name] += count * times
+        fixed = one.bytes_per_entry * one.labels.numel() - channels.total()
+        sizes = {name: total // graph.sizes[name] for name, total in channels.items()}
+        found.append(Activation(one.first, one.last, fixed, sizes))
+    return tuple(found)
 
 
 def _roots(run: Labeller, group: ChannelGroup) -> set[int]:
