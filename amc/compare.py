@@ -28,9 +28,9 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import write_json
 from amc.runtime.wording import suggestion
 from amc.search.search import METHODS
-from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate
 from amc.steps.job import Job, open_job
+from amc.steps.limits import make_budget
 from amc.steps.setup import build_network, load_network, trace_network
 from amc.studies.contest import AT_ONCE, CHANCELESS, Contest
 
@@ -53,7 +53,7 @@ def compare(job: Job, config: CompareConfig, methods: Sequence[str]) -> Path:
     # The network, what can be removed from it and what it may cost, as in `amc.train`.
     given = build_network(job, config.network)
     graph = trace_network(job, given, config.restrictions)
-    budget = make_budget(graph, config.preserve_ratio, config.counts, config.reward.reward)
+    budget = make_budget(graph, config.preserve_ratio, config)
     network = load_network(job, given, graph, config.network, config.data)
     terminal.say(*network.overview(job, budget))
 

@@ -27,8 +27,8 @@ from amc.runs.run import open_run
 from amc.runs.trust import check_owner
 from amc.runtime.files import write_json
 from amc.search.policies import load_learned
-from amc.steps.allocate import make_budget
 from amc.steps.job import Job, open_job
+from amc.steps.limits import make_budget
 from amc.steps.setup import build_network, load_network, trace_network
 from amc.studies.learn import learn
 from amc.studies.sweep import Sweep, closer
@@ -55,8 +55,7 @@ def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
     given = build_network(job, config.network)
     graph = trace_network(job, given, config.restrictions)
-    reward = config.reward.reward
-    budgets = [make_budget(graph, ratio, config.counts, reward) for ratio in config.ratios]
+    budgets = [make_budget(graph, ratio, config) for ratio in config.ratios]
     policy = load_learned(config.policy or learned(job, config.learning))
 
     # The network with its weights and statistics.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import amc
+from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import known_flags, parse
 from amc.config.compare import CompareConfig
@@ -22,8 +23,11 @@ from amc.config.train import TrainConfig
 from amc.metrics import IN_UNITS_OF_LOSS, METRICS, Evidence, selection_of
 from amc.metrics.table import users_metric
 from amc.models import build
+from amc.objectives.budget import Budget
+from amc.objectives.custom import users_objective
 from amc.runtime.errors import AmcError
 from amc.runtime.names import RENAMED
+from six_decisions import budget
 from test_house import LEVELS
 
 ROOT = Path(__file__).parents[1]
@@ -256,6 +260,17 @@ def test_the_page_of_metrics_names_them_all() -> None:
     assert re.findall(r"^\| `(\w+)` ", table, re.MULTILINE) == list(METRICS)
     in_units = page[page.index("**In units of the loss**") : page.index("and `movement`")]
     assert set(re.findall(r"`(\w+)`", in_units)) == IN_UNITS_OF_LOSS
+
+
+def test_the_objective_of_its_page_works(tmp_path: Path) -> None:
+    (source,) = blocks((DOCS / "objectives.md").read_text(), "python")
+    (tmp_path / "my_costs.py").write_text(source)
+    graph = budget().graph
+    made = users_objective(f"{tmp_path / 'my_costs.py'}:energy", graph)
+    full = graph.counts({})
+    assert made(full) == pytest.approx(3.1 * graph.macs() + 640 * graph.total_params)
+    limited = Budget(graph, 0.5, objective=made)
+    assert limited.allows(uniform(limited))
 
 
 def test_site_builds(tmp_path: Path) -> None:

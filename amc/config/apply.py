@@ -13,9 +13,10 @@ from amc.config.sections.job import (
     ReconstructionConfig,
     RewardConfig,
 )
+from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig, ResourcesConfig, SearchConfig
-from amc.config.train import check_task
+from amc.config.train import check_ratios, check_task
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
@@ -34,12 +35,14 @@ class ApplyConfig(Composed):
     plan: Path | None = None
     """Instead of a policy: plan.json of a run of the same network, or its folder."""
     preserve_ratio: float = 0.5
-    """For a policy: part of the MACs that stays, in (0, 1]; never exceeded."""
+    """For a policy: part of the MACs, or of another --objective, that stays, in (0, 1]; never
+    exceeded."""
     episodes: int = 0
     """Strategies that are tried beginning with the policy's; 0: its own at once."""
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     restrictions: Restrictions = Restrictions()
+    limits: ObjectiveConfig = ObjectiveConfig()
     counts: CountsConfig = CountsConfig()
     reward: RewardConfig = RewardConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
@@ -66,6 +69,7 @@ class ApplyConfig(Composed):
                 if getattr(self, name) != getattr(ApplyConfig, name):
                     raise AmcError(f"{flag(name)} belongs to --policy, not to --plan")
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
+        check_ratios(self.limits, self.preserve_ratio)
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, StagesConfig())
 
@@ -88,16 +92,16 @@ class ApplyConfig(Composed):
 
     @property
     def target(self) -> float | None:
-        """Part of the MACs that may stay; None where a plan was given instead."""
-        return None if self.plan else self.preserve_ratio
+        """Part that may stay; None where a plan was given instead, or several parts."""
+        return None if self.plan or self.limits.has_ratios else self.preserve_ratio
 
     @property
     def folder(self) -> Path:
         """Where everything goes; it need not exist."""
         if given := self.resume or self.run_dir:
             return given
-        words = [self.network.model, self.data.data, self.allocation.mode]
-        if not self.plan:
+        words = [self.network.model, self.data.data, self.allocation.mode, *self.limits.words]
+        if self.target is not None:
             words.append(f"{self.preserve_ratio:g}")
         name = safe_name("-".join([*words, f"seed{self.seed}"]))
         return Path("runs") / name

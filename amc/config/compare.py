@@ -12,6 +12,8 @@ from amc.config.sections.job import (
     ReconstructionConfig,
     RewardConfig,
 )
+from amc.config.sections.objective import ObjectiveConfig
+from amc.config.train import check_ratios
 from amc.graph.restrictions import Restrictions
 from amc.runtime.files import as_paths, safe_name
 from amc.runtime.limits import whole, within
@@ -24,7 +26,8 @@ class CompareConfig(Composed):
     command = "amc.compare"
 
     preserve_ratio: float = 0.5
-    """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
+    """Part of the multiply-accumulates (MACs), or of another --objective, that stays, in (0, 1];
+    never exceeded."""
     methods: tuple[str, ...] = (
         "ddpg",
         "td3",
@@ -49,6 +52,7 @@ class CompareConfig(Composed):
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     restrictions: Restrictions = Restrictions()
+    limits: ObjectiveConfig = ObjectiveConfig()
     counts: CountsConfig = CountsConfig()
     reward: RewardConfig = RewardConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
@@ -60,11 +64,14 @@ class CompareConfig(Composed):
     def __post_init__(self) -> None:
         as_paths(self)
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
+        check_ratios(self.limits, self.preserve_ratio)
         for name, least in (("seeds", 1), ("episodes", 1), ("warmup_episodes", 0)):
             whole(name, getattr(self, name), least)
 
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        name = f"compare-{self.network.model}-{self.data.data}-{self.preserve_ratio:g}"
+        words = ["compare", self.network.model, self.data.data, *self.limits.words]
+        ratio = [] if self.limits.has_ratios else [f"{self.preserve_ratio:g}"]
+        name = "-".join([*words, *ratio])
         return self.run_dir or Path("runs") / safe_name(name)

@@ -15,6 +15,7 @@ from amc.config.sections.job import (
     ReconstructionConfig,
     RewardConfig,
 )
+from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.train import check_task
 from amc.graph.restrictions import Restrictions
@@ -30,8 +31,8 @@ class LearnConfig(Composed):
     command = "amc.learn"
 
     preserve_ratio: str = "0.3:0.7"
-    """Parts of the multiply-accumulates (MACs) to learn for: a range (0.3:0.7), or a list
-    (0.3,0.5,0.7)."""
+    """Parts of the multiply-accumulates (MACs), or of another --objective, to learn for: a range
+    (0.3:0.7), or a list (0.3,0.5,0.7)."""
     targets: int = 5
     """Budgets in a range, evenly spaced."""
     episodes: int = 200
@@ -41,6 +42,7 @@ class LearnConfig(Composed):
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     restrictions: Restrictions = Restrictions()
+    limits: ObjectiveConfig = ObjectiveConfig()
     counts: CountsConfig = CountsConfig()
     reward: RewardConfig = RewardConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
@@ -55,6 +57,7 @@ class LearnConfig(Composed):
         as_paths(self)
         whole("seed", self.seed, 0)
         whole("episodes", self.episodes, 1)
+        without_ratios(self.limits)
         model = self.network.model
         if not self.models:
             raise AmcError(f"--model {model!r} names no network")
@@ -85,7 +88,8 @@ class LearnConfig(Composed):
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        name = f"learn-{self.network.model}-{self.data.data}-{self.preserve_ratio}-seed{self.seed}"
+        words = ["learn", self.network.model, self.data.data, *self.limits.words]
+        name = "-".join([*words, self.preserve_ratio, f"seed{self.seed}"])
         return self.run_dir or Path("runs") / safe_name(name)
 
 
@@ -99,7 +103,8 @@ class ParetoConfig(Composed):
     command = "amc.pareto"
 
     preserve_ratio: str = "0.2:0.9"
-    """Parts of the multiply-accumulates (MACs): a range (0.2:0.9), or a list (0.3,0.5,0.7)."""
+    """Parts of the multiply-accumulates (MACs), or of another --objective: a range (0.2:0.9), or a
+    list (0.3,0.5,0.7)."""
     targets: int = 8
     """Budgets in a range, evenly spaced."""
     max_drop: float | None = None
@@ -115,6 +120,7 @@ class ParetoConfig(Composed):
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     restrictions: Restrictions = Restrictions()
+    limits: ObjectiveConfig = ObjectiveConfig()
     counts: CountsConfig = CountsConfig()
     reward: RewardConfig = RewardConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
@@ -133,6 +139,7 @@ class ParetoConfig(Composed):
         as_paths(self)
         whole("seed", self.seed, 0)
         whole("episodes", self.episodes, 1)
+        without_ratios(self.limits)
         _ = self.ratios  # which checks them
         whole("steps", self.steps, 0)
         check_task(self.data, self.training, StagesConfig())
@@ -149,7 +156,8 @@ class ParetoConfig(Composed):
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        name = f"pareto-{self.network.model}-{self.data.data}-seed{self.seed}"
+        words = ["pareto", self.network.model, self.data.data, *self.limits.words]
+        name = "-".join([*words, f"seed{self.seed}"])
         return self.run_dir or Path("runs") / safe_name(name)
 
     @property
@@ -162,12 +170,26 @@ class ParetoConfig(Composed):
             network=self.network,
             data=self.data,
             restrictions=self.restrictions,
+            limits=self.limits,
             counts=self.counts,
             reward=self.reward,
             reconstruction=self.reconstruction,
             machine=self.machine,
             run_dir=self.folder / "policy",
             seed=self.seed,
+        )
+
+
+def without_ratios(limits: ObjectiveConfig) -> None:
+    """Refuses one part, where there are many budgets.
+
+    Raises:
+        AmcError: --objective names it.
+    """
+    if limits.has_ratios:
+        raise AmcError(
+            f"--objective {limits.objective}: the parts are those of --preserve-ratio here; "
+            f"expected --objective {','.join(limits.names)}"
         )
 
 

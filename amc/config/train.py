@@ -13,6 +13,7 @@ from amc.config.sections.job import (
     ReconstructionConfig,
     RewardConfig,
 )
+from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.sections.search import LEARNERS, AllocationConfig, ResourcesConfig, SearchConfig
 from amc.graph.restrictions import Restrictions
@@ -23,6 +24,7 @@ from amc.runtime.limits import below, flag, whole, within
 DECISIVE = (
     "network",
     "data",
+    "limits",
     "counts",
     "reconstruction",
     "reward",
@@ -41,10 +43,12 @@ class TrainConfig(Composed):
     anew = ("time_limit", "workers", "memory", "quiet", "statistics", "trust")
 
     preserve_ratio: float = 0.5
-    """Part of the multiply-accumulates (MACs) that stays, in (0, 1]; never exceeded."""
+    """Part of the multiply-accumulates (MACs), or of another --objective, that stays, in (0, 1];
+    never exceeded."""
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     restrictions: Restrictions = Restrictions()
+    limits: ObjectiveConfig = ObjectiveConfig()
     counts: CountsConfig = CountsConfig()
     allocation: AllocationConfig = AllocationConfig()
     search: SearchConfig = SearchConfig()
@@ -78,6 +82,7 @@ class TrainConfig(Composed):
     def __post_init__(self) -> None:
         as_paths(self)
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
+        check_ratios(self.limits, self.preserve_ratio)
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, self.stages)
         check_epochs(self.training, self.stages)
@@ -89,19 +94,20 @@ class TrainConfig(Composed):
 
     @property
     def target(self) -> float | None:
-        """Part of the MACs that may stay; None where channels were given instead."""
-        return self.preserve_ratio if self.allocation.by_budget else None
+        """Part that may stay; None where channels were given instead, or several parts."""
+        single = self.allocation.by_budget and not self.limits.has_ratios
+        return self.preserve_ratio if single else None
 
     @property
     def folder(self) -> Path:
         """Where everything goes; it need not exist."""
         if given := self.resume or self.run_dir:
             return given
-        words = [self.network.model, self.data.data, self.allocation.mode]
+        words = [self.network.model, self.data.data, self.allocation.mode, *self.limits.words]
         ratio = self.allocation.channel_ratio
         if ratio is not None:
             words.append(f"channels-{ratio:g}")
-        elif self.allocation.by_budget:
+        elif self.target is not None:
             words.append(f"{self.preserve_ratio:g}")
         name = safe_name("-".join([*words, f"seed{self.seed}"]))
         return Path("runs") / name
@@ -125,6 +131,19 @@ def check_epochs(training: TrainingConfig, stages: StagesConfig) -> None:
         raise AmcError(
             f"--schedule-delay {delay} takes all of --finetune-epochs {epochs}; give "
             f"--finetune-epochs {delay + 1} or more"
+        )
+
+
+def check_ratios(limits: ObjectiveConfig, preserve_ratio: float | str) -> None:
+    """Refuses two answers to how much may stay.
+
+    Raises:
+        AmcError: --objective names the parts, and --preserve-ratio another one.
+    """
+    if limits.has_ratios and preserve_ratio != TrainConfig.preserve_ratio:
+        raise AmcError(
+            f"--objective {limits.objective} names the parts that stay; "
+            f"--preserve-ratio {preserve_ratio} does not belong beside it"
         )
 
 

@@ -19,9 +19,8 @@ import numpy as np
 
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.plan import Strategy
-from amc.objectives.bounds import Bounds
 from amc.objectives.limit import Limit
-from amc.objectives.reach import Reach
+from amc.objectives.reach import Bounds, Reach
 
 REMEMBERED = 10_000
 """Walks of which a budget remembers the common ratio and the allowed counts."""

@@ -70,7 +70,7 @@ class LayerTimes:
         geometry: what else decides on its time: kernel, stride, groups, height, width, calls.
         inputs, outputs: increasing slices of its weight along both dimensions, the last of each
             as in the original network.
-        ms: [inputs][outputs] milliseconds; rise along both.
+        ms: milliseconds, a row for each of `inputs`; rise along both.
     """
 
     name: str

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from amc.graph.arrays import IntArray
 from amc.graph.channel_graph import NO_LAYERS, ChannelGraph
-from amc.objectives.objective import Costs, Objective
+from amc.objectives.objective import Costs, Objective, limit_of
 from amc.objectives.options import allowed_counts, step
 from amc.objectives.sizes import macs
 from amc.runtime.errors import AmcError, InfeasibleBudgetError
@@ -52,11 +51,12 @@ class Limit:
             )
         asked, feasible = [], []
         full = self._sizes
-        for one, limit in self._measure.parts:
-            original, fewest = one(full), one(self._least)
-            ratio = limit / original
-            nearest = max(round(ratio, 4), math.ceil(1e4 * fewest / original) / 1e4)
-            asked.append(f"{one.name}={ratio:.4g}")
+        for one, ratio in self._measure.parts:
+            fewest = one(self._least)
+            nearest = ratio
+            if fewest > limit_of(one, full, ratio):
+                nearest = math.ceil(1e4 * fewest / one(full)) / 1e4
+            asked.append(f"{one.name}={ratio:g}")
             feasible.append(f"{one.name}={nearest:g}")
         return (
             f"--objective {','.join(asked)} is below what is reachable: the nearest feasible "
@@ -95,10 +95,12 @@ class Limit:
         """The cost that may not be exceeded."""
         if self._measure.parts:
             return 1.0
-        if self._measure.form is None:
-            return self.preserve_ratio * self.original
-        # as the decimal that was given: 0.29 x 100 is 28.999... in floating point
-        return math.floor(Fraction(str(self.preserve_ratio)) * self.original)
+        return limit_of(self._measure, self._sizes, self.preserve_ratio)
+
+    @property
+    def limits(self) -> tuple[tuple[Objective, float], ...]:
+        """All objectives, and the part of each that may stay."""
+        return self._measure.parts or ((self._measure, self.preserve_ratio),)
 
     @cached_property
     def options(self) -> tuple[IntArray, ...]:

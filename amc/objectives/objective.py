@@ -5,8 +5,10 @@ sums of products of channel counts say so with their `Quadratic`, from which a b
 can be reached (`amc.objectives.reach`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -52,7 +54,7 @@ class Objective:
         unit: of a cost, for people.
         of: counts of many strategies [R, T] -> costs [R]; does not fall when a count grows.
         form: the same as a quadratic form, if it is one.
-        parts: of several objectives together, each with the cost that it may not exceed.
+        parts: of several objectives together, each with the part of its cost that may stay.
     """
 
     name: str
@@ -66,14 +68,35 @@ class Objective:
         return self.of(counts[None])[0].item()
 
 
-def together(parts: Sequence[tuple[Objective, float]]) -> Objective:
+def limit_of(objective: Objective, full: IntArray, ratio: float) -> Any:
+    """The cost that is this part of the whole network's, and may not be exceeded.
+
+    Args:
+        objective: what costs.
+        full: counts of the whole network, [T].
+        ratio: in (0, 1]; taken as the decimal that was given.
+    """
+    original = objective(full)
+    if objective.form is None:
+        return ratio * original
+    # 0.29 x 100 is 28.999... in floating point
+    return math.floor(Fraction(str(ratio)) * original)
+
+
+def together(parts: Sequence[tuple[Objective, float]], full: IntArray) -> Objective:
     """Several limits as one objective: the largest part of its limit that any of them takes.
 
     A strategy keeps to all limits exactly where this is 1 at most.
+
+    Args:
+        parts: objectives, and the part of each that may stay.
+        full: counts of the whole network, [T].
     """
+    limits = [limit_of(one, full, ratio) for one, ratio in parts]
 
     def usage(counts: IntArray) -> FloatArray:
-        found: FloatArray = np.max([one.of(counts) / limit for one, limit in parts], axis=0)
+        rows = [one.of(counts) / limit for (one, _), limit in zip(parts, limits, strict=True)]
+        found: FloatArray = np.max(rows, axis=0)
         return found
 
     name = ",".join(one.name for one, _ in parts)

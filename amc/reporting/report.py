@@ -31,6 +31,21 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Limited:
+    """What was limited: its cost, and the part of it that may stay."""
+
+    original: float
+    pruned: float
+    target: float
+    unit: str
+
+    @property
+    def ratio(self) -> float:
+        """The part that is left."""
+        return self.pruned / self.original
+
+
+@dataclass(frozen=True)
 class LayerChange:
     """What happened to one layer; MACs per sample."""
 
@@ -50,6 +65,8 @@ class Report:
         accuracy: test split, 0 to 1: original, pruned (before any fine-tuning), recovered; of
             another task than classification its own score.
         latency_ms: of one sample, by runtime.
+        objective: name of what was limited -> its cost before and after, the part of it that may
+            stay, its unit; empty where a strategy was given.
         channel_multiple: of the counts that a budget allowed; none where a strategy was given.
         episodes: tried by the search; 0 when there was none.
         seconds: calibrate, search, apply, finetune, total.
@@ -58,6 +75,7 @@ class Report:
 
     mode: str
     target: float | None
+    objective: Mapping[str, "Limited"]
     channel_multiple: int | None
     macs: Change
     params: Change
@@ -74,8 +92,9 @@ class Report:
         """Plain numbers, strings, lists and dictionaries."""
 
         def with_ratios(value: Any) -> Any:
-            if isinstance(value, Change):
-                return {**asdict(value), "ratio": round(value.ratio, 6)}
+            if isinstance(value, Change | Limited):
+                plain = {k: with_ratios(v) for k, v in asdict(value).items()}
+                return {**plain, "ratio": round(value.ratio, 6)}
             if isinstance(value, Statistics):
                 return with_ratios(value.as_json())
             if isinstance(value, Mapping):
@@ -176,6 +195,10 @@ def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
         ("file, bytes", report.file_bytes),
     ):
         table.add_row(name, f"{change.original:,}", f"{change.pruned:,}", f"{change.ratio:.1%}")
+    for name, one in report.objective.items():
+        if name not in ("macs", "params"):
+            costs = (quantity(cost) for cost in (one.original, one.pruned))
+            table.add_row(one.unit, *costs, f"{one.ratio:.1%}")
     for timing in report.latency_ms:
         if timing.original and timing.pruned and timing.ratio is not None:
             times = (f"{t.fastest:.3g}" for t in (timing.original, timing.pruned))
@@ -186,6 +209,11 @@ def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
     table.add_row(f"test {task.name}, cut", original, pruned, "")
     table.add_row(f"test {task.name}, recovered", "", recovered, "")
     return table
+
+
+def quantity(number: float) -> str:
+    """Whole numbers in full, others with four digits."""
+    return f"{number:,.0f}" if number == round(number) else f"{number:.4g}"
 
 
 def short(number: int) -> str:

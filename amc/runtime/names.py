@@ -25,6 +25,7 @@ SCHEDULES = (
     "one-shot", "baseline", "linear", "agp", "exponential", "exponential-bias", "polynomial",
     "multistep", "adaptive",
 )  # fmt: skip
+OBJECTIVES = ("macs", "params", "filters", "memory", "activations", "bits", "latency")
 KINDS = ("digits", "glyphs", "cifar10", "cifar100", "imagefolder")
 FORMS = (
     "digits",
@@ -68,22 +69,26 @@ def check(settings: Mapping[str, Any]) -> None:
             _check_function(settings["data"])
     if settings.get("task", "classification") != "classification":
         _check_function(settings["task"])
-    if (finetune := settings.get("finetune")) is not None:
-        _check_function(finetune)
-    if (reward := settings.get("reward")) is not None:
-        check_reward(reward)
-    if (metric := settings.get("metric")) is not None:
-        check_metric(metric)
-    if (schedule := settings.get("schedule")) is not None:
-        check_schedule(schedule)
+    checks = {
+        "finetune": _check_function,
+        "reward": check_reward,
+        "metric": check_metric,
+        "schedule": check_schedule,
+    }
+    for name, checked in checks.items():
+        if (value := settings.get(name)) is not None:
+            checked(value)
+    for limit in settings.get("objective", "").split(","):
+        if ":" in limit:
+            _check_function(limit.partition("=")[0])
     _check_files(settings)
 
 
 def _check_files(settings: Mapping[str, Any]) -> None:
-    for name in ("checkpoint", "strategy", "overrides"):
+    for name in ("checkpoint", "strategy", "overrides", "latency_table"):
         path = settings.get(name)
         if path is not None and not path.is_file():
-            raise AmcError(f"--{name} {path}: no such file")
+            raise AmcError(f"--{name.replace('_', '-')} {path}: no such file")
     for name in ("policy", "plan"):
         path = settings.get(name)
         if path is not None and not (path.exists() or path.with_suffix(".json").exists()):
@@ -133,6 +138,17 @@ def check_schedule(name: str) -> None:
         raise AmcError(
             f"--schedule {name!r} is unknown; allowed: {', '.join(SCHEDULES)}, "
             f"module:function{_nearest(name, SCHEDULES)}"
+        )
+
+
+def check_objective(name: str) -> None:
+    """Refuses what is neither an objective nor the name of a function."""
+    if ":" in name:
+        _check_function(name)
+    elif name not in OBJECTIVES:
+        raise AmcError(
+            f"--objective {name!r} is unknown; allowed: {', '.join(OBJECTIVES)}, "
+            f"module:function{_nearest(name, OBJECTIVES)}"
         )
 
 

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from amc.allocators.multiples import budget_for, common_ratio_for
+from amc.allocators.multiples import common_ratio_for
 from amc.allocators.scores import Errors
 from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.formats.amct_layers import is_prune_config, strategy_of, with_overrides
-from amc.config.sections.job import CountsConfig
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig
 from amc.config.train import TrainConfig, record_settings
@@ -30,9 +29,9 @@ from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.steps.job import Job
+from amc.steps.limits import make_budget
 from amc.steps.search import evaluator, search
 from amc.steps.setup import Network
-from envs.rewards import UNCONSTRAINED
 
 
 @dataclass(frozen=True)
@@ -103,23 +102,11 @@ def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> All
     if given.channel_ratio is not None:
         multiple = config.counts.channel_multiple
         return Allocation(strategy=common_ratio_for(graph, given.channel_ratio, multiple))
-    budget = make_budget(graph, config.preserve_ratio, config.counts, config.reward.reward)
+    budget = make_budget(graph, config.preserve_ratio, config)
     if given.policy is None:
         return Allocation(budget=budget)
     policy = load_learned(given.policy)
     return Allocation(budget=budget, policy=policy, known=known_strategies(policy, budget))
-
-
-def make_budget(
-    graph: ChannelGraph, preserve_ratio: float, counts: CountsConfig, reward: str
-) -> Budget:
-    """The budget to search or walk in.
-
-    Raises:
-        InfeasibleBudgetError: the target cannot be reached.
-    """
-    tolerance = 1.0 if reward in UNCONSTRAINED else 0.02
-    return budget_for(graph, preserve_ratio, counts.channel_multiple, tolerance, counts.min_ratio)
 
 
 def errors_of(job: Job, compressor: Compressor, budget: Budget) -> Errors:
@@ -136,13 +123,13 @@ class Candidates:
         strategies: of which the best one is chosen.
         plan: the channels as well, where they are given.
         tried: how many strategies were evaluated to find these.
-        multiple: of the kept channels, where a budget decided.
+        budget: what these may cost, where that decided.
     """
 
     strategies: Sequence[Strategy] = ()
     plan: Plan | None = None
     tried: int = 0
-    multiple: int | None = None
+    budget: Budget | None = None
 
 
 def candidates(
@@ -161,9 +148,9 @@ def candidates(
         return Candidates(given, allocation.plan)
     errors = errors_of(job, compressor, budget)
     if config.allocation.mode == "uniform":
-        return Candidates([uniform(budget, errors)], multiple=budget.multiple)
+        return Candidates([uniform(budget, errors)], budget=budget)
     if config.allocation.mode == "policy":
-        return Candidates(walked(allocation, errors), multiple=budget.multiple)
+        return Candidates(walked(allocation, errors), budget=budget)
     about = {
         **record_settings(config),
         "preserve_ratio": config.preserve_ratio,
@@ -189,7 +176,7 @@ def candidates(
             folder, found.agent, [(budget, found.best.strategy)], [network.name], job.seed
         )
     finalists = found.finalists(config.search.finalists, uniform(budget, errors))
-    return Candidates(finalists, tried=len(found.history), multiple=budget.multiple)
+    return Candidates(finalists, tried=len(found.history), budget=budget)
 
 
 def walked(allocation: Allocation, errors: Errors) -> list[Strategy]:

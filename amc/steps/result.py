@@ -12,9 +12,11 @@ from amc.config.composed import flags
 from amc.config.train import TrainConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
+from amc.objectives.budget import Budget
 from amc.objectives.latency import timings
 from amc.reporting.report import (
     Change,
+    Limited,
     Report,
     layer_changes,
     layer_table,
@@ -86,7 +88,8 @@ def finish(
     report = Report(
         mode=mode,
         target=config.target,
-        channel_multiple=found.multiple,
+        objective=limited(found.budget, graph, plan) if found.budget else {},
+        channel_multiple=found.budget.multiple if found.budget else None,
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
         file_bytes=Change(len(weights.to_bytes(network.model)), len(weights.to_bytes(pruned))),
@@ -126,6 +129,14 @@ def statistics_of(
     )
 
 
+def limited(budget: Budget, graph: ChannelGraph, plan: Plan) -> dict[str, Limited]:
+    """What the budget limits, before and after a plan."""
+    full, kept = graph.counts({}), graph.counts(plan.strategy)
+    return {
+        one.name: Limited(one(full), one(kept), ratio, one.unit) for one, ratio in budget.limits
+    }
+
+
 def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
     """What a person does next."""
     kept = ("task", "checkpoint", "width", "channel_multiple", "min_ratio", "restrictions")
@@ -138,6 +149,13 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
         "load": f"amc.load_pruned(original_model, {str(folder)!r})",
     }
     if (folder / "policy.json").exists():
-        commands["reuse"] = f"python -m amc.apply {same} --policy {place} --preserve-ratio RATIO"
+        limits = shlex.join(flags(config, "limits"))
+        if config.limits.has_ratios:
+            limits = limits.replace(
+                config.limits.objective, ",".join(f"{name}=RATIO" for name in config.limits.names)
+            )
+        else:
+            limits = f"{limits} --preserve-ratio RATIO".strip()
+        commands["reuse"] = f"python -m amc.apply {same} --policy {place} {limits}"
     lines = [f"Everything is in {folder}. Next:"]
     return [*lines, *(f"  {name:<10} {text}" for name, text in commands.items())]

@@ -118,5 +118,5 @@ def so_far(trials: Trials, budget: Budget, task: Task) -> str:
         f"stopped after {len(trials.history)} of {trials.limits.episodes} episodes; best so far: "
         f"episode {best.number}, reward {best.reward:.4f}, {task.name} "
         f"{task.shown(best.outcome.score.accuracy)}, MACs "
-        f"{best.outcome.macs / budget.original:.3f}"
+        f"{best.outcome.macs / budget.graph.macs():.3f}"
     )

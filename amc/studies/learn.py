@@ -24,9 +24,9 @@ from amc.search.problem import Found, Problem
 from amc.search.search import Settings
 from amc.search.search import learn as learn_all
 from amc.search.trials import Limits, Trials
-from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate
 from amc.steps.job import Job
+from amc.steps.limits import make_budget
 from amc.steps.search import evaluator
 from amc.steps.setup import Network, build_network, load_network, trace_network
 from envs.outcome import Episode
@@ -87,7 +87,7 @@ def account_of(lesson: Lesson, found: Found) -> dict[str, Any]:
     return {
         "model": lesson.model,
         "target": lesson.budget.preserve_ratio,
-        "macs_ratio": round(last.outcome.macs / lesson.budget.original, 6),
+        "macs_ratio": round(last.outcome.macs / lesson.budget.graph.macs(), 6),
         "reward": {"uniform": first.reward, "best": found.best.reward, "policy": last.reward},
         "accuracy": {
             "uniform": first.outcome.score.accuracy,
@@ -112,10 +112,7 @@ def learn(job: Job, config: LearnConfig) -> Path:
         named = replace(config.network, model=name)
         given = build_network(job, named)
         graph = trace_network(job, given, config.restrictions)
-        budgets = [
-            make_budget(graph, ratio, config.counts, config.reward.reward)
-            for ratio in config.ratios
-        ]
+        budgets = [make_budget(graph, ratio, config) for ratio in config.ratios]
         outlines.append((named, given, graph, budgets))
 
     # The networks with their weights and statistics.

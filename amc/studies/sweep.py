@@ -27,10 +27,10 @@ from amc.search.policies import known_strategies
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.search.trials import differences
-from amc.steps.allocate import make_budget
 from amc.steps.cut import calibrate, cut_best, original_outputs
 from amc.steps.finetune import remove_states
 from amc.steps.job import Job
+from amc.steps.limits import make_budget
 from amc.steps.recover import recover
 from amc.steps.setup import Network
 from amc.tasks.batches import tail
@@ -96,8 +96,7 @@ class Sweep:
 
     def budget(self, ratio: float) -> Budget:
         """What a strategy may cost at this target."""
-        config = self.config
-        return make_budget(self.network.graph, ratio, config.counts, config.reward.reward)
+        return make_budget(self.network.graph, ratio, self.config)
 
     def place(self, ratio: float) -> Path:
         """The folder of a point."""
