@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from amc.graph.groups import ChannelGroup, Layer
+from amc.graph.groups import ChannelGroup, Layer, Member
 
 
 def as_columns(weight: Tensor, layer: Layer) -> Tensor:
@@ -23,6 +23,13 @@ def input_columns(inputs: Tensor, weight: Tensor) -> Tensor:
     """Rows of the coefficient matrix that belong to these input slices, [...] -> [..., kernel]."""
     kernel = weight.shape[2:].numel()
     return inputs[..., None] * kernel + torch.arange(kernel)
+
+
+def slices(tensor: Tensor, member: Member) -> Tensor:
+    """What of a tensor of the member's shape goes with each channel of its group, [size, n]."""
+    rows = tensor.movedim(member.dim, 0)
+    rows = rows.reshape(len(rows), -1)
+    return rows[torch.from_numpy(member.index).to(rows.device)].flatten(1)
 
 
 def group_columns(layer: Layer, group: ChannelGroup, weight: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from amc.calibration.columns import slices
 from amc.calibration.statistics import Batches
 from amc.graph.groups import Member
 from amc.graph.shrink import duplicate, tensors
@@ -104,7 +105,7 @@ def squared_changes(
             products = (w.double() * g / copies for w, g in zip(wanted, found, strict=True))
             by_name = dict(zip(names, products, strict=True))
             for group, every in members.items():
-                parts = [one.slices(by_name[one.tensor]).sum(1) for one in every]
+                parts = [slices(by_name[one.tensor], one).sum(1) for one in every]
                 square = torch.stack(parts).sum(0).square()
                 sums[group] = sums[group] + square if group in sums else square
         seen += 1

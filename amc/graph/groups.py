@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from amc.graph.arrays import IntArray
 
 
@@ -23,12 +20,6 @@ class Member:
     tensor: str
     dim: int
     index: IntArray
-
-    def slices(self, tensor: Tensor) -> Tensor:
-        """What of a tensor of this shape goes with each channel, [size, n]."""
-        rows = tensor.movedim(self.dim, 0)
-        rows = rows.reshape(len(rows), -1)
-        return rows[torch.from_numpy(self.index).to(rows.device)].flatten(1)
 
 
 @dataclass(frozen=True)

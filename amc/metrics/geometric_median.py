@@ -7,6 +7,7 @@ computes it.
 
 import torch
 
+from amc.calibration.columns import slices
 from amc.graph.arrays import FloatArray
 from amc.graph.groups import ChannelGroup
 from amc.graph.shrink import tensors
@@ -23,7 +24,7 @@ def geometric_median(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     """
     state, found = tensors(evidence.model), []
     for member in written(evidence.graph, group):
-        filters = member.slices(state[member.tensor].detach().double())  # [C, m * rest]
+        filters = slices(state[member.tensor].detach().double(), member)  # [C, m * rest]
         # not by a product of matrices, which loses the small distances
         exact = "donot_use_mm_for_euclid_dist"
         found.append(torch.cdist(filters, filters, compute_mode=exact).sum(1))

@@ -1,5 +1,6 @@
 """Movement: channels whose weights training moves away from zero stay (Sanh et al. 2020)."""
 
+from amc.calibration.columns import slices
 from amc.graph.arrays import FloatArray
 from amc.graph.groups import ChannelGroup
 from amc.metrics.members import summed, weights
@@ -15,4 +16,4 @@ def movement(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     """
     found, graph = evidence.moved, evidence.graph
     members = [one for one in weights(graph, group) if one.tensor in found]
-    return summed(group.size, (one.slices(found[one.tensor]).sum(1) for one in members))
+    return summed(group.size, (slices(found[one.tensor], one).sum(1) for one in members))

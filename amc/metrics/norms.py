@@ -3,6 +3,7 @@
 import numpy as np
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from amc.calibration.columns import slices
 from amc.graph.arrays import FloatArray
 from amc.graph.groups import ChannelGroup
 from amc.graph.shrink import tensors
@@ -29,7 +30,7 @@ def bn_scale(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     norms = [name for name, m in evidence.model.named_modules() if isinstance(m, _BatchNorm)]
     scales = {f"{name}.weight".removeprefix(".") for name in norms}
     found = [
-        member.slices(state[member.tensor].detach().double().abs()).sum(1)
+        slices(state[member.tensor].detach().double().abs(), member).sum(1)
         for member in group.members
         if member.tensor in scales
     ]
@@ -48,7 +49,7 @@ def _weight_norm(evidence: Evidence, group: ChannelGroup, power: int) -> FloatAr
     weights = {layer.weight for layer in evidence.graph.layers}
     for member in group.members:
         if member.tensor in weights:
-            slices = member.slices(state[member.tensor].detach().double())
-            norm: FloatArray = slices.norm(p=power, dim=1).cpu().numpy()
+            rows = slices(state[member.tensor].detach().double(), member)
+            norm: FloatArray = rows.norm(p=power, dim=1).cpu().numpy()
             score += norm / max(float(norm.mean()), np.finfo(float).tiny)
     return score

@@ -11,6 +11,7 @@ Gradients are those of the mean loss over the calibration images, in eval mode. 
 not depend on a group, as on a head that only training has, its scores are zero.
 """
 
+from amc.calibration.columns import slices
 from amc.graph.arrays import FloatArray
 from amc.graph.groups import ChannelGroup
 from amc.graph.shrink import tensors
@@ -22,7 +23,7 @@ def gradient(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     """Largest ``sum |g|`` over all weights that write or read the channel."""
     found = evidence.gradients
     return levelled(
-        one.slices(found[one.tensor].abs()).sum(1) for one in weights(evidence.graph, group)
+        slices(found[one.tensor].abs(), one).sum(1) for one in weights(evidence.graph, group)
     )
 
 
@@ -36,7 +37,7 @@ def taylor(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     return summed(
         group.size,
         (
-            one.slices((state[one.tensor].detach().double() * found[one.tensor]).abs()).sum(1)
+            slices((state[one.tensor].detach().double() * found[one.tensor]).abs(), one).sum(1)
             for one in weights(evidence.graph, group)
         ),
     )
@@ -52,7 +53,7 @@ def taylor_signed(evidence: Evidence, group: ChannelGroup) -> FloatArray:
     change = summed(
         group.size,
         (
-            one.slices(state[one.tensor].detach().double() * found[one.tensor]).sum(1)
+            slices(state[one.tensor].detach().double() * found[one.tensor], one).sum(1)
             for one in read_or_written(evidence.graph, group)
         ),
     )
