@@ -57,6 +57,11 @@ def fails(model, original, data, epochs):
     raise KeyError("lost")
 def exits(model, original, data, epochs):
     raise SystemExit(3)
+def revives(model, original, data, epochs):
+    with torch.no_grad():
+        silent = (model.c.weight == 0).all(0).flatten()
+        model.b.weight[silent] *= 1000  # which nothing reads yet: the network does the same
+    return model
 def ruined(model, original, data, epochs):
     with torch.no_grad():
         model.fc.bias.fill_(float("nan"))
@@ -214,6 +219,34 @@ def test_patience_stays_on_a_step(
     first, second, last = (strategy for _, _, strategy in found)
     assert first == second
     assert all(last[name] < count for name, count in first.items())
+
+
+def kept(folder: Path, group: str) -> set[int]:
+    return set(load_plan(folder / "plan.json").groups[group].keep)
+
+
+def test_silent_channels_come_back_until_they_are_frozen(
+    simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training makes those of the first stage the largest; frozen, they are out for good."""
+    own = simple["model"].rpartition(":")[0]
+    given = {**simple, "schedule": "linear", "schedule_steps": 3, "soft": True, "metric": "l1",
+             "finetune": f"{own}:revives"}  # fmt: skip
+    first: list[Any] = []
+    by_user = Recovery._by_user
+
+    def noted(self: Recovery, model: Any, epochs: int) -> Any:
+        first.append(model)
+        return by_user(self, model, epochs)
+
+    monkeypatch.setattr(Recovery, "_by_user", noted)
+    run(TrainConfig.of(**given, run_dir=tmp_path / "soft"))
+    silent = set((first[0].c.weight == 0).all(0).flatten().nonzero().flatten().tolist())
+    assert silent and silent & kept(tmp_path / "soft", "b")
+    for stage in (1, 2):
+        run(TrainConfig.of(**given, freeze_stage=stage, run_dir=tmp_path / f"{stage}"))
+    assert not silent & kept(tmp_path / "1", "b")
+    assert silent & kept(tmp_path / "2", "b")  # it was chosen again before
 
 
 @pytest.mark.parametrize("name", ["plain20", "resnet20", "mobilenet_v2"])
