@@ -188,7 +188,8 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
 
     # Accuracy comes back.
     with run.clock("finetune"):
-        pruned, plan = recover(job, network, pruned, plan, config, run.folder, log)
+        pruned, plan = recover(job, network, pruned, plan, config, run.folder, log, allocation)
+    run.save_strategy(plan.strategy, graph.channels)
     run.save(plan, pruned)
 
     # What came of it.

@@ -86,6 +86,10 @@ class TrainConfig(Composed):
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, self.stages)
         check_epochs(self.training, self.stages)
+        if self.stages.reallocate and not self.allocation.by_budget:
+            raise AmcError(
+                f"--reallocate needs a budget; --mode {self.allocation.mode} is given channels"
+            )
         if self.allocation.policy is not None and self.search.agent not in LEARNERS:
             allowed = ", ".join(LEARNERS)
             raise AmcError(

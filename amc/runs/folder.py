@@ -33,7 +33,7 @@ RESUMING = ("amc.train", "amc.apply")
 
 Config = TypeVar("Config", bound=Composed)
 
-GOES_ON_FROM = (MARK, "episodes.jsonl", "training-*.safetensors")
+GOES_ON_FROM = (MARK, "episodes.jsonl", "stage-*/episodes.jsonl", "training-*.safetensors")
 """What a run reads of what an earlier one has left in its folder."""
 
 
@@ -72,7 +72,7 @@ def _held_and_packed(config: Composed, stack: contextlib.ExitStack) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for path in (path for pattern in GOES_ON_FROM for path in folder.glob(pattern)):
-            archive.write(path, path.name)
+            archive.write(path, path.relative_to(folder))
     return content.getvalue()
 
 

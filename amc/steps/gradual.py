@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 from torch import nn
 
@@ -38,6 +39,8 @@ class Left:
         counts: group -> channels that are neither cut nor silent.
         turns: how many there were.
         epochs: of training so far.
+        bounds: graph of the original, whose restrictions hold in the network as well; None where
+            strategies are given, which keep to them.
     """
 
     job: Job
@@ -46,12 +49,15 @@ class Left:
     counts: Mapping[str, int]
     turns: int = 0
     epochs: int = 0
+    bounds: ChannelGraph | None = None
 
     @cached_property
     def compressor(self) -> Compressor:
         """Statistics of the network, and what cuts it."""
         example = self.job.example
         graph = trace(self.network, example.args, example.kwargs)
+        if self.bounds:
+            graph = bounded(graph, self.bounds)
         return calibrate(self.job, graph, self.network)
 
     @cached_property
@@ -70,6 +76,7 @@ class Turn:
         epochs: of training.
         rate: its highest learning rate.
         last: whether none follows.
+        step: of the schedule, from 0.
         ready: plan and network of the aim, where they are known.
     """
 
@@ -77,23 +84,36 @@ class Turn:
     epochs: int
     rate: float
     last: bool = False
+    step: int = 0
     ready: tuple[Plan, nn.Module] | None = None
-
-    def reached(self, left: Left) -> bool:
-        """Whether the objective is met."""
-        return all(left.counts[name] <= count for name, count in (self.aim or {}).items())
 
 
 Schedule = Callable[[Left], Turn | None]
 """When: the next turn; None when it is over."""
 
-Allocate = Callable[[Left, Turn], Sequence[Strategy]]
-"""How much: strategies for the turn, of which the best one is cut."""
+
+class Allocator(Protocol):
+    """How much every group keeps, turn by turn."""
+
+    def __call__(self, left: Left, turn: Turn) -> Sequence[Strategy]:
+        """Strategies for what is left, of which the best one is cut."""
+        ...
+
+    def reached(self, left: Left, turn: Turn) -> bool:
+        """Whether the objective of the turn is met."""
+        ...
 
 
-def stated(left: Left, turn: Turn) -> list[Strategy]:
-    """What the turn itself says: the whole allocation was made before the first one."""
-    return [{**left.counts, **(turn.aim or {})}]
+class Stated:
+    """What the turns themselves say: the allocation was made once, before the first of them."""
+
+    def __call__(self, left: Left, turn: Turn) -> list[Strategy]:
+        """What is left, with the aims of the turn."""
+        return [{**left.counts, **(turn.aim or {})}]
+
+    def reached(self, left: Left, turn: Turn) -> bool:
+        """Whether no group has more than the turn says."""
+        return all(left.counts[name] <= count for name, count in (turn.aim or {}).items())
 
 
 def gradually(
@@ -101,7 +121,7 @@ def gradually(
     schedule: Schedule,
     recovery: Recovery,
     config: StagesConfig,
-    allocate: Allocate = stated,
+    allocate: Allocator | None = None,
 ) -> Left:
     """Prunes a network in turns; ends early at one that costs more than ``--stop-drop`` allows.
 
@@ -110,11 +130,12 @@ def gradually(
         schedule: when, and what every turn is to reach.
         recovery: trains after every turn.
         config: whether channels are silenced between the turns, and what a turn may cost.
-        allocate: how much every group keeps.
+        allocate: how much every group keeps; without, what the turns say.
 
     Raises:
         AmcError: a cut cannot be carried out, or does not reach the objective of its turn.
     """
+    allocate = allocate or Stated()
     least = left.score - config.stop_drop / left.job.task.points if config.stop_drop else -math.inf
     while turn := schedule(left):  # when
         small = shrunk(left, turn, allocate, recovery.graph, config)  # how much; which channels
@@ -127,7 +148,7 @@ def gradually(
 
 
 def shrunk(
-    left: Left, turn: Turn, allocate: Allocate, graph: ChannelGraph, config: StagesConfig
+    left: Left, turn: Turn, allocate: Allocator, graph: ChannelGraph, config: StagesConfig
 ) -> Left:
     """The inner loop: allocated and cut until the objective of the turn is reached.
 
@@ -151,11 +172,11 @@ def shrunk(
     for _ in range(MOST_TRIES):
         strategies = allocate(left, turn)
         left = _silenced(left, strategies[0]) if soft else _cut(left, strategies, graph)
-        if turn.reached(left):
+        if allocate.reached(left, turn):
             return left
     raise AmcError(
-        f"stage {left.turns + 1}: {MOST_TRIES} allocations do not reach its objective, "
-        f"{dict(turn.aim)}"
+        f"stage {left.turns + 1} of the schedule: {MOST_TRIES} allocations do not reach its "
+        "objective"
     )
 
 
@@ -180,6 +201,23 @@ def _silenced(left: Left, strategy: Strategy) -> Left:
     compressor = left.compressor
     network = silenced(compressor.model, compressor.graph, compressor.plan(strategy))
     return replace(left, network=network, counts=dict(strategy))
+
+
+def bounded(graph: ChannelGraph, original: ChannelGraph) -> ChannelGraph:
+    """The graph of what is left of a network, as far as the original may be cut.
+
+    Groups that are whole in the original are, and the others keep within its bounds.
+    """
+    before = {group.name: group for group in original.decisions}
+    graph = graph.freeze({n: "whole in the original" for n in graph.sizes if n not in before})
+    groups = []
+    for group in graph.groups:
+        if group.prunable:
+            least, most = before[group.name].bounds
+            size = group.size
+            group = replace(group, least=min(least, size), most=min(most, size))
+        groups.append(group)
+    return replace(graph, groups=tuple(groups))
 
 
 def within(graph: ChannelGraph, before: Plan, now: Plan) -> Plan:

@@ -213,7 +213,7 @@ def test_patience_stays_on_a_step(
 ) -> None:
     given = {"schedule": "adaptive", "schedule_steps": 2, "adaptive_drop": 0.0, "reward": "loss",
              "schedule_patience": 2, "finetune_epochs": 5}  # fmt: skip
-    monkeypatch.setattr("amc.steps.turns.evaluate", lambda *a, **k: Score(-1.0, 0.0, 1))
+    monkeypatch.setattr("amc.steps.recover.evaluate", lambda *a, **k: Score(-1.0, 0.0, 1))
     found = trained_and_cut(tmp_path / "run", monkeypatch, **{**simple, **given})
     assert [epochs for epochs, _, _ in found] == [1, 1, 3]
     first, second, last = (strategy for _, _, strategy in found)

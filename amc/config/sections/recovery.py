@@ -106,6 +106,9 @@ class StagesConfig:
     """For polynomial: little at first instead of much."""
     schedule_patience: int = 1
     """For adaptive: stages that every step takes before the next one goes further."""
+    reallocate: bool = False
+    """In every step, how much each group keeps is decided anew, on the network that training has
+    left: as --mode says, within a budget that follows the schedule."""
     adaptive_drop: float = 10.0
     """For adaptive: a step goes as far as it costs at most so many points before training."""
     soft: bool = False
@@ -161,6 +164,12 @@ class StagesConfig:
         if self.schedule_delay and not self.several:
             raise AmcError(
                 "--schedule-delay needs a schedule: --schedule baseline cuts all at once after it"
+            )
+        if self.reallocate and (self.schedule in ("one-shot", "adaptive") or self.soft):
+            given = "--soft" if self.soft else f"--schedule {self.schedule}"
+            raise AmcError(
+                f"--reallocate needs a schedule with a known end of every step, and real cuts; "
+                f"got {given}"
             )
         if self.group_size and self.schedule != "one-shot":
             raise AmcError(
