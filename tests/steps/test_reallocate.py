@@ -1,17 +1,29 @@
 """How much is decided anew in every step, within a budget that follows the schedule."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import amc
 from amc.config.train import TrainConfig
+from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan_files import load_plan
+from amc.objectives.budget import Budget
+from amc.objectives.objective import together
+from amc.objectives.sizes import macs, params
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
+from amc.schedules.curves import SCHEDULES
 from amc.search.trials import Trials
 from amc.steps import reallocate
+from amc.steps.allocate import Allocation
 from amc.steps.finetune import Recovery
+from amc.steps.gradual import Left, Turn
+from amc.steps.job import Job
 from amc.train import run
 from made_once import made_once
 
@@ -72,15 +84,15 @@ def test_every_step_meets_its_own_budget(
         assert 0.98 * ratio * original - 1 <= found <= ratio * original
     assert report["macs"]["pruned"] == macs[-1]
     strategy = load_plan(tmp_path / "run" / "plan.json").strategy
-    written = read_json(tmp_path / "run" / "strategy.json")
-    assert {n: written["groups"][n]["keep"] for n in strategy} == strategy
+    layers = read_json(tmp_path / "run" / "strategy.json")["layers"]
+    assert {name: layers[name]["channels"] for name in strategy} == strategy
 
 
 def test_what_training_has_left_decides(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a search in every step; the way is another than that to a strategy chosen at first."""
-    searched = {**settings, "mode": "auto", "allocator": "evolution"}
+    searched = {**settings, "mode": "auto", "agent": "evolution"}
     anew, macs = strategies_of(tmp_path / "anew", monkeypatch, searched)
     once, _ = strategies_of(tmp_path / "once", monkeypatch, {**searched, "reallocate": False})
     assert anew[:-1] != once[:-1]
@@ -99,7 +111,7 @@ def test_run_that_was_stopped_in_a_later_search_goes_on_to_the_same_network(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     """Four episodes for the whole budget, four for every step; between them training."""
-    searched = {**settings, "mode": "auto", "allocator": "ddpg"}
+    searched = {**settings, "mode": "auto", "agent": "ddpg"}
     run(TrainConfig.of(**searched, run_dir=tmp_path / "whole"))
     tried: list[Any] = []
     call = Trials.__call__
@@ -120,9 +132,41 @@ def test_run_that_was_stopped_in_a_later_search_goes_on_to_the_same_network(
         assert left.read_bytes() == whole.read_bytes(), name
 
 
-def test_several_limits_all_follow_the_schedule() -> None:
-    """Each from its own original to its own limit; the last turn is at the limits themselves."""
-    assert reallocate.within_limits
+def left_of(graph: ChannelGraph, **counts: int) -> Left:
+    return Left(cast(Job, None), nn.Sequential(), graph.plan({}), {**graph.sizes, **counts})
+
+
+def test_several_limits_all_follow_the_schedule(tmp_path: Path) -> None:
+    """Each from its own original to its own limit, which the last turn has as it was given."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 4, 1))
+    graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+    cost, size = macs(graph), params(graph)
+    full = graph.counts({})
+    whole = together([(cost, 0.3 * cost(full)), (size, 0.5 * size(full))])
+    config = TrainConfig.of(schedule="linear", schedule_steps=4, reallocate=True)
+    nothing = cast(Any, None)
+    anew = reallocate.Reallocation(
+        nothing, nothing, Allocation(budget=Budget(graph, 0.3, objective=whole)), config,
+        SCHEDULES["linear"], tmp_path, nothing,
+    )  # fmt: skip
+    for step, (of_cost, of_size) in enumerate([(0.825, 0.875), (0.65, 0.75), (0.475, 0.625)]):
+        limits = [limit for _, limit in anew.limits(Turn({}, 1, 0.1, step=step))]
+        assert limits == pytest.approx([of_cost * cost(full), of_size * size(full)])
+    last = Turn({}, 1, 0.1, last=True, step=3)
+    assert [limit for _, limit in anew.limits(last)] == [limit for _, limit in whole.parts]
+    assert not anew.reached(left_of(graph), last)
+    assert anew.reached(left_of(graph, **{"0": 2, "2": 2}), last)
+
+
+def test_costs_of_what_is_left_are_those_of_the_original() -> None:
+    """Also where a group of the original can no longer be cut, and its count stays."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 4, 1))
+    graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+    fewer = graph.freeze({"0": "gone"})
+    cost = reallocate.carried_over(macs(graph), graph, fewer, left_of(graph, **{"0": 5}))
+    for count in (1, 7, 16):
+        assert cost(np.array([count])) == macs(graph)(np.array([5, count]))
+    assert reallocate.carried_over(macs(graph), graph, graph, left_of(graph)).form is not None
 
 
 @pytest.mark.parametrize(
