@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -24,17 +24,8 @@ from amc.runtime.wording import suggestion
 Config = TypeVar("Config", bound=Composed)
 
 
-SettingsIn = Callable[[Path], Mapping[str, Any]]
-"""Reads the settings of a configuration file."""
-
-OVERRULES = {
-    "mode": ("channel_ratio", "strategy", "plan", "policy"),
-    "preserve_ratio": ("channel_ratio",),
-    "objective": ("channel_ratio",),
-    "schedule": ("schedule_steps", "schedule_init", "schedule_delay"),
-    "no_bn_adapt": ("bn_samples",),
-}
-"""Flags -> settings of a configuration file that mean nothing beside them."""
+SettingsIn = Callable[[Path, Collection[str]], Mapping[str, Any]]
+"""Reads a configuration file; beside it these settings are given as flags."""
 
 
 def parse(
@@ -59,7 +50,7 @@ def parse(
     complaint, file = io.StringIO(), _given("--config", words) if settings_in else ""
     usual: dict[str, Any] = {}
     if file and settings_in and not _given("--resume", words):
-        usual["default"] = config.of(**_overruled(settings_in(Path(file).expanduser()), words))
+        usual["default"] = config.of(**settings_in(Path(file).expanduser(), _named(words)))
     try:
         with contextlib.redirect_stderr(complaint), contextlib.ExitStack() as hushed:
             if launch.prefix():  # the first process gives the help
@@ -79,11 +70,10 @@ def parse(
         raise AmcError(f"{said} (--help lists all flags)") from None
 
 
-def _overruled(settings: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """The settings of a file without those that flags beside it leave without meaning."""
-    names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    gone = {setting for flag in names for setting in OVERRULES.get(flag, ())}
-    return {name: value for name, value in settings.items() if name not in gone}
+def _named(words: Sequence[str]) -> set[str]:
+    """The settings that the flags among some words are of, those with ``no`` as ``no_...``."""
+    flags = (word.partition("=")[0] for word in words if word.startswith("--"))
+    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
 
 
 def at_once(name: str, config: type[Config], settings_in: SettingsIn | None = None) -> None:

@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,19 @@ WRITERS: dict[str, Callable[[TrainConfig], str]] = {
 }
 
 DECIDING = (
-    "preserve_ratio", "objective", "allocator", "metric", "restrictions", "counts", "allocation",
+    "preserve_ratio", "limits", "allocator", "metric", "restrictions", "counts", "allocation",
     "stages",
 )  # fmt: skip
 """Settings and sections that say what is cut, and when; all others may be given beside a file."""
+
+OVERRULES = {
+    "mode": ("channel_ratio", "strategy", "plan", "policy"),
+    "preserve_ratio": ("channel_ratio",),
+    "objective": ("channel_ratio",),
+    "schedule": ("schedule_steps", "schedule_init", "schedule_delay"),
+    "no_bn_adapt": ("bn_samples",),
+}
+"""Flags -> settings of a file that mean nothing beside them."""
 
 NUMBERS = re.compile(r"[\s,]*[\d.eE+-]+([\s,]+[\d.eE+-]+)*[\s,]*")
 
@@ -62,9 +71,17 @@ def _reading(source: Source) -> Reading:
     )
 
 
-def settings_in(path: Path) -> Mapping[str, Any]:
-    """The settings of a file, by name; see `read`."""
-    return read(path).settings
+def settings_in(path: Path, given: Collection[str] = ()) -> dict[str, Any]:
+    """The settings of a file, without those that mean nothing beside flags.
+
+    Args:
+        path: of the file, see `read`.
+        given: settings that flags are of.
+    """
+    found = read(path)
+    rules = {**OVERRULES, **found.overrules}
+    gone = {setting for name in given for setting in rules.get(name, ())}
+    return {name: value for name, value in found.settings.items() if name not in gone}
 
 
 def _json(source: Source) -> Reading:

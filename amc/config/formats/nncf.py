@@ -82,7 +82,8 @@ def read(source: Source, content: Any) -> Reading:
     for name in ("save_ranking_coeffs_path", "load_ranking_coeffs_path"):
         if name in params:
             notes.append(f"{name}: coefficients of a run are in its folder, ranking.json")
-    return Reading(settings, tuple(notes))
+    in_epochs = {"finetune_epochs": ("schedule_steps", "schedule_delay")}
+    return Reading(settings, tuple(notes), in_epochs)
 
 
 def write(config: TrainConfig) -> str:

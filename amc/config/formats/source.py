@@ -1,7 +1,7 @@
 """The text of a configuration file, and what reading it gives."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ class Reading:
     Attributes:
         settings: of ``python -m amc.train``, by name.
         notes: lines for a person: what is in the file and is not done here.
+        overrules: flags -> settings of the file that mean nothing beside them.
     """
 
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    overrules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
