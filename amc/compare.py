@@ -27,12 +27,13 @@ from amc.runs.run import open_run
 from amc.runtime.errors import AmcError
 from amc.runtime.files import write_json
 from amc.runtime.wording import suggestion
+from amc.search.answer import CHANCELESS
 from amc.search.search import METHODS
 from amc.steps.cut import calibrate
 from amc.steps.job import Job, open_job
 from amc.steps.limits import make_budget
 from amc.steps.setup import build_network, load_network, trace_network
-from amc.studies.contest import AT_ONCE, CHANCELESS, Contest
+from amc.studies.contest import AT_ONCE, Contest
 
 
 def run(config: CompareConfig) -> Path:

@@ -48,6 +48,9 @@ GIVEN_IN_MEMORY = frozenset(
 )
 """Settings that name what `compress` is handed, and files of settings."""
 
+OWN = ("reward", "metric", "allocator")
+"""Settings that may be functions in memory."""
+
 
 def run(config: TrainConfig) -> Path:
     """The whole job, from what the settings name; returns the run folder.
@@ -62,7 +65,7 @@ def run(config: TrainConfig) -> Path:
         raise AmcError(f"--config is for the command line; from Python: {how}")
     with open_run(config) as opened:
         config = opened.config
-        check_files(config.allocation, config.training, config.stages)
+        check_files(config.allocation, config.training, config.stages, config.search.allocator)
         job = open_job(config, opened.terminal)
         prune(job, build_network(job, config.network), opened)
         return opened.folder
@@ -131,7 +134,7 @@ def compress(
     task = load_task(task) if isinstance(task, str) else task
     if not isinstance(task, Task):
         raise AmcError(f"task must be an amc.Task, got {task!r:.80}")
-    own = {n: settings.pop(n) for n in ("reward", "metric") if callable(settings.get(n))}
+    own = {n: settings.pop(n) for n in OWN if callable(settings.get(n))}
     loaders = {"train": train, "val": val, "test": val if test is None else test}
     loaders |= {} if calibration is None else {"calibration": calibration}
     kind = type(model)
@@ -155,6 +158,7 @@ def compress(
             job = replace(job, reward=users_reward("reward", own["reward"]))
         if "metric" in own:
             job = replace(job, metric=users_metric("metric", own["metric"]))
+        job = replace(job, allocator=own.get("allocator"))
         result = prune(job, duplicate(model), opened)
         return result if run_dir else replace(result, folder=None)
 

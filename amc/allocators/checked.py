@@ -1,6 +1,7 @@
 """What an allocator of the user's own answers, checked before anything is done with it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -14,6 +15,9 @@ from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import user_code
 from amc.runtime.wording import suggestion
+
+END: Any = object()
+"""What comes after the last proposal."""
 
 
 def answer(
@@ -38,26 +42,23 @@ def answer(
 
 
 def _proposals(given: Iterator[Any], budget: Budget, said: str) -> Proposals:
-    """The proposals of the user's, each checked."""
-    tell: Callable[[float], Any] | None = getattr(given, "send", None)
-    strategy = _next(said, lambda: next(given, None))
-    if strategy is None:
+    """The proposals of the user's, each checked; an iterator is told nothing."""
+    tell: Callable[[float], Any] = getattr(given, "send", lambda reward: next(given))
+    strategy = _step(lambda: next(given), said)
+    if strategy is END:
         raise AmcError(f"{said} proposes no strategy, one or more are needed")
-    while strategy is not None:
+    while strategy is not END:
         reward = yield checked(strategy, budget, said)
-        strategy = _next(said, lambda: _told(given, tell, reward))  # noqa: B023
+        strategy = _step(partial(tell, reward), said)
 
 
-def _told(given: Iterator[Any], tell: Callable[[float], Any] | None, reward: float) -> Any:
-    try:
-        return tell(reward) if tell else next(given)
-    except StopIteration:
-        return None
-
-
-def _next(said: str, step: Callable[[], Any]) -> Any:
+def _step(step: Callable[[], Any], said: str) -> Any:
+    """What comes next, or `END`."""
     with user_code(said):
-        return step()
+        try:
+            return step()
+        except StopIteration:
+            return END
 
 
 def checked(found: Any, budget: Budget, said: str) -> dict[str, int]:

@@ -65,7 +65,7 @@ class TrainConfig(Composed):
     write_config: str | None = None
     """Write the settings into a file, and end: amc:FILE, nncf:FILE, amct:FILE, pocketflow:FILE."""
     run_dir: Path | None = None
-    """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
+    """Folder of this run; default runs/<model>-<data>-<mode or allocator>-<ratio>-seed<seed>."""
     resume: Path | None = None
     """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
     only --time-limit, --workers, --memory, --quiet, --statistics and --trust may be given. The
@@ -86,15 +86,15 @@ class TrainConfig(Composed):
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, self.stages)
         check_epochs(self.training, self.stages)
+        allocator = self.search.allocator
+        object.__setattr__(self, "allocation", self.allocation.decided_by(allocator))
         if self.stages.reallocate and not self.allocation.by_budget:
             raise AmcError(
                 f"--reallocate needs a budget; --mode {self.allocation.mode} is given channels"
             )
-        if self.allocation.policy is not None and self.search.agent not in LEARNERS:
+        if self.allocation.policy is not None and allocator not in LEARNERS:
             allowed = ", ".join(LEARNERS)
-            raise AmcError(
-                f"--policy: --agent {self.search.agent} learns none; allowed: {allowed}"
-            )
+            raise AmcError(f"--policy: --allocator {allocator} learns none; allowed: {allowed}")
 
     @property
     def target(self) -> float | None:
@@ -107,7 +107,11 @@ class TrainConfig(Composed):
         """Where everything goes; it need not exist."""
         if given := self.resume or self.run_dir:
             return given
-        words = [self.network.model, self.data.data, self.allocation.mode, *self.limits.words]
+        mode: str = self.allocation.mode
+        allocator = self.search.allocator
+        if mode == "auto" and allocator != "ddpg":
+            mode = allocator.rpartition(":")[2]
+        words = [self.network.model, self.data.data, mode, *self.limits.words]
         ratio = self.allocation.channel_ratio
         if ratio is not None:
             words.append(f"channels-{ratio:g}")

@@ -43,7 +43,7 @@ def sensitivity(compressor: Compressor, budget: Budget) -> dict[str, FloatArray]
         if not readers:
             errors[group.name] = 1 - options / group.size
             continue
-        order, total = _lasting(compressor, group, options), np.zeros(len(options))
+        order, total = lasting(compressor, group, options), np.zeros(len(options))
         for name in readers:
             layer, stats = compressor.graph.layer(name), compressor.stats[name]
             columns = group_columns(layer, group, state[layer.weight])
@@ -52,7 +52,7 @@ def sensitivity(compressor: Compressor, budget: Budget) -> dict[str, FloatArray]
     return errors
 
 
-def _lasting(compressor: Compressor, group: ChannelGroup, options: IntArray) -> IntArray:
+def lasting(compressor: Compressor, group: ChannelGroup, options: IntArray) -> IntArray:
     """The channels of a group, those that stay at most counts first."""
     stays = np.zeros(group.size, dtype=np.int64)
     for count in options:

@@ -38,6 +38,12 @@ FORMS = (
 )
 LARGEST_SIDE, MOST_WORKERS = 8192, 256
 
+ALLOCATORS = (
+    "ddpg", "td3", "sac", "screened", "evolution", "annealing", "random", "legr", "greedy",
+    "knapsack", "ranking", "sensitivity", "uniform", "list",
+)  # fmt: skip
+"""The first three are agents, the next six try strategies too, the others know one at once."""
+
 RENAMED = {"selector": "metric", "agent": "allocator"}
 """Settings by the names that they once had, which still work: on the command line, in Python, in
 settings and records of older runs."""
@@ -74,6 +80,7 @@ def check(settings: Mapping[str, Any]) -> None:
         "reward": check_reward,
         "metric": check_metric,
         "schedule": check_schedule,
+        "allocator": check_allocator,
     }
     for name, checked in checks.items():
         if (value := settings.get(name)) is not None:
@@ -85,7 +92,8 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def _check_files(settings: Mapping[str, Any]) -> None:
-    for name in ("checkpoint", "strategy", "overrides", "latency_table"):
+    files = ("checkpoint", "strategy", "overrides", "latency_table", "ranking", "score_curves")
+    for name in files:
         path = settings.get(name)
         if path is not None and not path.is_file():
             raise AmcError(f"--{name.replace('_', '-')} {path}: no such file")
@@ -127,6 +135,17 @@ def check_metric(name: str) -> None:
         raise AmcError(
             f"--metric {name!r} is unknown; allowed: {', '.join(METRICS)}, "
             f"module:function{_nearest(name, METRICS)}"
+        )
+
+
+def check_allocator(name: str) -> None:
+    """Refuses what is neither an allocator of the tables nor the name of a function."""
+    if ":" in name:
+        _check_function(name)
+    elif name not in ALLOCATORS:
+        raise AmcError(
+            f"--allocator {name!r} is unknown; allowed: {', '.join(ALLOCATORS)}, "
+            f"module:function{_nearest(name, ALLOCATORS)}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from agents import AGENTS
 from agents import Policy as Policy  # for those who call `search`
 from agents import Settings as Settings
-from amc.allocators.problem import AllocationProblem, Allocator, Proposals
+from amc.allocators.problem import AllocationProblem, Proposals
 from amc.graph.plan import Strategy
 from amc.proposals import PROPOSALS
 from amc.search.problem import Found, Problem, proposed, starts, walk
@@ -52,7 +52,7 @@ def search(
     if proposals is None and method in PROPOSALS:
         episodes, errors = trials.limits.episodes, problem.errors or {}
         asked = AllocationProblem(problem.budget, errors, seed=seed, episodes=episodes)
-        proposals = proposed_by(PROPOSALS[method], asked)
+        proposals = proposed_by(PROPOSALS[method](asked))
     if proposals is not None:
         follow(proposals, trials)
         return Found(trials.best, tuple(trials.history), None)
@@ -123,16 +123,13 @@ def learn(
     ]
 
 
-def proposed_by(allocator: Allocator, asked: AllocationProblem) -> Proposals:
+def proposed_by(answer: Strategy | Proposals | None) -> Proposals | None:
     """What an allocator proposes; the one strategy of an allocator that knows it at once."""
-    answer = allocator(asked)
-    if not isinstance(answer, Mapping):
-        return answer
+    return _alone(answer) if isinstance(answer, Mapping) else answer
 
-    def only() -> Proposals:
-        yield answer
 
-    return only()
+def _alone(strategy: Strategy) -> Proposals:
+    yield strategy
 
 
 def follow(proposals: Proposals, trials: Trials) -> None:

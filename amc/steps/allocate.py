@@ -1,14 +1,17 @@
 """Where the strategy comes from: it is given, or a budget decides."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from amc.allocators.multiples import common_ratio_for
+from amc.allocators.problem import AllocationProblem
 from amc.allocators.scores import Errors
 from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
+from amc.config.compare import CompareConfig
 from amc.config.formats.amct_layers import is_prune_config, strategy_of, with_overrides
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig
@@ -16,15 +19,18 @@ from amc.config.train import TrainConfig, record_settings
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
 from amc.graph.plan_files import load_fitting, read_plan
+from amc.metrics import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
 from amc.runs.folder import record
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.errors import AmcError
-from amc.runtime.files import read_json
+from amc.runtime.files import read_json, write_json
 from amc.runtime.user_code import load_function
 from amc.schedules.curves import load_schedule
+from amc.search.answer import answer_of, knowledge
+from amc.search.importance import importance, losses
 from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
@@ -54,7 +60,10 @@ class Allocation:
 
 
 def check_files(
-    config: AllocationConfig, training: TrainingConfig, stages: StagesConfig | None = None
+    config: AllocationConfig,
+    training: TrainingConfig,
+    stages: StagesConfig | None = None,
+    allocator: str | None = None,
 ) -> None:
     """Reads what the settings name, before data and network take their time.
 
@@ -63,6 +72,8 @@ def check_files(
     """
     if training.finetune is not None:
         load_function(training.finetune)
+    if allocator is not None and ":" in allocator:
+        load_function(allocator)
     if stages is not None and ":" in stages.schedule:
         load_schedule(stages.schedule, stages.steps)
     if config.plan is not None:
@@ -151,6 +162,12 @@ def candidates(
         return Candidates([uniform(budget, errors)], budget=budget)
     if config.allocation.mode == "policy":
         return Candidates(walked(allocation, errors), budget=budget)
+    asked = allocation_problem(
+        job, network, compressor, budget, errors, config, config.search.episodes, folder
+    )
+    answer = answer_of(job.allocator or config.search.allocator, asked)
+    if isinstance(answer, Mapping):
+        return Candidates([answer], budget=budget)
     about = {
         **record_settings(config),
         "preserve_ratio": config.preserve_ratio,
@@ -170,6 +187,7 @@ def candidates(
         log,
         allocation.policy,
         allocation.known,
+        answer,
     )
     if found.agent:
         save_learned(
@@ -177,6 +195,47 @@ def candidates(
         )
     finalists = found.finalists(config.search.finalists, uniform(budget, errors))
     return Candidates(finalists, tried=len(found.history), budget=budget)
+
+
+def allocation_problem(
+    job: Job,
+    network: Network,
+    compressor: Compressor,
+    budget: Budget,
+    errors: Errors,
+    config: TrainConfig | ApplyConfig | CompareConfig,
+    episodes: int,
+    folder: Path,
+    seed: int | None = None,
+) -> AllocationProblem:
+    """What an allocator is asked; what it learns is saved in the folder.
+
+    Raises:
+        AmcError: what an earlier run has learned cannot be used here.
+    """
+    evidence = Evidence(
+        compressor.graph, compressor.model, compressor.stats, job.seed, job.images, job.task
+    )
+    seen = {**asdict(config.data), **asdict(config.reconstruction)}
+    judged = {**seen, **asdict(config.reward), "weights": network.fingerprint}
+    about = {"ranking": {"metric": seen["metric"]}, "score_curves": judged}
+    given = config.allocation if not isinstance(config, CompareConfig) else AllocationConfig()
+    paths = {"ranking": given.ranking, "score_curves": given.score_curves}
+
+    def save(name: str, content: Mapping[str, Any]) -> None:
+        kind = {"format": f"amc-{name}/1", "about": about[name]}
+        write_json(folder / f"{name}.json", {**kind, **content})
+
+    return AllocationProblem(
+        budget,
+        errors,
+        lambda: importance(job.metric, evidence, compressor, budget, errors),
+        lambda: losses(job.metric, evidence, budget),
+        job.seed if seed is None else seed,
+        episodes,
+        knowledge(paths, about),
+        save,
+    )
 
 
 def walked(allocation: Allocation, errors: Errors) -> list[Strategy]:

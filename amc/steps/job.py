@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amc.allocators import Allocator
 from amc.calibration.statistics import Batches, Sampling
 from amc.config.apply import ApplyConfig
 from amc.config.compare import CompareConfig
@@ -49,6 +50,7 @@ class Job:
         metric: which channels of a group stay.
         memory: bytes that statistics and outputs may take; None: no limit.
         seed: of everything random.
+        allocator: of the user's own, where it is given as a function.
         named: whether a command line can name the network and the data.
     """
 
@@ -62,6 +64,7 @@ class Job:
     metric: Metric = METRICS["lasso"]
     memory: int | None = None
     seed: int = 0
+    allocator: Allocator | None = None
     named: bool = True
 
     @cached_property

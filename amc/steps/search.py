@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amc.allocators.problem import Proposals
 from amc.allocators.scores import Errors
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.sections.search import ResourcesConfig, SearchConfig
@@ -57,6 +58,7 @@ def search(
     log: TensorBoardLog,
     policy: Policy | None = None,
     known: Sequence[Strategy] = (),
+    proposals: Proposals | None = None,
 ) -> Found:
     """The best strategy within the budget.
 
@@ -73,6 +75,7 @@ def search(
         log: is told of every episode.
         policy: learned earlier, to begin with.
         known: strategies to begin with, see `amc.search.search.search`.
+        proposals: of an allocator that is no agent.
     """
     minutes, walks = resources.time_limit, config.walks or resources.workers
     limits = Limits(config.episodes, minutes and 60 * minutes, config.patience)
@@ -91,7 +94,7 @@ def search(
             try:
                 found = search_within(
                     Problem(budget, trials, errors),
-                    config.agent,
+                    config.allocator,
                     seed=job.seed,
                     settings=Settings(warmup_episodes=config.warmup_episodes),
                     policy=policy,
@@ -99,6 +102,7 @@ def search(
                     measure=measure,
                     walks=walks,
                     on_learn=log.learned,
+                    proposals=proposals,
                 )
             except KeyboardInterrupt:
                 if trials.history:

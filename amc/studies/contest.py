@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from amc.allocators import ALLOCATORS, AllocationProblem
+from amc.allocators import ALLOCATORS
 from amc.allocators.scores import Errors
 from amc.config.compare import CompareConfig
 from amc.config.composed import flags
@@ -17,16 +17,17 @@ from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.train import record_settings
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
-from amc.proposals import PROPOSALS
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.comparison import Attempt
 from amc.runs.terminal import Bar
 from amc.runtime.files import read_json, write_json
+from amc.search.answer import answer_of
 from amc.search.problem import Problem
 from amc.search.search import Settings, proposed_by, search
 from amc.search.trials import Limits, Trials, differences
+from amc.steps.allocate import allocation_problem
 from amc.steps.cut import cut, original_outputs
 from amc.steps.job import Job
 from amc.steps.search import evaluator
@@ -36,9 +37,6 @@ from envs.outcome import Episode
 
 AT_ONCE = tuple(ALLOCATORS)
 """Methods that give one strategy: one evaluation, whatever the seed."""
-
-CHANCELESS = (*AT_ONCE, "greedy")
-"""Methods that every seed would find the same with."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +130,18 @@ class Contest:
         trials = Trials(
             evaluated, self.job.reward, limits, record, about, show, self.budget.allows
         )
-        proposals, without_agent = None, {**ALLOCATORS, **PROPOSALS}
-        if method in without_agent:
-            asked = AllocationProblem(
-                self.budget, self.errors, seed=seed, episodes=limits.episodes
-            )
-            proposals = proposed_by(without_agent[method], asked)
+        asked = allocation_problem(
+            self.job,
+            self.network,
+            self.compressor,
+            self.budget,
+            self.errors,
+            self.config,
+            limits.episodes,
+            self.folder / f"{method}-{seed}",
+            seed,
+        )
+        proposals = proposed_by(answer_of(method, asked))
         numbers = Settings(warmup_episodes=self.config.warmup_episodes)
         problem = Problem(self.budget, trials, self.errors)
         agent = search(problem, method, seed=seed, settings=numbers, proposals=proposals).agent

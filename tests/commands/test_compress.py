@@ -138,7 +138,7 @@ def test_a_metric_may_be_a_function(model: nn.Module) -> None:
         ({"exclude": ("c",)}, amc.AmcError, "'c' matches no layer"),
         ({"val": [1, 2]}, amc.AmcError, "loaders: val"),
         ({"mode": "unifrom"}, amc.AmcError, "--mode 'unifrom' is unknown; .*did you mean uniform"),
-        ({"agent": "ppo"}, amc.AmcError, "--agent 'ppo' is unknown; allowed: ddpg"),
+        ({"agent": "ppo"}, amc.AmcError, "--allocator 'ppo' is unknown; allowed: ddpg"),
         ({"schedule": "agpp"}, amc.AmcError, "--schedule 'agpp' is unknown"),
         ({"channel_multiple": "none"}, amc.AmcError, "--channel-multiple 'none' is unknown"),
         ({"distill": "no"}, amc.AmcError, "--distill must be a truth value, got 'no'"),

@@ -193,7 +193,7 @@ def test_every_agent_makes_a_run(
     assert report["macs"]["ratio"] <= 0.5 and report["episodes"] == EPISODES
     assert (folder / "policy.json").exists() == (agent in ("td3", "sac"))
     header = json.loads((folder / "episodes.jsonl").read_text().splitlines()[0])
-    assert header["agent"] == agent
+    assert header["allocator"] == agent
     if agent in ("td3", "sac"):
         policy = amc_policy(folder)
         assert 0 <= policy.predict(np.full(15, 0.5))[0][0] <= 1

@@ -245,7 +245,7 @@ def test_apply_needs_one_thing_to_apply(given: dict[str, Any], message: str) -> 
         ({"plan": Path("a")}, "--mode plan and --plan FILE"),
         ({"mode": "policy"}, "--mode policy needs --policy FILE"),
         ({"mode": "uniform", "policy": Path("a")}, "--policy belongs to --mode policy or auto"),
-        ({"policy": Path("a"), "agent": "evolution"}, "--agent evolution learns none"),
+        ({"policy": Path("a"), "agent": "evolution"}, "--allocator evolution learns none"),
     ],
 )
 def test_modes_have_their_files(given: dict[str, Any], message: str) -> None:

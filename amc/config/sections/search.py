@@ -1,12 +1,13 @@
 """Sections on how much every group keeps: given, or searched for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
 from amc.runtime.limits import whole, within
+from amc.runtime.names import check_allocator
 
 LEARNERS = ("ddpg", "td3", "sac")
 """Agents that a policy can be handed to."""
@@ -17,8 +18,8 @@ class AllocationConfig:
     """Where the strategy comes from: how much every group keeps."""
 
     mode: Literal["auto", "uniform", "list", "policy", "plan"] = "auto"
-    """auto: DDPG searches; uniform: one ratio for all; list: read it from --strategy; policy:
-    walked by --policy, no search; plan: the channels of --plan."""
+    """auto: --allocator decides; uniform: one ratio for all; list: read it from --strategy;
+    policy: walked by --policy, no search; plan: the channels of --plan."""
     channel_ratio: float | None = None
     """For --mode uniform: part of the channels that every group keeps; the MACs follow."""
     strategy: Path | None = None
@@ -32,6 +33,11 @@ class AllocationConfig:
     --mode policy, gives --mode auto a head start."""
     plan: Path | None = None
     """For --mode plan: plan.json of an earlier run of the same network, or its folder."""
+    ranking: Path | None = None
+    """For --allocator legr: ranking.json of an earlier run, of any budget; nothing is tried."""
+    score_curves: Path | None = None
+    """For --allocator greedy: score_curves.json of an earlier run on the same weights, of any
+    budget; nothing is tried."""
 
     def __post_init__(self) -> None:
         as_paths(self)
@@ -40,7 +46,8 @@ class AllocationConfig:
             ("--strategy", self.strategy, "list"),
             ("--plan", self.plan, "plan"),
         ):
-            if (mode == needs) != (given is not None):
+            said = given is not None
+            if (mode == needs and not said) or (said and mode not in (needs, "auto")):
                 raise AmcError(f"--mode {needs} and {word} FILE belong together")
         if self.overrides is not None and mode in ("list", "plan"):
             raise AmcError(f"--overrides belongs to modes that decide, not to --mode {mode}")
@@ -50,8 +57,34 @@ class AllocationConfig:
             raise AmcError(f"--policy belongs to --mode policy or auto, not {mode}")
         if self.channel_ratio is not None:
             within("--channel-ratio", self.channel_ratio, 0, 1)
-            if mode != "uniform":
+            if mode not in ("uniform", "auto"):
                 raise AmcError(f"--channel-ratio belongs to --mode uniform, not {mode}")
+
+    def decided_by(self, allocator: str) -> "AllocationConfig":
+        """The same with the mode that an allocator stands for, if it is a mode.
+
+        Raises:
+            AmcError: a file that does not belong to it.
+        """
+        modes: dict[str, Literal["uniform", "list"]] = {"uniform": "uniform", "list": "list"}
+        found = self
+        if self.mode == "auto" and allocator in modes:
+            found = replace(self, mode=modes[allocator])
+        for word, given, needs in (
+            ("--strategy FILE", found.strategy, "list"),
+            ("--plan FILE", found.plan, "plan"),
+        ):
+            if given is not None and found.mode != needs:
+                raise AmcError(f"--mode {needs} and {word} belong together")
+        if found.channel_ratio is not None and found.mode != "uniform":
+            raise AmcError(f"--channel-ratio belongs to --mode uniform, not {found.mode}")
+        for word, given, needs in (
+            ("--ranking", found.ranking, "legr"),
+            ("--score-curves", found.score_curves, "greedy"),
+        ):
+            if given is not None and (found.mode, allocator) != ("auto", needs):
+                raise AmcError(f"{word} belongs to --allocator {needs}")
+        return found
 
     @property
     def by_budget(self) -> bool:
@@ -65,8 +98,10 @@ class SearchConfig:
 
     episodes: int = 200
     """Strategies that the search tries."""
-    agent: Literal["ddpg", "td3", "sac", "screened", "evolution", "random"] = "ddpg"
-    """What searches: an agent, or one of the baselines of python -m amc.compare."""
+    allocator: str = "ddpg"
+    """What decides how much every group keeps. Agents: ddpg, td3, sac. Other searches: screened,
+    evolution, annealing, random, legr, greedy. At once: knapsack, ranking, sensitivity, uniform,
+    list. Or module:function of an amc.allocators.AllocationProblem. --agent is the old name."""
     warmup_episodes: int = 10
     """The first of them, uniform once, then suggested or random, before the agent learns."""
     patience: int | None = None
@@ -77,6 +112,12 @@ class SearchConfig:
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
 
     def __post_init__(self) -> None:
+        check_allocator(self.allocator)
+        if self.allocator == "greedy" and self.patience is not None:
+            raise AmcError(
+                "--patience belongs to allocators that improve on what they have tried; "
+                "--allocator greedy measures first and decides at the end"
+            )
         for name, least in (
             ("episodes", 1),
             ("warmup_episodes", 0),
