@@ -1,6 +1,7 @@
 """Fine-tuning of what was cut, and what becomes of it where it does not help."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,25 @@ from amc.tasks.evaluate import evaluate
 from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Distillation, Loss, supervised
+from amc.training.movement import Movement
 from amc.training.recipe import Recipe
 from amc.training.teacher_outputs import can_precompute, precomputed
 from amc.training.trainable import trainable
 from amc.training.trainer import DivergedError, Step, train
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came of a training.
+
+    Attributes:
+        network: that was trained.
+        movement: tensor -> -w * g added up over all steps; None if it was not asked for, or the
+            training was not ours.
+    """
+
+    network: nn.Module
+    movement: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,8 @@ class Recovery:
         rate: float,
         stage: int = 0,
         first_epoch: int = 0,
-    ) -> nn.Module:
+        moving: bool = False,
+    ) -> Tuned:
         """A fine-tuned copy of a network.
 
         Args:
@@ -70,13 +87,14 @@ class Recovery:
             rate: highest learning rate.
             stage: its number; every stage has a state of its own.
             first_epoch: epochs of the stages before.
+            moving: whether movement is added up.
         """
         config, seed = self.training, self.job.seed
         if not epochs:
-            return copy.deepcopy(model)
+            return Tuned(copy.deepcopy(model))
         if config.finetune:
             torch.manual_seed(seed + first_epoch)
-            return self._better(model, self._by_user(copy.deepcopy(model), epochs))
+            return Tuned(self._better(model, self._by_user(copy.deepcopy(model), epochs)))
         score, say = "the score", self.job.terminal.say
         for again, now in enumerate((rate, rate / 10)):
             torch.manual_seed(seed + first_epoch)  # dropout, if the network has any
@@ -89,7 +107,8 @@ class Recovery:
                 ema=config.ema,
                 mixed=config.mixed,
             )
-            tuned, judged = self._trained(model, plan, recipe, self.folder / name, first_epoch)
+            path = self.folder / name
+            tuned, judged = self._trained(model, plan, recipe, path, first_epoch, moving)
             if judged.best:
                 return tuned
             score = self._shown(judged.scores[0])
@@ -102,11 +121,18 @@ class Recovery:
         return tuned
 
     def _trained(
-        self, model: nn.Module, plan: Plan, recipe: Recipe, path: Path, first_epoch: int
-    ) -> tuple[nn.Module, BestNetwork]:
+        self,
+        model: nn.Module,
+        plan: Plan,
+        recipe: Recipe,
+        path: Path,
+        first_epoch: int,
+        moving: bool,
+    ) -> tuple[Tuned, BestNetwork]:
         """The best of a cut network and its epochs of training, and how good all of them are."""
         bar_of, epochs = self.job.terminal.bar, recipe.epochs
         judged, tuned = BestNetwork(self._score), copy.deepcopy(model)
+        movement = Movement(tuned) if moving else None
         about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
         steps = epochs * len(self.job.data.train)
         with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, trainable(tuned, plan):
@@ -131,10 +157,12 @@ class Recovery:
                     first_epoch,
                     Checkpoint(path, about),
                     judged,
+                    movement,
                 )
             except DivergedError:
-                return copy.deepcopy(model).eval(), BestNetwork(self._score, judged.scores[:1])
-        return tuned, judged
+                start = copy.deepcopy(model).eval()
+                return Tuned(start), BestNetwork(self._score, judged.scores[:1])
+        return Tuned(tuned, movement.sums if movement else None), judged
 
     def _score(self, network: nn.Module) -> float:
         """On all validation images, which are more than the reward may see."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from amc.config.sections.recovery import StagesConfig
 from amc.graph.channel_graph import ChannelGraph
@@ -41,6 +41,7 @@ class Left:
         epochs: of training so far.
         bounds: graph of the original, whose restrictions hold in the network as well; None where
             strategies are given, which keep to them.
+        movement: tensor -> -w * g added up over the last training, see `Evidence`.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class Left:
     turns: int = 0
     epochs: int = 0
     bounds: ChannelGraph | None = None
+    movement: Mapping[str, Tensor] | None = None
 
     @cached_property
     def compressor(self) -> Compressor:
@@ -58,7 +60,7 @@ class Left:
         graph = trace(self.network, example.args, example.kwargs)
         if self.bounds:
             graph = bounded(graph, self.bounds)
-        return calibrate(self.job, graph, self.network)
+        return calibrate(self.job, graph, self.network, self.movement)
 
     @cached_property
     def score(self) -> float:
@@ -182,25 +184,32 @@ def shrunk(
 
 def trained(left: Left, turn: Turn, recovery: Recovery) -> Left:
     """What the training of a turn makes of the network."""
-    network = recovery.tune(
-        left.network, left.plan, turn.epochs, turn.rate, left.turns, left.epochs
+    moving = left.job.looks_at_movement and not turn.last
+    tuned = recovery.tune(
+        left.network, left.plan, turn.epochs, turn.rate, left.turns, left.epochs, moving
     )
-    epochs = left.epochs + turn.epochs
-    return replace(left, network=network, turns=left.turns + 1, epochs=epochs)
+    return replace(
+        left,
+        network=tuned.network,
+        movement=tuned.movement,
+        turns=left.turns + 1,
+        epochs=left.epochs + turn.epochs,
+    )
 
 
 def _cut(left: Left, strategies: Sequence[Strategy], graph: ChannelGraph) -> Left:
     """The best of the strategies, carried out; readers of what goes are solved for anew."""
     plan, network = cut_best(left.job, left.compressor, strategies)
     counts = {**left.counts, **plan.strategy}
-    return replace(left, network=network, plan=within(graph, left.plan, plan), counts=counts)
+    plan = within(graph, left.plan, plan)
+    return replace(left, network=network, plan=plan, counts=counts, movement=None)
 
 
 def _silenced(left: Left, strategy: Strategy) -> Left:
     """A strategy whose channels compute nothing any more, but are there."""
     compressor = left.compressor
     network = silenced(compressor.model, compressor.graph, compressor.plan(strategy))
-    return replace(left, network=network, counts=dict(strategy))
+    return replace(left, network=network, counts=dict(strategy), movement=None)
 
 
 def bounded(graph: ChannelGraph, original: ChannelGraph) -> ChannelGraph:

@@ -96,6 +96,12 @@ class Job:
                 return
 
     @property
+    def looks_at_movement(self) -> bool:
+        """Whether the metric may ask for it: a function of the user's may."""
+        name = self.reconstruction.metric
+        return name == "movement" or ":" in name
+
+    @property
     def example(self) -> Inputs:
         """What a network is traced with."""
         return Inputs(*feed.arguments(self.samples(2)))

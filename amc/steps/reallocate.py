@@ -10,8 +10,7 @@ from amc.graph.arrays import IntArray
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
-from amc.objectives.objective import Costs, Objective, together
-from amc.objectives.sizes import macs
+from amc.objectives.objective import Costs, Objective, limit_of, together
 from amc.runs.tensorboard import TensorBoardLog
 from amc.schedules.curves import Schedule as Curve
 from amc.schedules.curves import densities
@@ -19,6 +18,9 @@ from amc.steps.allocate import Allocation, candidates
 from amc.steps.gradual import Left, Turn
 from amc.steps.job import Job
 from amc.steps.setup import Network
+
+ROUNDED = 1e-12
+"""By which a limit that is no whole number is lowered, so that no rounding exceeds it."""
 
 
 @dataclass(frozen=True)
@@ -89,18 +91,10 @@ class Reallocation:
         """What is limited, and how far, in the unit of each."""
         stages, whole = self.config.stages, self.budget.graph.counts({})
         begins, found = stages.schedule_init is not None, []
-        for one, final in limited(self.budget):
-            original = one(whole)
-            parts = densities(self.curve, final / original, stages.steps, begins)
-            limit = final if turn.last else max(final, parts[turn.step] * original)
-            found.append((one, limit))
+        for one, final in self.budget.limits:
+            parts = densities(self.curve, final, stages.steps, begins)
+            found.append((one, limit_of(one, whole, parts[turn.step])))
         return found
-
-
-def limited(budget: Budget) -> list[tuple[Objective, float]]:
-    """What a budget limits, and how far."""
-    measure = budget.objective or macs(budget.graph)
-    return list(measure.parts) or [(measure, budget.target)]
 
 
 def within_limits(graph: ChannelGraph, left: Left, limits: list[tuple[Objective, float]]) -> bool:
@@ -121,10 +115,15 @@ def intermediate(budget: Budget, left: Left, limits: list[tuple[Objective, float
         InfeasibleBudgetError: the limits cannot be met.
     """
     graph = left.compressor.graph
-    parts = [(carried_over(one, budget.graph, graph, left), limit) for one, limit in limits]
-    objective, ratio = parts[0][0], limits[0][1] / parts[0][0](graph.counts({}))
+    full, parts = graph.counts({}), []
+    for one, limit in limits:
+        carried = carried_over(one, budget.graph, graph, left)
+        part = limit / carried(full) * (1.0 if carried.form else 1 - ROUNDED)
+        parts.append((carried, min(1.0, part)))
+    objective, ratio = parts[0]
     if len(parts) > 1:
-        objective, ratio = together(parts), budget.preserve_ratio
+        objective = together(parts, full)
+        ratio = 1 / float(objective(full))
     return Budget(graph, ratio, budget.tolerance, budget.multiple, 0.0, "", objective)
 
 

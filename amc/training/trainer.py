@@ -23,6 +23,7 @@ from amc.runtime.feed import Feed
 from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Distillation, Loss, cross_entropy
+from amc.training.movement import Movement
 from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import gradient
 
@@ -64,6 +65,7 @@ def train(
     first_epoch: int = 0,
     checkpoint: Checkpoint | None = None,
     judged: BestNetwork | None = None,
+    movement: Movement | None = None,
 ) -> nn.Module:
     """Trains in place and returns the model in eval mode.
 
@@ -82,12 +84,13 @@ def train(
             calls see different orders.
         checkpoint: file that the training goes on from, and leaves behind.
         judged: the result is the best network that it has seen: at the start, or after an epoch.
+        movement: of the model; adds up all steps that count, also those of before a stop.
 
     Raises:
         DivergedError: the loss is not finite, `RETRIES` times in a row.
         AmcError: the checkpoint is damaged.
     """
-    training = _Training(model, recipe, loss, max(1, recipe.epochs * len(stream)))
+    training = _Training(model, recipe, loss, max(1, recipe.epochs * len(stream)), movement)
     if checkpoint and (saved := checkpoint.load()):
         training.go_back(saved)
         if judged:
@@ -134,8 +137,15 @@ def normalised(model: nn.Module) -> bool:
 class _Training:
     """A training between two epochs, or within one."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, loss: Loss, total: int) -> None:
-        self.epoch, self.factor, self.watched = 0, 1.0, False
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        loss: Loss,
+        total: int,
+        movement: Movement | None = None,
+    ) -> None:
+        self.epoch, self.factor, self.watched, self._movement = 0, 1.0, False, movement
         self._losses: list[float] = []
         self._model, self._recipe, self._loss, self._total = model, recipe, loss, total
         self._device, self._sgd = next(model.parameters()).device, optimiser(model, recipe)
@@ -210,6 +220,8 @@ class _Training:
 
         self._sgd.zero_grad(set_to_none=True)
         reached = gradient(self._parameters(), loss, images, labels, whole)
+        if self._movement:
+            self._movement.add()
         if self._recipe.clip:
             clip_by_filter_norm(self._parameters(), self._recipe.clip)
         self._sgd.step()
@@ -230,6 +242,8 @@ class _Training:
                 state[f"momentum.{number}"] = buffer
         if self._averaged:
             state |= {f"average.{name}": t for name, t in self._averaged.state_dict().items()}
+        if self._movement:
+            state |= {f"movement.{name}": t for name, t in self._movement.sums.items()}
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def go_back(self, state: dict[str, Tensor]) -> None:
@@ -239,6 +253,9 @@ class _Training:
         self._model.load_state_dict(_under("model.", state))
         if self._averaged:
             self._averaged.load_state_dict(_under("average.", state))
+        if self._movement:
+            for name, moved in _under("movement.", state).items():
+                self._movement.sums[name].copy_(moved)
         self._sgd.state.clear()
         for number, parameter in enumerate(self._parameters()):
             buffer = state.get(f"momentum.{number}")

@@ -1,5 +1,6 @@
 """How much is decided anew in every step, within a budget that follows the schedule."""
 
+from math import floor
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from amc.config.train import TrainConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan_files import load_plan
 from amc.objectives.budget import Budget
-from amc.objectives.objective import together
+from amc.objectives.objective import limit_of, together
 from amc.objectives.sizes import macs, params
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
@@ -88,6 +89,19 @@ def test_every_step_meets_its_own_budget(
     assert {name: layers[name]["channels"] for name in strategy} == strategy
 
 
+def test_several_limits_are_met_in_every_step(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = {**settings, "objective": "macs=0.4,params=0.7", "schedule_steps": 2,
+               "preserve_ratio": 0.5}  # fmt: skip
+    strategies, macs = strategies_of(tmp_path / "run", monkeypatch, limited)
+    report = read_json(tmp_path / "run" / "report.json")
+    assert macs[0] <= 0.7 * report["macs"]["original"]
+    assert macs[1] <= 0.4 * report["macs"]["original"]
+    assert report["params"]["pruned"] <= 0.7 * report["params"]["original"]
+    assert all(strategies[1].get(n, 99) <= count for n, count in strategies[0].items())
+
+
 def test_what_training_has_left_decides(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +156,7 @@ def test_several_limits_all_follow_the_schedule(tmp_path: Path) -> None:
     graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
     cost, size = macs(graph), params(graph)
     full = graph.counts({})
-    whole = together([(cost, 0.3 * cost(full)), (size, 0.5 * size(full))])
+    whole = together([(cost, 0.3), (size, 0.5)], full)
     config = TrainConfig.of(schedule="linear", schedule_steps=4, reallocate=True)
     nothing = cast(Any, None)
     anew = reallocate.Reallocation(
@@ -151,9 +165,10 @@ def test_several_limits_all_follow_the_schedule(tmp_path: Path) -> None:
     )  # fmt: skip
     for step, (of_cost, of_size) in enumerate([(0.825, 0.875), (0.65, 0.75), (0.475, 0.625)]):
         limits = [limit for _, limit in anew.limits(Turn({}, 1, 0.1, step=step))]
-        assert limits == pytest.approx([of_cost * cost(full), of_size * size(full)])
+        assert limits == [floor(of_cost * cost(full)), floor(of_size * size(full))]
     last = Turn({}, 1, 0.1, last=True, step=3)
-    assert [limit for _, limit in anew.limits(last)] == [limit for _, limit in whole.parts]
+    limits = [limit for _, limit in anew.limits(last)]
+    assert limits == [limit_of(one, full, part) for one, part in whole.parts]
     assert not anew.reached(left_of(graph), last)
     assert anew.reached(left_of(graph, **{"0": 2, "2": 2}), last)
 

@@ -17,7 +17,7 @@ from amc.models.catalog import build
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.schedules.curves import densities, load_schedule
-from amc.steps.cut import silenced
+from amc.steps.cut import calibrate, silenced
 from amc.steps.finetune import Recovery
 from amc.tasks.evaluate import Score, evaluate
 from amc.train import run
@@ -283,7 +283,14 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("given", [{}, {"schedule": "agp", "schedule_steps": 2}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"schedule": "agp", "schedule_steps": 2},
+        {"schedule": "linear", "schedule_steps": 2, "metric": "movement", "finetune_epochs": 4},
+    ],
+)
 def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
     simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
@@ -303,10 +310,33 @@ def test_run_that_was_stopped_while_it_trained_goes_on_to_the_same_network(
         run(TrainConfig.of(**settings, run_dir=tmp_path / "stopped"))
     assert (tmp_path / "stopped" / "training-0.safetensors").exists()
     run(TrainConfig.of(resume=tmp_path / "stopped", quiet=True))
-    assert len(epochs) == 4  # two, the one that was stopped, and that one again
+    assert len(epochs) == settings["finetune_epochs"] + 1  # the one that was stopped comes again
     for name in ("pruned.safetensors", "plan.json"):
         assert (tmp_path / "stopped" / name).read_bytes() == (whole / name).read_bytes()
     assert not list((tmp_path / "stopped").glob("training-*"))
+
+
+def test_movement_of_the_training_decides_in_the_next_stage(
+    simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first stage has no training behind it; the second has that of the first, by name."""
+    seen: list[Any] = []
+
+    def noted(job: Any, graph: Any, model: Any, movement: Any = None) -> Any:
+        seen.append((model, movement))
+        return calibrate(job, graph, model, movement)
+
+    monkeypatch.setattr("amc.steps.gradual.calibrate", noted)
+    given = {"schedule": "linear", "schedule_steps": 2, "metric": "movement"}
+    run(TrainConfig.of(**simple, **given, run_dir=tmp_path / "run"))
+    (_, first), (model, second) = seen
+    assert first is None
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert {name: moved.shape for name, moved in second.items()} == shapes
+    assert any(bool(moved.any()) for moved in second.values())
+    seen.clear()
+    run(TrainConfig.of(**{**simple, **given, "metric": "l1"}, run_dir=tmp_path / "l1"))
+    assert [moved for _, moved in seen] == [None, None]  # nobody asks for it
 
 
 def test_own_training_takes_the_place_of_ours(simple: dict[str, Any], tmp_path: Path) -> None:

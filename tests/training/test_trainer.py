@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from amc.runtime.errors import AmcError
 from amc.tasks.evaluate import evaluate
 from amc.training.checkpoint import Checkpoint
-from amc.training.distillation import Distillation
-from amc.training.recipe import Recipe
+from amc.training.distillation import Distillation, cross_entropy
+from amc.training.movement import Movement
+from amc.training.recipe import Recipe, optimiser
 from amc.training.trainer import Step, train
 from small_trainings import (
     Batch,
@@ -244,6 +245,46 @@ def test_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
     assert Checkpoint(path, {"a": 2}).load() is None
     found = train(small(), stream(), Recipe(2, 0.1), checkpoint=Checkpoint(path, {"a": 2}))
     assert_same_state(found, state(train(small(), stream(), Recipe(2, 0.1))))
+
+
+def test_movement_is_added_up_without_changing_the_training(tmp_path: Path) -> None:
+    """Sum of -w g over all steps, as a plain loop has it; a stop in the middle loses none."""
+    recipe = Recipe(3, 0.05, weight_decay=0.0, clip=0.0)
+    plain = train(small(), stream(), recipe)
+    model = small()
+    movement = Movement(model)
+    assert_same_state(train(model, stream(), recipe, movement=movement), state(plain))
+
+    by_hand = small().train()
+    sgd, batches = optimiser(by_hand, recipe), list(stream())
+    expected = {name: torch.zeros_like(p) for name, p in by_hand.named_parameters()}
+    for step in range(9):
+        recipe.set_rate(sgd, step / 9)
+        sgd.zero_grad()
+        cross_entropy(by_hand, *batches[step % 3]).backward()
+        for name, parameter in by_hand.named_parameters():
+            expected[name] -= parameter.detach() * parameter.grad
+        sgd.step()
+    for name, one in expected.items():
+        torch.testing.assert_close(movement.sums[name].float(), one, rtol=1e-4, atol=1e-6)
+
+    checkpoint = Checkpoint(tmp_path / "training.safetensors", {})
+
+    def end(step: Step) -> None:
+        if step.step == 5:
+            raise Stopped
+
+    stopped = small()
+    with pytest.raises(Stopped):
+        train(
+            stopped, stream(), recipe, on_step=end, checkpoint=checkpoint,
+            movement=Movement(stopped),
+        )  # fmt: skip
+    resumed = small()
+    found = Movement(resumed)
+    train(resumed, stream(), recipe, checkpoint=checkpoint, movement=found)
+    for name, one in movement.sums.items():
+        assert torch.equal(found.sums[name], one)
 
 
 def test_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
