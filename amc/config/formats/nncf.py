@@ -79,9 +79,8 @@ def read(source: Source, content: Any) -> Reading:
         notes.append("prune_batch_norms false: channels are removed here, with their batch norm")
     if not own.get("validate_scopes", bool, True):
         notes.append("validate_scopes false: a scope that matches nothing is a mistake here")
-    for name in ("save_ranking_coeffs_path", "load_ranking_coeffs_path"):
-        if name in params:
-            notes.append(f"{name}: coefficients of a run are in its folder, ranking.json")
+    if "save_ranking_coeffs_path" in params:
+        notes.append("save_ranking_coeffs_path: a run leaves them in its folder, ranking.json")
     in_epochs = {"finetune_epochs": ("schedule_steps", "schedule_delay")}
     return Reading(settings, tuple(notes), in_epochs)
 
@@ -202,7 +201,9 @@ def _written_target(flat: Mapping[str, Any]) -> dict[str, Any]:
         "max_pruning": pruning_level_of_preserve_ratio(flat["min_ratio"]),
         "random_seed": flat["seed"],
     }
-    return {**found, "interlayer_ranking_type": LEARNED, "legr_params": legr}
+    path = flat["ranking"]
+    known = {} if path is None else {"load_ranking_coeffs_path": str(path)}
+    return {**found, **known, "interlayer_ranking_type": LEARNED, "legr_params": legr}
 
 
 def _schedule(both: _Both, params: Entries) -> dict[str, Any]:
@@ -263,7 +264,7 @@ def _adaptation(source: Source, both: _Both) -> dict[str, Any]:
 def _legr(source: Source, params: Entries) -> dict[str, Any]:
     given = Entries(source, params.get("legr_params", dict, {}), "legr_params", LEGR)
     steps = given.count("train_steps", 200, 0)
-    found = {
+    found: dict[str, Any] = {
         "episodes": given.count("generations", 400, 1),
         "seed": given.count("random_seed", 42, 0),
         **({"regime": "finetune", "reward_steps": steps} if steps else {"regime": "calibrate"}),
@@ -271,6 +272,8 @@ def _legr(source: Source, params: Entries) -> dict[str, Any]:
     if "max_pruning" in given:
         most = given.number("max_pruning", 0.8, 0, 1)
         found["min_ratio"] = preserve_ratio_of_pruning_level(most)
+    if "load_ranking_coeffs_path" in params:
+        found["ranking"] = source.beside(params.get("load_ranking_coeffs_path", str, ""))
     for name in ("population_size", "num_samples", "mutate_percent", "scale_sigma"):
         usual = float(LEGR[name])  # type: ignore[arg-type]
         if given.get(name, float, usual) != usual:
