@@ -23,9 +23,12 @@ PATIENCE = 1.0
 
 WRITTEN = (
     "config.json", "strategy.json", "plan.json", "policy.json", "report.json", "learned.json",
-    "compare.json", "pareto.json",
+    "compare.json", "pareto.json", "prune.cfg",
 )  # fmt: skip
-"""JSON files that commands write into their folder."""
+"""Files that commands write into their folder, by which it is known whose they are."""
+
+OURS = "# of a run of amc.train\n"
+"""How those begin that are no JSON."""
 
 BESIDE = ("episodes.jsonl", "pruned.safetensors", "policy.safetensors", "*.jsonl", "*.svg")
 """Other files that they write there."""
@@ -120,8 +123,10 @@ def _check_files(folder: Path, new: bool) -> None:
 def _is_ours(path: Path) -> bool:
     """Whether a command of this project has written this file."""
     try:
+        if path.suffix != ".json":
+            return path.read_bytes().startswith(OURS.encode())
         content = read_json(path)
-    except AmcError:
+    except (AmcError, OSError):
         return False
     if not isinstance(content, dict):
         return False

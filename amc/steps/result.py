@@ -9,6 +9,7 @@ from torch import nn
 
 from amc.config.apply import ApplyConfig
 from amc.config.composed import flags
+from amc.config.formats.amct_layers import text_for
 from amc.config.train import TrainConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
@@ -24,10 +25,11 @@ from amc.reporting.report import (
     summary_table,
 )
 from amc.reporting.statistics import Statistics, statistics, tables
+from amc.runs.lock import OURS
 from amc.runs.run import Run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
-from amc.runtime.files import write_json
+from amc.runtime.files import write_atomically, write_json
 from amc.steps.allocate import Candidates
 from amc.steps.finetune import remove_states
 from amc.steps.job import Job
@@ -102,6 +104,8 @@ def finish(
         statistics=statistics_of(graph, plan, config),
     )
     write_json(run.folder / "report.json", report.as_json())
+    if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
+        write_atomically(run.folder / "prune.cfg", OURS + text_for(graph, plan.strategy))
     remove_states(run.folder)
     log.finish(config.flat, scores[1].accuracy, recovered.accuracy, report.macs.ratio)
     terminal.table(layer_table(report.layers))
@@ -148,6 +152,9 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
         "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
         "load": f"amc.load_pruned(original_model, {str(folder)!r})",
     }
+    if (folder / "prune.cfg").exists():
+        by_hand = shlex.quote(str(folder / "prune.cfg"))
+        commands["by hand"] = f"python -m amc.train {same} --config {by_hand}"
     if (folder / "policy.json").exists():
         limits = shlex.join(flags(config, "limits"))
         if config.limits.has_ratios:
