@@ -16,6 +16,7 @@ from amc.config.formats.conversions import (
 )
 from amc.config.formats.nncf_scopes import pattern_of, scope_of
 from amc.config.formats.source import Entries, Reading, Source
+from amc.config.sections.recovery import TrainingConfig
 from amc.config.train import TrainConfig
 from amc.runtime.errors import AmcError
 
@@ -212,7 +213,9 @@ def _schedule(both: _Both, params: Entries) -> dict[str, Any]:
     steps = params.count("pruning_steps", 100, 1)
     delay = params.count("num_init_steps", 0, 0)
     if name == "baseline":
-        return {"schedule": "baseline", "schedule_delay": delay} if delay else {}
+        after = TrainingConfig().finetune_epochs  # NNCF does not say how many follow
+        late = {"schedule": "baseline", "schedule_delay": delay, "finetune_epochs": delay + after}
+        return late if delay else {}
     settings = {"schedule": SCHEDULES[name], "schedule_steps": steps, "schedule_delay": delay}
     first = {"schedule_init": level} if level else {}
     return {**settings, **first, "finetune_epochs": delay + steps}
