@@ -34,6 +34,7 @@ from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
+from amc.schedules.curves import users_schedule
 from amc.steps.allocate import allocation_of, candidates, check_files, overridden
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, checked, job_with, open_job
@@ -48,7 +49,7 @@ GIVEN_IN_MEMORY = frozenset(
 )
 """Settings that name what `compress` is handed, and files of settings."""
 
-OWN = ("reward", "metric", "allocator")
+OWN = ("reward", "metric", "allocator", "schedule")
 """Settings that may be functions in memory."""
 
 
@@ -116,7 +117,7 @@ def compress(
         settings: any setting of ``python -m amc.train``, by its name: ``episodes=50``. Only
             those of the network, the data, ``--resume`` and files of settings mean nothing here. A
             reward of one's own may be a function of an `envs.Outcome`, a metric one of (evidence,
-            group).
+            group), a schedule one of (final density, progress).
 
     Returns:
         The smaller network, its plan and strategy, and the report.
@@ -137,6 +138,8 @@ def compress(
     own = {n: settings.pop(n) for n in OWN if callable(settings.get(n))}
     loaders = {"train": train, "val": val, "test": val if test is None else test}
     loaders |= {} if calibration is None else {"calibration": calibration}
+    if "schedule" in own:  # by its name, which nobody imports
+        settings["schedule"] = f"amc.compress:{getattr(own['schedule'], '__name__', 'schedule')}"
     kind = type(model)
     with ExitStack() as stack:
         folder = run_dir or stack.enter_context(TemporaryDirectory(prefix="amc-"))
@@ -158,6 +161,10 @@ def compress(
             job = replace(job, reward=users_reward("reward", own["reward"]))
         if "metric" in own:
             job = replace(job, metric=users_metric("metric", own["metric"]))
+        if "schedule" in own:
+            stages = config.stages
+            schedule = users_schedule(stages.schedule, own["schedule"], stages.steps)
+            job = replace(job, schedule=schedule)
         job = replace(job, allocator=own.get("allocator"))
         result = prune(job, duplicate(model), opened)
         return result if run_dir else replace(result, folder=None)

@@ -147,12 +147,21 @@ def densities(
 
 
 def load_schedule(name: str, steps: int) -> Schedule:
-    """A function of the user's, ``module:function``, tried out.
+    """A function of the user's, ``module:function``, tried out; see `users_schedule`."""
+    return users_schedule(name, load_function(name), steps)
+
+
+def users_schedule(name: str, function: Schedule, steps: int) -> Schedule:
+    """A function of the user's, tried out.
+
+    Args:
+        name: what a mistake is said of.
+        function: of (final density, progress).
+        steps: how many there will be.
 
     Raises:
-        AmcError: there is none, it fails, or what it returns is no density or increases.
+        AmcError: it fails, or what it returns is no density or increases.
     """
-    function = load_function(name)
 
     def schedule(final: float, progress: float) -> float:
         with user_code(f"--schedule {name}:"):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -29,6 +29,32 @@ MOST_TRIES = 10
 
 
 @dataclass(frozen=True)
+class Level:
+    """What is left after one turn.
+
+    Attributes:
+        counts: group -> channels that are neither cut nor silent.
+        epochs: of training in the turn.
+        silent: whether what is gone may come back.
+    """
+
+    counts: Mapping[str, int]
+    epochs: int
+    silent: bool
+
+    def as_json(self, graph: ChannelGraph) -> dict[str, Any]:
+        """With the part of all channels that is gone, and of the MACs that is left.
+
+        Args:
+            graph: of the original.
+        """
+        left = sum(self.counts.values()) / sum(graph.sizes.values())
+        macs = graph.cost.macs(graph.counts(self.counts)) / graph.macs()
+        about = {"level": round(1 - left, 6), "macs": round(macs, 6), "silent": self.silent}
+        return {**about, "epochs": self.epochs, "channels": dict(self.counts)}
+
+
+@dataclass(frozen=True)
 class Left:
     """What the turns so far have left.
 
@@ -42,6 +68,8 @@ class Left:
         bounds: graph of the original, whose restrictions hold in the network as well; None where
             strategies are given, which keep to them.
         movement: tensor -> -w * g added up over the last training, see `Evidence`.
+        silent: whether some of the channels that are gone are silent only.
+        levels: what every turn has left.
     """
 
     job: Job
@@ -52,6 +80,8 @@ class Left:
     epochs: int = 0
     bounds: ChannelGraph | None = None
     movement: Mapping[str, Tensor] | None = None
+    silent: bool = False
+    levels: tuple[Level, ...] = ()
 
     @cached_property
     def compressor(self) -> Compressor:
@@ -78,6 +108,7 @@ class Turn:
         epochs: of training.
         rate: its highest learning rate.
         last: whether none follows.
+        name: for people; without, the groups of the aim.
         step: of the schedule, from 0.
         ready: plan and network of the aim, where they are known.
     """
@@ -87,6 +118,7 @@ class Turn:
     rate: float
     last: bool = False
     step: int = 0
+    name: str = ""
     ready: tuple[Plan, nn.Module] | None = None
 
 
@@ -167,7 +199,8 @@ def shrunk(
     if turn.ready:
         plan, network = turn.ready
         return replace(left, network=network, plan=plan, counts={**left.counts, **plan.strategy})
-    left.job.terminal.say(f"stage    {left.turns + 1}: {', '.join(turn.aim or ()) or NOTHING}")
+    what = turn.name or ", ".join(turn.aim or ()) or NOTHING
+    left.job.terminal.say(f"stage    {left.turns + 1}: {what}")
     if turn.aim is None:
         return left
     soft = config.soft and not turn.last and not config.frozen_at(left.turns + 1)
@@ -194,6 +227,7 @@ def trained(left: Left, turn: Turn, recovery: Recovery) -> Left:
         movement=tuned.movement,
         turns=left.turns + 1,
         epochs=left.epochs + turn.epochs,
+        levels=(*left.levels, Level(dict(left.counts), turn.epochs, left.silent)),
     )
 
 
@@ -202,14 +236,14 @@ def _cut(left: Left, strategies: Sequence[Strategy], graph: ChannelGraph) -> Lef
     plan, network = cut_best(left.job, left.compressor, strategies)
     counts = {**left.counts, **plan.strategy}
     plan = within(graph, left.plan, plan)
-    return replace(left, network=network, plan=plan, counts=counts, movement=None)
+    return replace(left, network=network, plan=plan, counts=counts, movement=None, silent=False)
 
 
 def _silenced(left: Left, strategy: Strategy) -> Left:
     """A strategy whose channels compute nothing any more, but are there."""
     compressor = left.compressor
     network = silenced(compressor.model, compressor.graph, compressor.plan(strategy))
-    return replace(left, network=network, counts=dict(strategy), movement=None)
+    return replace(left, network=network, counts=dict(strategy), movement=None, silent=True)
 
 
 def bounded(graph: ChannelGraph, original: ChannelGraph) -> ChannelGraph:

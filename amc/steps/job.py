@@ -24,6 +24,7 @@ from amc.runs.terminal import Terminal
 from amc.runtime import distributed, feed
 from amc.runtime.distributed import choose_device
 from amc.runtime.feed import Feed
+from amc.schedules.curves import Schedule
 from amc.tasks.batches import head, tail
 from amc.tasks.evaluate import Score, evaluate
 from amc.tasks.task import CLASSIFICATION, Task, load_task
@@ -51,6 +52,7 @@ class Job:
         memory: bytes that statistics and outputs may take; None: no limit.
         seed: of everything random.
         allocator: of the user's own, where it is given as a function.
+        schedule: likewise.
         named: whether a command line can name the network and the data.
     """
 
@@ -65,6 +67,7 @@ class Job:
     memory: int | None = None
     seed: int = 0
     allocator: Allocator | None = None
+    schedule: Schedule | None = None
     named: bool = True
 
     @cached_property
@@ -98,8 +101,7 @@ class Job:
     @property
     def looks_at_movement(self) -> bool:
         """Whether the metric may ask for it: a function of the user's may."""
-        name = self.reconstruction.metric
-        return name == "movement" or ":" in name
+        return self.metric is METRICS["movement"] or self.metric not in METRICS.values()
 
     @property
     def example(self) -> Inputs:

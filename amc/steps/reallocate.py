@@ -89,12 +89,22 @@ class Reallocation:
 
     def limits(self, turn: Turn) -> list[tuple[Objective, float]]:
         """What is limited, and how far, in the unit of each."""
-        stages, whole = self.config.stages, self.budget.graph.counts({})
-        begins, found = stages.schedule_init is not None, []
-        for one, final in self.budget.limits:
-            parts = densities(self.curve, final, stages.steps, begins)
-            found.append((one, limit_of(one, whole, parts[turn.step])))
-        return found
+        whole = self.budget.graph.counts({})
+        return [(one, limit_of(one, whole, part)) for one, part in self.parts(turn.step)]
+
+    def parts(self, step: int) -> list[tuple[Objective, float]]:
+        """What is limited, and the part of the original's that may be left after a step."""
+        steps, begins = self.config.stages.steps, self.config.stages.schedule_init is not None
+        curves = [
+            (one, densities(self.curve, final, steps, begins)) for one, final in self.budget.limits
+        ]
+        return [(one, curve[step]) for one, curve in curves]
+
+    def named(self, turn: Turn) -> Turn:
+        """A turn that says what it is to reach."""
+        if turn.aim is None:
+            return turn
+        return replace(turn, name=", ".join(f"{o.name} {p:.3g}" for o, p in self.parts(turn.step)))
 
 
 def within_limits(graph: ChannelGraph, left: Left, limits: list[tuple[Objective, float]]) -> bool:

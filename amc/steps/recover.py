@@ -14,6 +14,7 @@ from amc.config.train import TrainConfig
 from amc.graph.plan import Plan, Strategy
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runs.terminal import Terminal
+from amc.runtime.files import write_json
 from amc.schedules.curves import SCHEDULES, biased_rate, load_schedule
 from amc.schedules.curves import Schedule as Curve
 from amc.schedules.stages import group_by_group, little_by_little, shared_out, towards
@@ -59,14 +60,18 @@ def recover(
         schedule = at_once(plan, pruned, training)
         left = gradually(left, schedule, recovery, StagesConfig())
     elif isinstance(config, TrainConfig) and allocation and stages.reallocate:
-        curve = curve_of(stages)
+        curve = curve_of(stages, job.schedule)
         anew = Reallocation(job, network, allocation, config, curve, folder, log)
-        schedule = one_by_one(shared([{}] * stages.steps, training, stages))
+        turns = shared([{}] * stages.steps, training, stages)
+        schedule = one_by_one([anew.named(turn) for turn in turns])
         left = gradually(replace(left, bounds=anew.bounds), schedule, recovery, stages, anew)
     else:
         aim = {name: plan.strategy.get(name, size) for name, size in graph.sizes.items()}
-        schedule = in_stages(graph.sizes, aim, training, stages, job.terminal)
+        schedule = in_stages(graph.sizes, aim, training, stages, job)
         left = gradually(left, schedule, recovery, stages)
+    if stages.several and training.finetune_epochs:
+        levels = [level.as_json(graph) for level in left.levels]
+        write_json(folder / "stages.json", {"stages": levels})
     return left.network, left.plan
 
 
@@ -86,7 +91,7 @@ def in_stages(
     aim: Mapping[str, int],
     training: TrainingConfig,
     config: StagesConfig,
-    terminal: Terminal,
+    job: Job,
 ) -> Schedule:
     """Turns of a schedule: for some groups after the others, or for all little by little.
 
@@ -95,7 +100,7 @@ def in_stages(
         aim: channels that every group has in the end.
         training: epochs in all, learning rate.
         config: the schedule, and how the turns between are trained.
-        terminal: is told of what the schedule cannot do.
+        job: the run.
     """
     if config.schedule == "adaptive":
         return Adaptive(aim, training, config)
@@ -103,9 +108,9 @@ def in_stages(
         stages = group_by_group(sizes, aim, config.group_size)
     else:
         if config.schedule == "exponential-bias":
-            _say_unbiased(sizes, aim, config, terminal)
+            _say_unbiased(sizes, aim, config, job.terminal)
         begins = config.schedule_init is not None
-        stages = little_by_little(sizes, aim, curve_of(config), config.steps, begins)
+        stages = little_by_little(sizes, aim, curve_of(config, job.schedule), config.steps, begins)
         stages = stages or [{}]  # nothing to cut: one stage of training
     return one_by_one(shared(stages, training, config))
 
@@ -127,12 +132,18 @@ def shared(
     return turns
 
 
-def curve_of(config: StagesConfig) -> Curve:
+def curve_of(config: StagesConfig, own: Curve | None) -> Curve:
     """The schedule's curve, with its parameters.
+
+    Args:
+        config: the schedule.
+        own: the user's, where it is given as a function.
 
     Raises:
         AmcError: a function of the user's is no schedule.
     """
+    if own:
+        return own
     if ":" in config.schedule:
         return load_schedule(config.schedule, config.steps)
     return partial(SCHEDULES[config.schedule], **config.curve)

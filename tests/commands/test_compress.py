@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import amc
+from amc.runtime.files import read_json
 from amc.tasks.task import Task
 
 FEW = {"episodes": 4, "warmup_episodes": 2, "finetune_epochs": 1, "calibration_batches": 2}
@@ -123,6 +124,23 @@ def test_a_metric_may_be_a_function(model: nn.Module) -> None:
 
     result = amc.compress(model, *loaders(), mode="uniform", metric=last_ones, **FEW)
     assert result.plan.groups["a"].keep == tuple(range(16 - result.strategy["a"], 16))
+
+
+def test_a_schedule_may_be_a_function(model: nn.Module, tmp_path: Path) -> None:
+    def half_at_first(final: float, progress: float) -> float:
+        return final if progress == 1 else (1 + final) / 2
+
+    given = {"mode": "uniform", "channel_ratio": 0.5, "schedule": half_at_first,
+             "schedule_steps": 2, "run_dir": tmp_path / "run"}  # fmt: skip
+    amc.compress(model, *loaders(), **{**FEW, **given, "finetune_epochs": 2})
+    stages = read_json(tmp_path / "run" / "stages.json")["stages"]
+    assert [stage["channels"] for stage in stages] == [{"a": 12, "b": 12}, {"a": 8, "b": 8}]
+
+    def rises(final: float, progress: float) -> float:
+        return 1.0
+
+    with pytest.raises(amc.AmcError, match=r"--schedule amc\.compress:rises: ends at 1"):
+        amc.compress(model, *loaders(), mode="uniform", schedule=rises, **FEW)
 
 
 @pytest.mark.parametrize(

@@ -191,8 +191,14 @@ def test_levels_of_stages_are_those_of_the_schedule(
              "channel_ratio": 0.25, "channel_multiple": 1}  # fmt: skip
     found = trained_and_cut(tmp_path / "run", monkeypatch, **simple, **given)
     sizes = {"a": 8, "b": 12, "d": 16, "e": 12}
-    for (_, _, strategy), density in zip(found, (0.75, 0.75**0.5 / 2, 0.25), strict=True):
-        assert sorted(strategy.values()) == sorted(round(density * n) for n in sizes.values())
+    stages = read_json(tmp_path / "run" / "stages.json")["stages"]
+    ends = (0.75, 0.75**0.5 / 2, 0.25)
+    for (_, _, strategy), density, stage in zip(found, ends, stages, strict=True):
+        counts = [round(density * n) for n in sizes.values()]
+        assert sorted(strategy.values()) == sorted(counts)
+        assert stage["level"] == pytest.approx(1 - sum(counts) / 48, abs=1e-6)
+        assert stage["channels"] == strategy and stage["epochs"] == 1 and not stage["silent"]
+    assert stages[-1]["macs"] == read_json(tmp_path / "run" / "report.json")["macs"]["ratio"]
 
 
 def test_schedule_of_the_documentation_works(
