@@ -54,6 +54,8 @@ SLOW = [
      "soft": True, "bn_samples": 100, "distill_schedule": "linear"},
     {"mode": "uniform", "schedule": "adaptive", "schedule_steps": 2, "metric": "l2"},
     {"mode": "uniform", "model": "mobilenet_v2", "finetune_epochs": 0},
+    {"mode": "uniform", "metric": "fisher", "finetune_epochs": 0},
+    {"mode": "uniform", "metric": "movement", "finetune_epochs": 0},
 ]  # fmt: skip
 
 

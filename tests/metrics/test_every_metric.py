@@ -21,6 +21,7 @@ from amc.runtime.errors import AmcError
 from amc.tasks.task import Task
 from drawn_networks import Case, shaken
 from published_blocks import BLOCKS
+from strict_device import reachable
 
 CASES = {
     name: make
@@ -137,6 +138,31 @@ def test_passes_over_the_images_are_made_once() -> None:
         for group in graph.decisions:
             scores_of(METRICS[metric], evidence, group)
         assert images.passes == 1, metric
+
+
+def test_scores_elsewhere_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device whose tensors meet no others."""
+
+    def scores(device: str) -> dict[str, np.ndarray]:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=2),
+            nn.ReLU(), nn.ConvTranspose2d(6, 4, 2), nn.Flatten(), nn.Linear(4 * 25, 3),
+        )  # fmt: skip
+        images = [(torch.randn(3, 1, 8, 8), torch.arange(3)) for _ in range(2)]
+        graph = amc.trace(model, (images[0][0],))
+        evidence = Evidence(graph, model.to(device), {}, images=images)
+        return {
+            f"{metric} {group.name}": np.asarray(METRICS[metric](evidence, group))
+            for metric in SCORED
+            for group in graph.decisions
+        }
+
+    expected = scores("cpu")
+    with reachable(monkeypatch):
+        found = scores("lazy")
+    for name, one in expected.items():
+        np.testing.assert_allclose(found[name], one, rtol=1e-6, err_msg=name)
 
 
 def test_movement_that_is_given_is_used() -> None:
