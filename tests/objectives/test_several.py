@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from amc.allocators.greedy import greedy
 
 from amc import Budget
+from amc.allocators.by_density import by_density
 from amc.allocators.multiples import budget_for
 from amc.allocators.uniform import uniform
 from amc.objectives import sizes
@@ -76,7 +76,7 @@ def test_allocators_keep_to_every_objective(kind: str) -> None:
     for ratio, multiple in itertools.product((0.3, 0.6), (1, 8)):
         budget = limited(kind, ratio, multiple)
         errors = errors_of(budget)
-        for strategy in (uniform(budget), uniform(budget, errors), greedy(budget, errors)):
+        for strategy in (uniform(budget), uniform(budget, errors), by_density(budget, errors)):
             assert budget.allows(strategy)
 
 
