@@ -29,6 +29,7 @@ from amc.data import Loader, from_loaders
 from amc.data.checked import preserving_random_state
 from amc.graph.shrink import duplicate
 from amc.metrics.table import users_metric
+from amc.reconstruction.compressor import Compressor
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
@@ -40,7 +41,9 @@ from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, checked, job_with, open_job
 from amc.steps.recover import recover
 from amc.steps.result import Result, finish
-from amc.steps.setup import build_network, ready, trace_network
+from amc.steps.setup import Network, build_network, ready, trace_network
+from amc.studies.max_drop import held_out, smallest
+from amc.tasks.evaluate import Score
 from amc.tasks.task import CLASSIFICATION, Task, load_task
 from envs.rewards import users_reward
 
@@ -184,6 +187,8 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
     # Statistics of every layer that may lose inputs.
     with run.clock("calibrate"):
         compressor = calibrate(job, graph, network.model)
+    if config.max_drop is not None:
+        return tolerated(job, network, compressor, original, run)
 
     # How much every group keeps: searched for, unless it is given.
     log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task.name)
@@ -205,6 +210,19 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
 
     # What came of it.
     return finish(job, run, log, network, found, plan, pruned, (original, cut))
+
+
+def tolerated(
+    job: Job, network: Network, compressor: Compressor, original: Score, run: Run[TrainConfig]
+) -> Result:
+    """The steps after the statistics, budget after budget, down to the tolerated drop."""
+    job, unseen = held_out(job)
+    chosen, found, plan, pruned = smallest(job, unseen, network, compressor, run)
+    run.save_strategy(plan.strategy, network.graph.channels)
+    run.save(plan, pruned)
+    log = TensorBoardLog(run.folder, network.graph.sizes, network.graph.macs(), job.task.name)
+    scores = original, chosen.cut
+    return finish(job, run, log, network, found, plan, pruned, scores, chosen.drop)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from amc.config.sections.search import LEARNERS, AllocationConfig, ResourcesConf
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
-from amc.runtime.limits import below, flag, whole, within
+from amc.runtime.limits import below, flag, real, shown, whole, within
 
 DECISIVE = (
     "network",
@@ -45,6 +45,10 @@ class TrainConfig(Composed):
     preserve_ratio: float = 0.5
     """Part of the multiply-accumulates (MACs), or of another --objective, that stays, in (0, 1];
     never exceeded."""
+    max_drop: float | None = None
+    """Instead of a ratio: points of the score that may be lost, after training, on validation
+    images that nothing else has seen; the network becomes as small as it can within that.
+    --preserve-ratio is the first that is tried."""
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     restrictions: Restrictions = Restrictions()
@@ -83,6 +87,7 @@ class TrainConfig(Composed):
         as_paths(self)
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
         check_ratios(self.limits, self.preserve_ratio)
+        self._check_drop()
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, self.stages)
         check_epochs(self.training, self.stages)
@@ -96,11 +101,25 @@ class TrainConfig(Composed):
             allowed = ", ".join(LEARNERS)
             raise AmcError(f"--policy: --allocator {allocator} learns none; allowed: {allowed}")
 
+    def _check_drop(self) -> None:
+        if self.max_drop is None:
+            return
+        if self.data.classifies and not 0 < real("--max-drop", self.max_drop) <= 100:
+            raise AmcError(f"--max-drop is in points, above 0 to 100, got {shown(self.max_drop)}")
+        below("--max-drop", self.max_drop)
+        if not self.allocation.by_budget:
+            raise AmcError("--max-drop needs a budget: no --mode list or plan, no --channel-ratio")
+        if self.limits.has_ratios:
+            raise AmcError(
+                f"--max-drop finds the parts that stay; expected --objective "
+                f"{','.join(self.limits.names)}"
+            )
+
     @property
     def target(self) -> float | None:
         """Part that may stay; None where channels were given instead, or several parts."""
-        single = self.allocation.by_budget and not self.limits.has_ratios
-        return self.preserve_ratio if single else None
+        several = self.limits.has_ratios or self.max_drop is not None
+        return self.preserve_ratio if self.allocation.by_budget and not several else None
 
     @property
     def folder(self) -> Path:
@@ -115,6 +134,8 @@ class TrainConfig(Composed):
         ratio = self.allocation.channel_ratio
         if ratio is not None:
             words.append(f"channels-{ratio:g}")
+        elif self.max_drop is not None:
+            words.append(f"drop-{self.max_drop:g}")
         elif self.target is not None:
             words.append(f"{self.preserve_ratio:g}")
         name = safe_name("-".join([*words, f"seed{self.seed}"]))

@@ -67,6 +67,8 @@ class Report:
         latency_ms: of one sample, by runtime.
         objective: name of what was limited -> its cost before and after, the part of it that may
             stay, its unit; empty where a strategy was given.
+        max_drop: the points of the score that might be lost, those that were, with their standard
+            error, and on how many images; None if it was not asked for.
         channel_multiple: of the counts that a budget allowed; none where a strategy was given.
         episodes: tried by the search; 0 when there was none.
         seconds: calibrate, search, apply, finetune, total.
@@ -76,6 +78,7 @@ class Report:
     mode: str
     target: float | None
     objective: Mapping[str, "Limited"]
+    max_drop: Mapping[str, float] | None
     channel_multiple: int | None
     macs: Change
     params: Change

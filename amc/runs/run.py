@@ -31,10 +31,10 @@ class Clock:
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        """Times what is inside."""
+        """Times what is inside; a step that is done again adds up."""
         start = time.perf_counter()
         yield
-        self._steps[step] = time.perf_counter() - start
+        self._steps[step] = self._steps.get(step, 0.0) + time.perf_counter() - start
 
     def seconds(self) -> dict[str, float]:
         """Seconds by step, and in total."""

@@ -34,7 +34,9 @@ from amc.steps.allocate import Candidates
 from amc.steps.finetune import remove_states
 from amc.steps.job import Job
 from amc.steps.setup import Network
+from amc.tasks.drop import Drop
 from amc.tasks.evaluate import Score
+from amc.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def finish(
     plan: Plan,
     pruned: nn.Module,
     scores: tuple[Score, Score],
+    drop: Drop | None = None,
 ) -> Result:
     """Measures the network that is left, writes the report, shows it.
 
@@ -80,6 +83,7 @@ def finish(
         plan: what stayed.
         pruned: the network that is left.
         scores: test split: of the original, and after the cut before any training.
+        drop: what it loses on images that nothing else has seen, if that was asked for.
     """
     graph, config, terminal = network.graph, run.config, job.terminal
     recovered = job.tested(pruned)
@@ -90,6 +94,7 @@ def finish(
     report = Report(
         mode=mode,
         target=config.target,
+        max_drop=tolerated(config.flat.get("max_drop"), drop) if drop else None,
         objective=limited(found.budget, graph, plan) if found.budget else {},
         channel_multiple=found.budget.multiple if found.budget else None,
         macs=Change(graph.macs(), graph.macs(plan)),
@@ -113,6 +118,8 @@ def finish(
     if config.flat.get("statistics"):
         for table in tables(report.statistics):
             terminal.table(table)
+    if drop:
+        terminal.say(verdict(config.flat["max_drop"], drop, job.task))
     terminal.say(*slower(report, config.counts.channel_multiple == "auto"))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
@@ -139,6 +146,20 @@ def limited(budget: Budget, graph: ChannelGraph, plan: Plan) -> dict[str, Limite
     return {
         one.name: Limited(one(full), one(kept), ratio, one.unit) for one, ratio in budget.limits
     }
+
+
+def tolerated(most: float, drop: Drop) -> dict[str, float]:
+    """A tolerated drop and what became of it, for the report."""
+    return {"tolerated": most, "points": drop.points, "error": drop.error, "images": drop.images}
+
+
+def verdict(most: float, drop: Drop, task: Task) -> str:
+    """What came of --max-drop, and how sure that is, in one line."""
+    above = drop.points + drop.error
+    return (
+        f"max-drop {most:g}: loses {drop.points:.2f} points of {task.name} on {drop.images} "
+        f"images that nothing else has seen; with a chance of 5 in 6 no more than {above:.2f}"
+    )
 
 
 def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
