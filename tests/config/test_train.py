@@ -40,6 +40,7 @@ CHANGED = TrainConfig.of(
     time_limit=0.1 + 0.2,
     patience=5,
     workers=3,
+    max_drop=2.5,
     walks=2,
     objective="macs,bits",
     weight_bits=8,
