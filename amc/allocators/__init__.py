@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 
-from amc.allocators.knapsack import knapsack
+from amc.allocators import knapsack, ranking, sensitivity, uniform
 from amc.allocators.problem import AllocationProblem, Allocator, Proposals, Solver
-from amc.allocators.ranking import ranking
-from amc.allocators.sensitivity import sensitivity
-from amc.allocators.uniform import uniform
 
 ALLOCATORS: Mapping[str, Allocator] = {
-    "uniform": lambda problem: uniform(problem.budget, problem.errors or None),
-    "ranking": ranking,
-    "sensitivity": sensitivity,
-    "knapsack": knapsack,
+    "uniform": lambda problem: uniform.uniform(problem.budget, problem.errors or None),
+    "ranking": ranking.ranking,
+    "sensitivity": sensitivity.sensitivity,
+    "knapsack": knapsack.knapsack,
 }
 
 __all__ = ["ALLOCATORS", "AllocationProblem", "Allocator", "Proposals", "Solver"]

@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 
 from amc.allocators.problem import Allocator
-from amc.proposals.annealing import annealing
-from amc.proposals.evolution import evolution, random_search
-from amc.proposals.legr import legr
-from amc.proposals.score_curves import greedy
+from amc.proposals import annealing, legr, score_curves
+from amc.proposals.evolution import evolution as evolved
+from amc.proposals.evolution import random_search
 
 PROPOSALS: Mapping[str, Allocator] = {
-    "screened": lambda problem: evolution(problem.budget, problem.seed, problem.errors or None),
-    "evolution": lambda problem: evolution(problem.budget, problem.seed),
+    "screened": lambda problem: evolved(problem.budget, problem.seed, problem.errors or None),
+    "evolution": lambda problem: evolved(problem.budget, problem.seed),
     "random": lambda problem: random_search(problem.budget, problem.seed),
-    "annealing": annealing,
-    "legr": legr,
-    "greedy": greedy,
+    "annealing": annealing.annealing,
+    "legr": legr.legr,
+    "greedy": score_curves.greedy,
 }
 
 __all__ = ["PROPOSALS"]

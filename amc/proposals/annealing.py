@@ -20,14 +20,14 @@ WARM_UP = 0.1
 COLDEST = 1e-3
 """Temperature at the end, as a part of the first one."""
 
-STEP = 0.4
+STEP = 0.2
 """Standard deviation of the logarithm of the factor on a group's ratio."""
 
 SHARE = 0.2
 """Chance of every group to be changed by a move; one is in any case."""
 
 TRIES = 8
-"""Moves that are drawn at most until one leads anywhere."""
+"""Moves, ever wider, that are drawn at most until one leads anywhere."""
 
 
 def annealing(problem: AllocationProblem) -> Proposals:
@@ -65,12 +65,13 @@ def neighbour(budget: Budget, counts: IntArray, rng: np.random.Generator) -> Int
     """Counts within the budget after a move from these, [T]."""
     sizes = np.array([group.size for group in budget.graph.decisions])
     there = counts
-    for _ in range(TRIES):
+    for wider in range(1, TRIES + 1):  # where steps are coarse a small move leads back
         changed = rng.random(len(counts)) < SHARE
         changed[rng.integers(len(counts))] = True
-        ratios = np.maximum(counts, 1) / sizes * np.exp(changed * rng.normal(0, STEP, len(counts)))
+        factors = np.exp(changed * rng.normal(0, wider * STEP, len(counts)))
+        ratios = np.maximum(counts, 1) / sizes * factors
         fitted = budget.fitted(ratios[None])[0]
         there = budget.complete(fitted.tolist())
-        if (there != counts).any():  # where steps are coarse a move may lead back
+        if (there != counts).any():
             break
     return there
