@@ -48,14 +48,14 @@ def test_it_is_a_function_of_seed_and_rewards() -> None:
 
 
 def test_it_finds_more_than_chance() -> None:
-    won = 0
-    for seed in range(6):
-        best = [
-            max(r for _, r in tried(search, towards(seed), EPISODES))
-            for search in (annealed(budget(), seed), random_search(budget(), seed))
-        ]
-        won += best[0] > best[1]
-    assert won == 6  # chance alone: one in sixty-four
+    """At equal evaluations, on one target after the other; rewards are distances below 0."""
+    found = []
+    for seed in range(8):
+        searches = (annealed(budget(), seed), random_search(budget(), seed))
+        found.append([max(r for _, r in tried(one, towards(seed), EPISODES)) for one in searches])
+    ours, by_chance = np.transpose(found)
+    assert (ours > by_chance).sum() >= 7  # chance alone: nine in 256
+    assert ours.mean() > by_chance.mean() / 4
 
 
 def test_worse_strategies_are_accepted_early_and_hardly_ever_late() -> None:
