@@ -123,6 +123,12 @@ class CostModel:
         inputs, outputs = self.in0 + self.in_k @ counts, self.out0 + self.out_k @ counts
         return inputs.astype(np.int64), outputs.astype(np.int64)
 
+    def layer_channels_of(self, counts: IntArray) -> tuple[IntArray, IntArray]:
+        """The same for many strategies, [R, T] -> [L, R] each."""
+        k = counts.T.astype(np.float64)
+        inputs, outputs = self.in0[:, None] + self.in_k @ k, self.out0[:, None] + self.out_k @ k
+        return inputs.astype(np.int64), outputs.astype(np.int64)
+
     def macs_of(self, counts: IntArray) -> IntArray:
         """MACs per sample for many strategies, [R, T] -> [R]."""
         k = counts.T.astype(np.float64)

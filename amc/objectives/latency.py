@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import quantiles
+from typing import Any
 
 import torch
 from torch import nn
@@ -101,22 +102,44 @@ def session(model: nn.Module, sample: Feed, threads: int = 1) -> Run:
     Raises:
         Exception: of many kinds, where the network or one of its operators cannot be exported.
     """
-    import onnxruntime  # seconds of imports, for the end of a run only
+    return opened(exported(model, sample), sample, threads)
 
-    args, kwargs = feed.arguments(feed.each(sample, lambda x: x.cpu().contiguous()))
+
+def exported(model: nn.Module, sample: Feed) -> Any:
+    """The network as an ONNX program (an `onnx.ModelProto`).
+
+    Raises:
+        Exception: of many kinds, where the network or one of its operators cannot be exported.
+    """
+    args, kwargs = feed.arguments(_on_cpu(sample))
     with _hushed():
         copy = duplicate(model).cpu().eval()
         program = torch.onnx.export(copy, args, kwargs=kwargs, dynamo=True, verbose=False)
     assert program is not None
+    return program.model_proto
+
+
+def opened(program: Any, sample: Feed, threads: int = 1) -> Run:
+    """A forward pass of an ONNX program in onnxruntime, on the CPU.
+
+    Raises:
+        Exception: of many kinds, where the runtime refuses the program.
+    """
+    import onnxruntime  # seconds of imports, for the end of a run only
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3
     made = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        program.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    tensors = feed.leaves((args, kwargs))  # in the order of the program's inputs
+    tensors = feed.leaves(feed.arguments(_on_cpu(sample)))  # in the order of the program's inputs
     given = {one.name: x.numpy() for one, x in zip(made.get_inputs(), tensors, strict=True)}
     return lambda: made.run(None, given)
+
+
+def _on_cpu(sample: Feed) -> Feed:
+    return feed.each(sample, lambda x: x.cpu().contiguous())
 
 
 def _in_onnxruntime(original: nn.Module, pruned: nn.Module, sample: Feed) -> Timing:

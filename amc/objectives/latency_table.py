@@ -1,8 +1,9 @@
 """Latency as a function of channel counts: a table per layer, filled on the user's device.
 
-``milliseconds = constant + sum over layers of t(input channels, output channels)``; what is not
-a layer is part of the layers that make its inputs, or of the constant. Every t is held on a grid
-and read by bilinear interpolation. `amc.latency` measures the tables (`amc.measuring`).
+``milliseconds = curve(constant + sum over layers of t(input channels, output channels))``; what is
+not a layer is part of the layers that make its inputs, or of the constant. Every t is held on a
+grid and read by bilinear interpolation. The curve, which rises, holds what depends on the network
+as a whole: weights of a small one stay in the processor's cache. `amc.latency` measures it all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import Layer
 from amc.objectives.lookup import Lookup
+from amc.objectives.options import step
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json, write_json
 
@@ -24,6 +26,9 @@ FORMAT = "amc-latency-table-1"
 
 MULTIPLES = (16, 8, 4, 2)
 """Channel multiples that a runtime may reward, in the order in which they are tried."""
+
+REWARDED = 0.375
+"""Part of a step that is wasted between multiples where they are rewarded: between 1/4 and 1/2."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +92,19 @@ class LatencyTable:
 
     Attributes:
         setup: where and how it was measured.
-        constant: milliseconds that no channel changes.
+        constant: what no channel changes.
         layers: in execution order.
+        curve: pairs, increasing in both: the sum, and milliseconds; straight in between.
         block: between the counts of a grid, channels count as the next multiple of this:
             runtimes that work on blocks of channels fill up the last one.
-        multiple: the channel multiple that the measured times reward.
         error: median, worst: relative, on strategies that nothing was fitted to.
     """
 
     setup: Setup
     constant: float
     layers: tuple[LayerTimes, ...]
+    curve: tuple[tuple[float, float], ...] = ()
     block: int = 1
-    multiple: int = 1
     error: tuple[float, float] = (0.0, 0.0)
 
     def of(self, graph: ChannelGraph) -> Callable[[IntArray], FloatArray]:
@@ -111,13 +116,11 @@ class LatencyTable:
         self._check(graph)
         grids = [(one.inputs, one.outputs, rising(np.array(one.ms))) for one in self.layers]
         lookup = Lookup.of(grids, self.block)
-        cost, constant = graph.cost, self.constant
+        cost, constant, bends = graph.cost, self.constant, np.array(self.curve).T
 
         def milliseconds(counts: IntArray) -> FloatArray:
-            k = counts.T.astype(np.float64)
-            inputs = (cost.in0[:, None] + cost.in_k @ k).astype(np.int64)
-            outputs = (cost.out0[:, None] + cost.out_k @ k).astype(np.int64)
-            found: FloatArray = constant + lookup(inputs, outputs)
+            total = constant + lookup(*cost.layer_channels_of(counts))
+            found: FloatArray = np.interp(total, *bends) if len(bends) else total
             return found
 
         return milliseconds
@@ -216,15 +219,13 @@ def corrected(
     sizes = np.array([group.size for group in graph.decisions], dtype=np.int64)
     original, told = table.of(graph)(np.stack([sizes, counts])).tolist()
     stretch = (original - measured_ms) / (original - told) if original > told else 0.0
+    fixed = original
     if stretch <= 0:  # measured above the original, or the original itself
-        stretch, constant = measured_ms / told, table.constant * measured_ms / told
-    else:
-        constant = original - stretch * (original - table.constant)
-    layers = tuple(
-        replace(one, ms=tuple(tuple(stretch * t for t in row) for row in one.ms))
-        for one in table.layers
+        stretch, fixed = measured_ms / told, 0.0
+    curve = table.curve or ((0.0, 0.0), (original, original))
+    return replace(
+        table, curve=tuple((x, fixed + stretch * (y - fixed)) for x, y in curve)
     )
-    return replace(table, constant=constant, layers=layers)
 
 
 def rewarded_multiple(table: LatencyTable, graph: ChannelGraph) -> int:
@@ -233,17 +234,42 @@ def rewarded_multiple(table: LatencyTable, graph: ChannelGraph) -> int:
     Raises:
         AmcError: the table is of another network.
     """
-    table._check(graph)
-    return table.multiple
+    return rewarded(table.of(graph), graph)
+
+
+def rewarded(tell: Callable[[IntArray], FloatArray], graph: ChannelGraph) -> int:
+    """The largest multiple between which counts take the time of the next one.
+
+    Between multiples of a block that a kernel fills up, a count takes half of a step more than in
+    proportion, on average; where the block is half as large, a quarter; in proportion, nothing.
+
+    Args:
+        tell: counts [R, T] -> milliseconds [R].
+        graph: of the network.
+    """
+    sizes = np.array([group.size for group in graph.decisions], dtype=np.int64)
+    for multiple in MULTIPLES:
+        wasted = risen = 0.0
+        for t, group in enumerate(graph.decisions):
+            apart = step(group, multiple)
+            if apart < 2 or group.size < 2 * apart:
+                continue
+            inside = np.arange(apart, group.size // apart * apart + 1)
+            rows = np.tile(sizes, (len(inside), 1))
+            rows[:, t] = inside
+            ms, ends = tell(rows), inside % apart == 0
+            over = (ms - np.interp(inside, inside[ends], ms[ends]))[~ends]
+            wasted += float(over.sum()) / (apart - 1)
+            risen += float(ms[-1] - ms[0])
+        if wasted > REWARDED * risen > 0:
+            return multiple
+    return 1
 
 
 def _parsed(document: Mapping[str, Any]) -> LatencyTable:
     setup = document["setup"]
     layers = tuple(_layer(one) for one in document["layers"])
     median, worst = map(_number, document["error"])
-    block, multiple = _whole(document["block"]), _whole(document["multiple"])
-    if multiple not in (*MULTIPLES, 1):
-        raise ValueError(f"multiple {multiple}")
     if not layers or len({one.name for one in layers}) < len(layers):
         raise ValueError("layers")
     texts = {n: _text(setup[n]) for n in ("model", "input_shape", "device", "runtime")}
@@ -256,10 +282,17 @@ def _parsed(document: Mapping[str, Any]) -> LatencyTable:
         ),
         _number(document["constant"]),
         layers,
-        block,
-        multiple,
+        _curve(document["curve"]),
+        _whole(document["block"]),
         (median, worst),
     )
+
+
+def _curve(points: Sequence[Any]) -> tuple[tuple[float, float], ...]:
+    found = tuple((_number(x), _number(y)) for x, y in points)
+    if any(a[0] >= b[0] or a[1] > b[1] for a, b in pairwise(found)):
+        raise ValueError("the curve falls")
+    return found
 
 
 def _layer(one: Mapping[str, Any]) -> LayerTimes:

@@ -107,7 +107,7 @@ def test_a_rising_table_stays_and_another_promises_nowhere_less() -> None:
 
 
 def test_what_is_saved_is_read_again(tmp_path: Path) -> None:
-    table = replace(table_of(GRAPH, (4, 12), (5, 10)), block=4, multiple=8, error=(0.01, 0.05))
+    table = replace(table_of(GRAPH, (4, 12), (5, 10)), block=4, error=(0.01, 0.05))
     path = tmp_path / "new" / "table.json"
     table.save(path)
     assert LatencyTable.load(path) == table
@@ -126,7 +126,6 @@ def broken(document: dict[str, Any], how: str) -> None:
         layer["outputs"].reverse()
     elif how == "a layer twice":
         document["layers"].append(layer)
-    elif how == "an odd multiple":
         document["multiple"] = 3
     else:
         del document["setup"]["threads"]
@@ -139,7 +138,6 @@ def broken(document: dict[str, Any], how: str) -> None:
         "no time",
         "lines fall",
         "a layer twice",
-        "an odd multiple",
         "no threads",
     ],
 )

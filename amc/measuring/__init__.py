@@ -1,0 +1,1 @@
+"""Latency tables, measured: networks that are timed, and what explains their times."""
