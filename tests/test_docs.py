@@ -18,6 +18,7 @@ from amc.config.apply import ApplyConfig
 from amc.config.command_line import known_flags, parse
 from amc.config.compare import CompareConfig
 from amc.config.inspect import InspectConfig
+from amc.config.latency import LatencyConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
 from amc.metrics import IN_UNITS_OF_LOSS, METRICS, Evidence, selection_of
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Any] = {
     "amc.learn": LearnConfig,
     "amc.apply": ApplyConfig,
     "amc.pareto": ParetoConfig,
+    "amc.latency": LatencyConfig,
 }
 MOST_BYTES = 9_000
 FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")

@@ -23,6 +23,7 @@ LEVELS = {
     "amc/objectives": 3,
     "amc/schedules": 3,
     "amc/training": 3,
+    "amc/measuring": 3.5,
     "amc/metrics": 4,
     "amc/allocators": 4,
     "amc/models": 4,

@@ -50,7 +50,7 @@ class LatencyConfig(Composed):
     and the error is that for the largest which the times reward."""
     min_ratio: float = 0.1
     """No group keeps less than this part of its channels."""
-    networks: int = 240
+    networks: int = 192
     """How many networks are timed to fill the table, and a few more to tell its error."""
 
     output: Path | None = None

@@ -26,6 +26,9 @@ from amc.runtime.user_code import one_line
 FOLDED = "_bias"
 """Behind the name of a weight: the bias that batch norm becomes when it is folded."""
 
+INTEGERS = (6, 7)
+"""Types of `onnx.TensorProto`: INT32, INT64."""
+
 Dims = dict[str, tuple[int, ...]]
 
 
@@ -101,7 +104,7 @@ class Exported:
                 return False
             if tuple(there[one.name].dims) != expected[one.name]:
                 return False
-            if one.data_type not in (6, 7) or one.dims == []:  # int32, int64
+            if one.data_type not in INTEGERS:
                 continue
             a, b = numpy_helper.to_array(one), numpy_helper.to_array(there[one.name])
             differ = np.flatnonzero(a != b)
@@ -148,9 +151,9 @@ class Exported:
             made.graph.node.append(node)
             for one in made.graph.node[-1].attribute:
                 if one.name == "group" and one.i > 1 and node.input[1] in sizes:
-                    whole = before[node.input[1]][0]  # of a depthwise convolution
-                    depthwise = one.i in (whole, before[node.input[1]][1])
-                    one.i = one.i * sizes[node.input[1]][0] // whole if depthwise else one.i
+                    first, second, *_ = before[node.input[1]]
+                    if second == 1 or one.i == first:  # depthwise: a group is a channel
+                        one.i = one.i * sizes[node.input[1]][0] // first
         for one in source.graph.initializer:
             if one.name not in cuts:
                 made.graph.initializer.append(one)
@@ -171,11 +174,12 @@ def first_channels(graph: ChannelGraph, counts: IntArray) -> Plan:
 
 
 def _part(graph: ChannelGraph, ratio: float) -> IntArray:
-    """About this part of every group, no two alike if that can be had."""
-    counts = [
-        min(max(round(group.size * ratio) + t % 3, group.bounds[0]), group.bounds[1])
-        for t, group in enumerate(graph.decisions)
-    ]
+    """About this part of every group, and never all of one that need not stay whole."""
+    counts = []
+    for t, group in enumerate(graph.decisions):
+        least, most = group.bounds
+        fewer = min(round(group.size * ratio) + t % 3, group.size - 1)
+        counts.append(min(max(fewer, least), most))
     return np.array(counts, dtype=np.int64)
 
 

@@ -24,7 +24,7 @@ PAIRS = ((1, 1), (8, 8), (16, 16), (1, 16), (16, 1), (1, 8), (8, 1))
 SINGLE = (1, 8, 16)
 """Blocks of channels of what is done for every input or output channel."""
 
-FAMILIES = ((1,), (8,), (16,), (1, 8), (1, 16), (1, 8, 16))
+FAMILIES: tuple[tuple[int, ...], ...] = ((1,), (8,), (16,), (1, 8), (1, 16), (1, 8, 16))
 """Blocks that a runtime may know; the family that tells left-out times best is taken."""
 
 FOLDS = 4
@@ -108,10 +108,31 @@ def fitted(graph: ChannelGraph, counts: IntArray, ms: FloatArray) -> Fit:
     used = {family: _used(family, len(graph.layers)) for family in FAMILIES}
     best = min(FAMILIES, key=lambda family: data.left_out(used[family]))
     weights, curve = data.explained(used[best])
+    weights = _shared_out(data.features, weights, used[best], graph)
     rest = (weights / scale)[1:].reshape(len(graph.layers), -1)
     ends = (len(PAIRS), len(PAIRS) + len(SINGLE))
     constant = float(weights[0] / scale[0])
-    return Fit(graph, constant, *np.split(rest, ends, axis=1), curve)
+    pairs, inputs, outputs = np.split(rest, ends, axis=1)
+    return Fit(graph, constant, pairs, inputs, outputs, curve)
+
+
+def _shared_out(
+    features: FloatArray, weights: FloatArray, used: BoolArray, graph: ChannelGraph
+) -> FloatArray:
+    """The same sums, shared by layers that no sample tells apart, in proportion to their MACs.
+
+    Two convolutions of a block multiply the same two numbers of channels.
+    """
+    columns = np.flatnonzero(used)
+    _, kinds = np.unique(np.round(features[:, columns], 9), axis=1, return_inverse=True)
+    part = np.repeat([float(layer.macs) for layer in graph.layers], len(PAIRS) + 2 * len(SINGLE))
+    parts = np.concatenate([[0.0], np.maximum(part, 1)])[columns]
+    parts[kinds == kinds[0]] = 0  # what no channel changes belongs to the constant
+    parts[0] = 1
+    found = np.zeros_like(weights)
+    sums = np.bincount(kinds, weights[columns])
+    found[columns] = sums[kinds] * parts / np.bincount(kinds, parts)[kinds]
+    return found
 
 
 def _used(family: tuple[int, ...], layers: int) -> BoolArray:
@@ -186,7 +207,7 @@ def along(curve: Curve, totals: FloatArray) -> FloatArray:
 
 def _features(cost: CostModel, counts: IntArray) -> FloatArray:
     """[R, 1 + L (P + 2 S)]: of every layer its products, then single channels."""
-    columns = [np.ones(len(counts))]
+    columns: list[IntArray] = [np.ones(len(counts), dtype=np.int64)]
     for x, y in zip(*cost.layer_channels_of(counts), strict=True):
         columns += [up(x, a) * up(y, b) for a, b in PAIRS]
         columns += [up(x, a) for a in SINGLE]
@@ -202,10 +223,9 @@ def up(numbers: IntArray, multiple: int) -> IntArray:
 
 
 def lines(last: int) -> tuple[int, ...]:
-    """Channel counts up to the last: all, or the multiples of the least power of 2 that will do."""
+    """Channel counts up to the last: all, or the multiples of a power of 2, few enough."""
     step = 1
     while last > LINES * step:
         step *= 2
     first = [n for n in (1, 2, 4, 8) if n < min(step, last)]
     return tuple(sorted({*first, *range(step, last + 1, step), last}))
-

@@ -38,9 +38,7 @@ def elsewhere(table: LatencyTable, device: torch.device) -> str:
         device: where times would be measured here.
     """
     was = table.setup
-    here = setup_here(
-        was.model, was.input_shape, device, was.runtime, was.threads, was.batch
-    )
+    here = setup_here(was.model, was.input_shape, device, was.runtime, was.threads, was.batch)
     different = was.differences(here)
     if not different:
         return ""

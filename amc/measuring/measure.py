@@ -39,7 +39,7 @@ class Effort:
 
     networks: int
     trials: int = 32
-    passes: int = 3
+    passes: int = 2
 
     @property
     def turns(self) -> int:
@@ -111,12 +111,13 @@ def eager(model: nn.Module, graph: ChannelGraph, sample: Feed) -> Networks:
 
     def network(counts: IntArray) -> Run:
         cut = shrink(model, first_channels(graph, counts)).eval()
-        wait = torch.cuda.synchronize if feed.leaves(sample)[0].is_cuda else lambda: None
+        on_gpu = feed.leaves(sample)[0].is_cuda
 
         def run() -> object:
             with torch.inference_mode(), evaluating(cut):
                 found = feed.call(cut, sample)
-            wait()
+            if on_gpu:
+                torch.cuda.synchronize()
             return found
 
         return run

@@ -223,9 +223,7 @@ def corrected(
     if stretch <= 0:  # measured above the original, or the original itself
         stretch, fixed = measured_ms / told, 0.0
     curve = table.curve or ((0.0, 0.0), (original, original))
-    return replace(
-        table, curve=tuple((x, fixed + stretch * (y - fixed)) for x, y in curve)
-    )
+    return replace(table, curve=tuple((x, fixed + stretch * (y - fixed)) for x, y in curve))
 
 
 def rewarded_multiple(table: LatencyTable, graph: ChannelGraph) -> int:

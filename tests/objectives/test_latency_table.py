@@ -124,9 +124,10 @@ def broken(document: dict[str, Any], how: str) -> None:
         layer["ms"][0][0] = "fast"
     elif how == "lines fall":
         layer["outputs"].reverse()
+    elif how == "the curve falls":
+        document["curve"] = [[0, 1], [1, 0]]
     elif how == "a layer twice":
         document["layers"].append(layer)
-        document["multiple"] = 3
     else:
         del document["setup"]["threads"]
 
@@ -137,6 +138,7 @@ def broken(document: dict[str, Any], how: str) -> None:
         "a row is missing",
         "no time",
         "lines fall",
+        "the curve falls",
         "a layer twice",
         "no threads",
     ],
@@ -214,7 +216,15 @@ def test_many_strategies_are_told_at_once() -> None:
     assert_allclose(tell(counts)[:50], one_by_one)
 
 
-def test_the_multiple_is_that_of_the_table() -> None:
-    table = table_of(GRAPH, (4, 12), (5, 10))
-    assert rewarded_multiple(replace(table, multiple=8), GRAPH) == 8
+@pytest.mark.parametrize("block", [1, 2, 4, 8, 16])
+def test_the_multiple_is_that_of_the_steps(block: int) -> None:
+    graph = graph_of(64, 32)
+    steps = tuple(range(block, 65, block)), tuple(range(block, 33, block))
+    table = replace(table_of(graph, *steps), block=block)
+    assert rewarded_multiple(table, graph) == block
+
+
+def test_where_no_group_is_wide_enough_no_multiple_is_rewarded() -> None:
+    graph = graph_of(3)
+    assert rewarded_multiple(replace(table_of(graph, (3,)), block=16), graph) == 1
     assert whole(GRAPH) == ([3, 12, 10], [12, 10, 4])

@@ -1,0 +1,54 @@
+"""What a network is traced with when nothing runs: inputs of the right shape, and no weights."""
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amc.config.inspect import InspectConfig
+from amc.config.latency import LatencyConfig
+from amc.data import load_data
+from amc.models.catalog import is_bundled
+from amc.runtime import feed
+from amc.runtime.errors import AmcError
+from amc.runtime.feed import Feed
+from amc.tasks.task import load_task
+
+LARGEST = 10**9
+"""Numbers in a batch that a network is traced with; a machine of little memory says so earlier."""
+
+
+def images(config: InspectConfig | LatencyConfig) -> tuple[Any, int, Feed]:
+    """Shape of an image (see `feed.forms`), number of classes, inputs to trace with."""
+    if config.data is not None:
+        if config.input_shape or config.num_classes:
+            raise AmcError("--data says it all: leave --input-shape and --num-classes out")
+        data = load_data(config.data, labelled=load_task(config.task).classifies)
+        if data.example is None:
+            return data.input_shape, data.num_classes, blank(config.batch, data.input_shape)
+        known = feed.samples(data.example)
+        repeated = torch.arange(config.batch) % known
+        return data.input_shape, data.num_classes, feed.each(data.example, lambda x: x[repeated])
+    bundled = is_bundled(config.model)
+    text = config.input_shape or ("1x16x16" if bundled else "3x224x224")
+    sides = re.split(r"[x,]", text.replace(" ", ""))
+    if not all(re.fullmatch(r"[1-9]\d{0,5}", side) for side in sides):
+        raise AmcError(f"--input-shape {text!r}: expected sizes such as 3x224x224 or 3,224,224")
+    shape = tuple(map(int, sides))
+    classes = config.num_classes or (10 if bundled else 1000)
+    return shape, classes, blank(config.batch, shape)
+
+
+def blank(batch: int, shape: tuple[int, ...]) -> Tensor:
+    """An empty batch."""
+    sizes = "x".join(map(str, shape))
+    if batch * math.prod(shape) > LARGEST:
+        raise AmcError(
+            f"--batch {batch} of {sizes} does not fit into memory: at most {LARGEST:,} numbers"
+        )
+    try:
+        return torch.zeros(batch, *shape)
+    except RuntimeError:  # torch has no type of its own for this
+        raise AmcError(f"--batch {batch} of {sizes} does not fit into memory") from None
