@@ -27,9 +27,9 @@ from amc.measuring.exported import Exported
 from amc.measuring.machine import setup_here
 from amc.measuring.measure import Effort, Measured, Networks, eager, measured
 from amc.measuring.stopwatch import clock_for, stopwatch
+from amc.measuring.tables import layer_times, summary, trials
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
-from amc.reporting.latency_tables import layer_times, summary, trials
 from amc.runs.terminal import Terminal
 from amc.runtime import feed
 from amc.runtime.distributed import choose_device
@@ -81,7 +81,7 @@ def run(config: LatencyConfig) -> Measured:
     found.table.save(config.file)
     terminal.table(layer_times(found.table))
     terminal.table(trials(found))
-    terminal.say(*summary(found, config), "", f"Next: {following(config)}")
+    terminal.say(*summary(found, config.file), "", f"Next: {following(config)}")
     return found
 
 

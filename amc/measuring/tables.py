@@ -1,10 +1,11 @@
 """What `amc.latency` shows of a network."""
 
+from pathlib import Path
+
 import numpy as np
 from rich import box
 from rich.table import Table
 
-from amc.config.latency import LatencyConfig
 from amc.measuring.measure import Measured
 from amc.objectives.latency_table import LatencyTable, rising
 
@@ -41,7 +42,7 @@ def trials(found: Measured) -> Table:
     return shown
 
 
-def summary(found: Measured, config: LatencyConfig) -> list[str]:
+def summary(found: Measured, file: Path) -> list[str]:
     """Where, how long, how wrong, which multiple."""
     setup, (median, worst) = found.table.setup, found.table.error
     versions = ", ".join(f"{name} {version}" for name, version in setup.versions.items())
@@ -53,7 +54,7 @@ def summary(found: Measured, config: LatencyConfig) -> list[str]:
         f"error     {median:.1%} in the median, {worst:.1%} at worst, on {len(found.ms[0])} "
         f"networks of multiples of {found.tried} that the table has not seen",
         f"channels  the times reward {kept}",
-        f"written   {config.file}",
+        f"written   {file}",
     ]
 
 
