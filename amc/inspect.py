@@ -22,6 +22,7 @@ from amc.graph.capture.bake import bake, baked_layers
 from amc.graph.restrict import restrict
 from amc.graph.tracing.trace import trace
 from amc.models.catalog import build
+from amc.models.example import images
 from amc.reporting.figures import picture_format
 from amc.reporting.group_chart import draw
 from amc.reporting.inspection import Inspection, inspection_of
@@ -32,7 +33,6 @@ from amc.runtime import feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
 from amc.runtime.files import write_json
-from amc.steps.example import images
 from amc.tasks.evaluate import evaluating, predictions
 
 

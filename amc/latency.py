@@ -29,12 +29,12 @@ from amc.measuring.measure import Effort, Measured, Networks, eager, measured
 from amc.measuring.stopwatch import clock_for, stopwatch
 from amc.measuring.tables import layer_times, summary, trials
 from amc.models.catalog import build
+from amc.models.example import images
 from amc.objectives.budget import Budget
 from amc.runs.terminal import Terminal
 from amc.runtime import feed
 from amc.runtime.distributed import choose_device
 from amc.runtime.files import write_atomically
-from amc.steps.example import images
 
 
 def run(config: LatencyConfig) -> Measured:

@@ -28,12 +28,12 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.restrictions import Restrictions
 from amc.inspect import main, run
 from amc.models.catalog import build
+from amc.models.example import images
 from amc.objectives.budget import Budget
 from amc.reporting.group_chart import draw
 from amc.reporting.group_chart_layout import lanes
 from amc.reporting.inspection import Inspection
 from amc.runtime.errors import AmcError, InfeasibleBudgetError
-from amc.steps.example import images
 
 NETS = '''
 from torch import nn

@@ -2,13 +2,11 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from amc.config.inspect import InspectConfig
-from amc.config.latency import LatencyConfig
 from amc.data import load_data
 from amc.models.catalog import is_bundled
 from amc.runtime import feed
@@ -20,7 +18,24 @@ LARGEST = 10**9
 """Numbers in a batch that a network is traced with; a machine of little memory says so earlier."""
 
 
-def images(config: InspectConfig | LatencyConfig) -> tuple[Any, int, Feed]:
+class Described(Protocol):
+    """Settings that say what a network is fed with."""
+
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def data(self) -> str | None: ...  # noqa: D102
+    @property
+    def task(self) -> str: ...  # noqa: D102
+    @property
+    def input_shape(self) -> str | None: ...  # noqa: D102
+    @property
+    def num_classes(self) -> int | None: ...  # noqa: D102
+    @property
+    def batch(self) -> int: ...  # noqa: D102
+
+
+def images(config: Described) -> tuple[Any, int, Feed]:
     """Shape of an image (see `feed.forms`), number of classes, inputs to trace with."""
     if config.data is not None:
         if config.input_shape or config.num_classes:
