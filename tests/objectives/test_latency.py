@@ -106,8 +106,8 @@ def report(macs: int, multiple: int | None, *timings: Timing) -> Report:
     latency, none = (Timing("PyTorch", ratio=2.0), *timings), Amount(0, 0)
     counted = Statistics((), none, none, none, Aim("macs", 0.5, 0.5))
     return Report(
-        "auto", 0.5, {}, None, multiple, Change(100, macs), nothing, nothing, latency, {}, 0, {}, (), {},
-        counted,
+        "auto", 0.5, {}, None, multiple, Change(100, macs), nothing, nothing, latency, {}, 0, {},
+        (), {}, counted,
     )  # fmt: skip
 
 
