@@ -6,7 +6,7 @@ only the layers that can be pruned. FLOPs are two per multiply-accumulate, of co
 linear layers. Source: the statistics of NNCF's filter pruning.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,8 @@ class Aim:
     """What the algorithm was to reach.
 
     Attributes:
-        measure: what the level is of: ``filters`` of layers that can be pruned, or a cost of the
-            whole network, such as ``macs``.
+        measure: what the level is of: filters of layers that can be pruned, or an objective, such
+            as ``macs``.
         current: level that was reached.
         target: level that was asked for; none where channels were given one by one.
     """
@@ -67,14 +67,14 @@ class Statistics:
     Attributes:
         layers: that can be pruned.
         flops, params, filters: of the whole network; FLOPs of one sample.
-        aim: of the algorithm.
+        aims: of the algorithm.
     """
 
     layers: tuple[PrunedLayer, ...]
     flops: Amount
     params: Amount
     filters: Amount
-    aim: Aim
+    aims: tuple[Aim, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
@@ -95,26 +95,23 @@ class Statistics:
                 for layer in self.layers
             ],
             "model": {**model, "filters": {**counts, "level": self.filters.level}},
-            "algorithm": vars(self.aim),
+            "algorithm": [vars(aim) for aim in self.aims],
         }
 
 
 def statistics(
     graph: ChannelGraph,
-    strategy: dict[str, int],
-    *,
-    measure: str,
-    target: float | None,
-    current: float | None = None,
+    strategy: Mapping[str, int],
+    aims: Sequence[Aim] = (),
+    target: float | None = None,
 ) -> Statistics:
     """The statistics of a network under a strategy.
 
     Args:
         graph: of the original network.
         strategy: kept channels per group.
-        measure: of the algorithm: ``filters``, or what the target is of.
-        target: level of it that was asked for.
-        current: level of it that was reached; of ``filters`` it is counted here.
+        aims: of the algorithm; without, it is the filters of layers that can be pruned.
+        target: level of these filters that was asked for.
     """
     counts = graph.counts(strategy)
     _, outputs = graph.cost.layer_channels(counts)
@@ -125,16 +122,17 @@ def statistics(
         full, left = full + layer.out_channels, left + kept
         if layer.out_group in prunable:
             layers.append(PrunedLayer(layer.name, shape, layer.out_channels, kept))
-    if current is None:
+    if not aims:
         mine = sum(one.filters for one in layers)
         current = 1 - sum(one.kept for one in layers) / mine if mine else 0.0
+        aims = (Aim("filters that can be pruned", current, target),)
     macs = (int(graph.cost.layer_macs(k).sum()) for k in (graph.counts({}), counts))
     return Statistics(
         tuple(layers),
         Amount(*(2 * number for number in macs)),
         Amount(graph.total_params, graph.cost.params(counts)),
         Amount(full, left),
-        Aim(measure, current, target),
+        tuple(aims),
     )
 
 
@@ -151,10 +149,10 @@ def tables(found: Statistics) -> tuple[Table, Table, Table]:
         network.add_row(name, *_decimals((one.full / unit, one.current / unit)), _level(one.level))
     filters = found.filters
     network.add_row("filters", str(filters.full), str(filters.current), _level(filters.level))
-    aim = found.aim
-    algorithm = _table("Statistics of the pruning algorithm", ("level of " + aim.measure, ""))
-    algorithm.add_row("current", _level(aim.current))
-    algorithm.add_row("target", "none" if aim.target is None else _level(aim.target))
+    algorithm = _table("Statistics of the pruning algorithm", ("level of", "current", "target"))
+    for aim in found.aims:
+        target = "none" if aim.target is None else _level(aim.target)
+        algorithm.add_row(aim.measure, _level(aim.current), target)
     return layers, network, algorithm
 
 

@@ -1,6 +1,7 @@
 """What came of a run: measured, written, shown."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from amc.reporting.report import (
     slower,
     summary_table,
 )
-from amc.reporting.statistics import Statistics, statistics, tables
+from amc.reporting.statistics import Aim, Statistics, statistics, tables
 from amc.runs.lock import OURS
 from amc.runs.run import Run
 from amc.runs.tensorboard import TensorBoardLog
@@ -91,11 +92,12 @@ def finish(
         times = timings(network.model, pruned, job.samples(1))
     named = ("original", "pruned", "recovered")
     mode = config.allocation.mode
+    objective = limited(found.budget, graph, plan) if found.budget else {}
     report = Report(
         mode=mode,
         target=config.target,
         max_drop=tolerated(config.flat.get("max_drop"), drop) if drop else None,
-        objective=limited(found.budget, graph, plan) if found.budget else {},
+        objective=objective,
         channel_multiple=found.budget.multiple if found.budget else None,
         macs=Change(graph.macs(), graph.macs(plan)),
         params=Change(graph.params(), graph.params(plan)),
@@ -106,7 +108,7 @@ def finish(
         seconds=run.clock.seconds(),
         layers=layer_changes(graph, plan.strategy),
         frozen={g.name: g.reason for g in graph.groups if not g.prunable},
-        statistics=statistics_of(graph, plan, config),
+        statistics=statistics_of(graph, plan, config.allocation.channel_ratio, objective),
     )
     write_json(run.folder / "report.json", report.as_json())
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
@@ -127,17 +129,11 @@ def finish(
 
 
 def statistics_of(
-    graph: ChannelGraph, plan: Plan, config: TrainConfig | ApplyConfig
+    graph: ChannelGraph, plan: Plan, ratio: float | None, objective: Mapping[str, Limited]
 ) -> Statistics:
-    """The statistics; the target is of what the settings ask for."""
-    ratio = config.allocation.channel_ratio
-    if config.target is None:
-        target = None if ratio is None else 1 - ratio
-        return statistics(graph, plan.strategy, measure="filters", target=target)
-    reached = 1 - graph.macs(plan) / graph.macs()
-    return statistics(
-        graph, plan.strategy, measure="macs", target=1 - config.target, current=reached
-    )
+    """The statistics; the targets are those of the objectives, or the ratio of channels."""
+    aims = [Aim(name, 1 - one.ratio, 1 - one.target) for name, one in objective.items()]
+    return statistics(graph, plan.strategy, aims, None if ratio is None else 1 - ratio)
 
 
 def limited(budget: Budget, graph: ChannelGraph, plan: Plan) -> dict[str, Limited]:

@@ -104,7 +104,7 @@ def test_a_run_reports_the_times_of_both_networks_in_both_runtimes(tmp_path: Pat
 def report(macs: int, multiple: int | None, *timings: Timing) -> Report:
     nothing = Change(100, 100)
     latency, none = (Timing("PyTorch", ratio=2.0), *timings), Amount(0, 0)
-    counted = Statistics((), none, none, none, Aim("macs", 0.5, 0.5))
+    counted = Statistics((), none, none, none, (Aim("macs", 0.5, 0.5),))
     return Report(
         "auto", 0.5, {}, None, multiple, Change(100, macs), nothing, nothing, latency, {}, 0, {},
         (), {}, counted,

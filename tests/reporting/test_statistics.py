@@ -21,7 +21,7 @@ from small_runs import NETWORK
 
 def of_small(strategy: dict[str, int]) -> Statistics:
     graph = amc.trace(Small().eval(), (torch.zeros(1, 3, 8, 6),))
-    return statistics(graph, strategy, measure="filters", target=0.5)
+    return statistics(graph, strategy, target=0.5)
 
 
 def test_levels_are_those_counted_by_hand() -> None:
@@ -33,7 +33,7 @@ def test_levels_are_those_counted_by_hand() -> None:
     assert [one.level for one in found.layers] == [0.5, 0, 0.5]
     assert (found.filters.full, found.filters.current) == (8 + 6 + 10 + 4, 4 + 6 + 5 + 4)
     assert found.filters.level == pytest.approx(9 / 28)  # of all layers
-    assert found.aim.current == pytest.approx(9 / 24)  # of those that can be pruned
+    assert found.aims[0].current == pytest.approx(9 / 24)  # of those that can be pruned
     assert found.flops.full == 2 * (1296 * 8 + 108 * 48 + 12 * 60 + 4 * 10)
     assert found.flops.current == 2 * (1296 * 4 + 108 * 24 + 12 * 30 + 4 * 5)
     assert found.params.full == 8 * 27 + 8 + 6 * 72 + 6 + 10 * 72 + 10 + 4 * 10 + 4
@@ -45,13 +45,13 @@ def test_a_depthwise_layer_is_pruned_with_its_group() -> None:
         nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 1)
     )
     graph = amc.trace(model.eval(), (torch.zeros(1, 3, 8, 8),))
-    found = statistics(graph, {"0": 2}, measure="filters", target=None)
+    found = statistics(graph, {"0": 2})
     assert [(one.name, one.filters, one.kept) for one in found.layers] == [
         ("0", 8, 2),
         ("1", 8, 2),
     ]
     assert (found.filters.full, found.filters.current) == (18, 6)
-    assert found.aim.current == 0.75
+    assert found.aims[0].current == 0.75
 
 
 def test_tables_fit_80_columns() -> None:
@@ -61,7 +61,11 @@ def test_tables_fit_80_columns() -> None:
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    for words in ("a [8, 3, 3, 3] [8] 0.500", "filters 28 24 0.143", "target 0.500"):
+    for words in (
+        "a [8, 3, 3, 3] [8] 0.500",
+        "filters 28 24 0.143",
+        "filters that can be pruned 0.167 0.500",
+    ):
         assert words in " ".join(text.split()), words
 
 
@@ -77,16 +81,21 @@ def test_a_run_writes_them_and_prints_them_if_asked(
     assert "Statistics" not in capsys.readouterr().out
     report = json.loads((folder / "report.json").read_text())
     found = report["statistics"]
-    assert found["algorithm"]["measure"] == "filters"
-    assert found["algorithm"]["target"] == found["algorithm"]["current"] == 0.5
+    assert found["algorithm"] == [
+        {"measure": "filters that can be pruned", "current": 0.5, "target": 0.5}
+    ]
     assert found["layers"][0] == {
         "name": "first", "weight_shape": [24, 1, 3, 3], "mask_shape": [24], "level": 0.5,
     }  # fmt: skip
     macs = report["macs"]
     assert found["model"]["gflops"]["full"] == pytest.approx(2e-9 * macs["original"], abs=1e-6)
-    again = [*shlex.split(line), "--preserve-ratio", "0.6", "--statistics"]
-    words = [word for word in again if word not in ("--channel-ratio", "0.5")]
+    words = [word for word in shlex.split(line) if word not in ("--channel-ratio", "0.5")]
+    words += ["--objective", "filters=0.7,macs=0.6", "--statistics"]
     report = json.loads((run(parse(TrainConfig, "amc.train", words)) / "report.json").read_text())
-    assert report["statistics"]["algorithm"]["target"] == 0.4
-    assert report["statistics"]["algorithm"]["measure"] == "macs"
+    levels = {one["measure"]: one for one in report["statistics"]["algorithm"]}
+    for name, target in (("filters", 0.3), ("macs", 0.4)):
+        assert levels[name]["target"] == pytest.approx(target)
+        reached = 1 - report["objective"][name]["ratio"]
+        assert levels[name]["current"] == pytest.approx(reached, abs=1e-5)
+        assert reached >= target - 1e-6
     assert "Statistics by pruned layers" in capsys.readouterr().out
