@@ -10,9 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import amc
+from amc.allocators.checked import answer
+from amc.allocators.problem import AllocationProblem
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import known_flags, parse
@@ -27,7 +30,7 @@ from amc.models import build
 from amc.objectives.budget import Budget
 from amc.objectives.custom import users_objective
 from amc.runtime.errors import AmcError
-from amc.runtime.names import RENAMED
+from amc.runtime.names import ALLOCATORS, RENAMED
 from six_decisions import budget
 from test_house import LEVELS
 
@@ -262,6 +265,30 @@ def test_the_page_of_metrics_names_them_all() -> None:
     assert re.findall(r"^\| `(\w+)` ", table, re.MULTILINE) == list(METRICS)
     in_units = page[page.index("**In units of the loss**") : page.index("and `movement`")]
     assert set(re.findall(r"`(\w+)`", in_units)) == IN_UNITS_OF_LOSS
+
+
+def test_the_allocator_of_its_page_works() -> None:
+    """In ten lines, and it does better than the strategy that it begins with."""
+    page = (DOCS / "search.md").read_text().split("<!-- example: allocator -->\n")[1]
+    example = blocks(page, "python")[0]
+    names: dict[str, Any] = {"np": np}
+    exec(compile(example, "search.md", "exec"), names)
+    assert len(example.strip().splitlines()) <= 10
+    limit = budget()
+    proposals = answer(names["wide_at_the_end"], AllocationProblem(limit), "search.md")
+    assert not isinstance(proposals, dict)
+    found = [next(proposals)]
+    for _ in range(8):  # rewarded for what the third group but last keeps
+        found.append(proposals.send(float(found[-1]["6"])))
+    assert max(strategy["6"] for strategy in found) > found[0]["6"]
+    assert all(limit.allows(strategy) for strategy in found)
+
+
+def test_the_page_of_allocators_names_them_all() -> None:
+    page = (DOCS / "search.md").read_text()
+    tables = page[page.index("## Allocators") : page.index("Scores of `taylor`")]
+    rows = [row.split("|")[1] for row in tables.splitlines() if row.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([a-z0-9]+)`", row)} == set(ALLOCATORS)
 
 
 def test_the_objective_of_its_page_works(tmp_path: Path) -> None:

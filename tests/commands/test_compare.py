@@ -407,6 +407,22 @@ def test_bad_arguments_end_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_any_set_of_allocators_competes(model: str, tmp_path: Path) -> None:
+    methods = ("legr", "annealing", "greedy", "ranking", "sensitivity", "knapsack")
+    config = CompareConfig.of(model=model, run_dir=tmp_path / "r", methods=methods, **SMALL)
+    found = numbers(run(config))["attempts"]
+    tried = {m: [a["evaluations"] for a in found if a["method"] == m] for m in methods}
+    assert tried == {
+        "legr": [6, 6], "annealing": [6, 6], "greedy": [6],
+        "ranking": [1], "sensitivity": [1], "knapsack": [1],
+    }  # fmt: skip
+    original = numbers(tmp_path / "r")["original"]["macs"]
+    for attempt in found:
+        assert attempt["macs"] <= 0.4 * original
+    before = numbers(tmp_path / "r")
+    assert numbers(run(config)) == before  # nothing is searched for twice
+
+
 def test_settings_are_those_of_a_run() -> None:
     config, ours, theirs = CompareConfig(), CompareConfig().flat, TrainConfig().flat
     for name in ours.keys() & theirs.keys():
