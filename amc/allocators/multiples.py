@@ -34,6 +34,7 @@ def budget_for(
     tolerance: float = 0.02,
     min_ratio: float = 0.1,
     objective: Objective | None = None,
+    largest: int = MULTIPLES[0],
 ) -> Budget:
     """The budget in the largest of `MULTIPLES` that leaves `ENOUGH` strategies; its note says why.
 
@@ -48,7 +49,7 @@ def budget_for(
     # says what is out of reach
     finest = Budget(graph, preserve_ratio, tolerance, 1, min_ratio, "", objective)
     wanted, refused = strategies(finest, ENOUGH), ""
-    for step in MULTIPLES[:-1]:
+    for step in [m for m in (16, *MULTIPLES) if 1 < m <= largest]:
         try:
             found = replace(finest, multiple=step)
         except AmcError:  # the target, or a bound of the user's, lies below its least counts

@@ -1,7 +1,7 @@
 """Where the strategy comes from: it is given, or a budget decides."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
+from amc.steps.on_device import OnDevice
 from amc.steps.search import evaluator, search
 from amc.steps.setup import Network
 
@@ -152,11 +153,36 @@ def candidates(
     folder: Path,
     log: TensorBoardLog,
 ) -> Candidates:
-    """What the settings lead to; what an agent has learned is saved in the folder."""
+    """What the settings lead to; what an agent has learned is saved in the folder.
+
+    Where latency is limited, the table is corrected on the device before, and the strategies are
+    made to fit it afterwards.
+    """
     budget = allocation.budget
     if budget is None:
         given = [] if allocation.strategy is None else [allocation.strategy]
         return Candidates(given, allocation.plan)
+    device = OnDevice.of(job, network, config, folder)
+    if device is None:
+        return _within(budget, job, network, compressor, allocation, config, folder, log)
+    budget = device.corrected(budget, uniform(budget))
+    allocation = replace(allocation, budget=budget)
+    found = _within(budget, job, network, compressor, allocation, config, folder, log)
+    strategies, known = device.fitted(budget, found.strategies)
+    return replace(found, strategies=strategies, budget=known)
+
+
+def _within(
+    budget: Budget,
+    job: Job,
+    network: Network,
+    compressor: Compressor,
+    allocation: Allocation,
+    config: TrainConfig | ApplyConfig,
+    folder: Path,
+    log: TensorBoardLog,
+) -> Candidates:
+    """What the settings lead to within a budget."""
     errors = errors_of(job, compressor, budget)
     if config.allocation.mode == "uniform":
         return Candidates([uniform(budget, errors)], budget=budget)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import numpy.typing as npt
 
-from amc.allocators.multiples import budget_for
+from amc.allocators.multiples import MULTIPLES, budget_for
 from amc.config.sections.objective import ObjectiveConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import Layer
@@ -14,49 +14,76 @@ from amc.objectives import sizes
 from amc.objectives.activations import activations
 from amc.objectives.budget import Budget
 from amc.objectives.custom import users_objective
+from amc.objectives.latency_table import LatencyTable, rewarded_multiple
 from amc.objectives.objective import Objective, together
 from amc.runtime.errors import AmcError
 from amc.steps.job import Settings
 from envs.rewards import UNCONSTRAINED
 
 
-def make_budget(graph: ChannelGraph, preserve_ratio: float, config: Settings) -> Budget:
+def make_budget(
+    graph: ChannelGraph,
+    preserve_ratio: float,
+    config: Settings,
+    table: LatencyTable | None = None,
+) -> Budget:
     """The budget to search or walk in.
 
     Args:
         graph: what can be cut.
         preserve_ratio: part that stays, where the settings do not name several.
         config: what is limited, and which counts a group may keep.
+        table: of latencies, instead of the one that the settings name.
 
     Raises:
         AmcError: an objective cannot be used with this network.
         InfeasibleBudgetError: the target cannot be reached.
     """
     tolerance = 1.0 if config.reward.reward in UNCONSTRAINED else 0.02
-    ratios = config.limits.ratios(preserve_ratio)
-    limited: Objective | None = None
-    if len(ratios) > 1:
-        full = graph.counts({})
-        parts = [(objective_of(name, graph, config.limits), part) for name, part in ratios]
+    if table is None and config.limits.latency_table is not None:
+        table = LatencyTable.load(config.limits.latency_table)
+    parts = [
+        (objective_of(name, graph, config.limits, table), ratio)
+        for name, ratio in config.limits.ratios(preserve_ratio)
+    ]
+    (limited, ratio), full = parts[0], graph.counts({})
+    if len(parts) > 1:
         limited = together(parts, full)
-        preserve_ratio = 1.0 / float(limited(full))
-    elif ratios[0][0] != "macs":
-        limited = objective_of(ratios[0][0], graph, config.limits)
-        preserve_ratio = ratios[0][1]
-    else:
-        preserve_ratio = ratios[0][1]
+        ratio = 1.0 / float(limited(full))
     counts = config.counts
     return budget_for(
-        graph, preserve_ratio, counts.channel_multiple, tolerance, counts.min_ratio, limited
+        graph,
+        ratio,
+        counts.channel_multiple,
+        tolerance,
+        counts.min_ratio,
+        None if limited.name == "macs" else limited,
+        MULTIPLES[0] if table is None else rewarded_multiple(table, graph),
     )
 
 
-def objective_of(name: str, graph: ChannelGraph, config: ObjectiveConfig) -> Objective:
+def latency(graph: ChannelGraph, table: LatencyTable) -> Objective:
+    """Milliseconds of a forward pass, by a table."""
+    return Objective("latency", "ms by the latency table", table.of(graph))
+
+
+def objective_of(
+    name: str, graph: ChannelGraph, config: ObjectiveConfig, table: LatencyTable | None = None
+) -> Objective:
     """The objective of this name for a network.
+
+    Args:
+        name: as ``--objective`` has it.
+        graph: of the network.
+        config: bits of its layers.
+        table: for the latency.
 
     Raises:
         AmcError: a pattern of bits matches no layer, or the user's function is of no use.
     """
+    if name == "latency":
+        assert table is not None  # the settings belong together
+        return latency(graph, table)
     weight = bits_of(graph, config.weight_bits, config.layer_weight_bits, "weight")
     if name == "bits":
         inputs = bits_of(graph, config.activation_bits, config.layer_activation_bits, "activation")
