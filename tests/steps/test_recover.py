@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import amc
+from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.graph.plan import Strategy
@@ -19,6 +21,8 @@ from amc.runtime.files import read_json
 from amc.schedules.curves import densities, load_schedule
 from amc.steps.cut import calibrate, silenced
 from amc.steps.finetune import Recovery
+from amc.steps.job import Job
+from amc.steps.recover import in_stages
 from amc.tasks.evaluate import Score, evaluate
 from amc.train import run
 from amc.training import trainer
@@ -199,6 +203,19 @@ def test_levels_of_stages_are_those_of_the_schedule(
         assert stage["level"] == pytest.approx(1 - sum(counts) / 48, abs=1e-6)
         assert stage["channels"] == strategy and stage["epochs"] == 1 and not stage["silent"]
     assert stages[-1]["macs"] == read_json(tmp_path / "run" / "report.json")["macs"]["ratio"]
+
+
+def test_groups_without_a_biased_exponential_are_named() -> None:
+    """From 0.4: for a final level of 0.5 there is none, for one of 0.75 there is."""
+    said: list[str] = []
+    job = SimpleNamespace(schedule=None, terminal=SimpleNamespace(say=said.append))
+    sizes, aim = {"a": 16, "b": 16, "c": 16}, {"a": 8, "b": 4, "c": 12}
+    for schedule in ("exponential-bias", "exponential"):
+        config = StagesConfig(schedule=schedule, schedule_init=0.4)
+        in_stages(sizes, aim, TrainingConfig(), config, cast(Job, job))
+    (line,) = said
+    assert line.startswith("warning  --schedule exponential-bias has no solution")
+    assert line.endswith("exponential instead: a")
 
 
 def test_schedule_of_the_documentation_works(
