@@ -12,7 +12,7 @@ from amc.objectives.latency import Run
 QUANTILE = 0.1
 """Of the passes of a turn: whatever else the machine does only adds to a time."""
 
-TURN, LEAST = 0.01, 5
+TURN, LEAST = 0.01, 12
 """Seconds, and passes, that a network has in a turn."""
 
 Clock = Callable[[], float]
