@@ -6,8 +6,8 @@
 
 ResNet-20 on Glyphs-62, at half and three tenths of the MACs. Every row of the file is one strategy
 that was cut for real: test accuracy after the cut, and after `--steps` training steps, the same
-for all; the score is of the first `--images` test images. A seed draws the positions that layers are
-solved on, and everything random of a search. Allocators that evaluate have `--episodes`
+for all; the score is of the first `--images` test images. A seed draws the positions that layers
+are solved on, and everything random of a search. Allocators that evaluate have `--episodes`
 evaluations each. A file is gone on with.
 """
 
