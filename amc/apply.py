@@ -20,13 +20,13 @@ from torch import nn
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import parse
 from amc.config.exits import exit_with_one_line
+from amc.gradual.recover import recover
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.steps.allocate import allocation_of, candidates, check_files
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, open_job
-from amc.steps.recover import recover
 from amc.steps.result import Result, finish
 from amc.steps.setup import build_network, ready, trace_network
 

@@ -27,6 +27,7 @@ from amc.config.formats.files import read, settings_in, write
 from amc.config.train import InMemoryConfig, TrainConfig
 from amc.data import Loader, from_loaders
 from amc.data.checked import preserving_random_state
+from amc.gradual.recover import recover
 from amc.graph.shrink import duplicate
 from amc.metrics.table import users_metric
 from amc.reconstruction.compressor import Compressor
@@ -39,7 +40,6 @@ from amc.schedules.curves import users_schedule
 from amc.steps.allocate import allocation_of, candidates, check_files, overridden
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, checked, job_with, open_job
-from amc.steps.recover import recover
 from amc.steps.result import Result, finish
 from amc.steps.setup import Network, build_network, ready, trace_network
 from amc.studies.max_drop import held_out, smallest

@@ -37,6 +37,7 @@ LEVELS = {
     "amc/reporting": 5,
     "amc/search": 5,
     "amc/steps": 6,
+    "amc/gradual": 6.3,
     "amc/studies": 6.5,
     "amc": 7,
 }

@@ -102,7 +102,7 @@ SCHEDULES: Mapping[str, Callable[..., float]] = {
     "multistep": multistep,
 }
 """Each is a `Schedule`, with further parameters that have defaults. ``adaptive`` is none: how far
-it goes is found out step by step, see `amc.steps.recover`."""
+it goes is found out step by step, see `amc.gradual.recover`."""
 
 
 def biased_rate(final: float, start: float = 1.0) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amc.config.composed import flags
 from amc.config.train import TrainConfig, record_settings
+from amc.gradual.recover import recover
 from amc.graph.plan import Plan
 from amc.graph.plan_files import load_plan
 from amc.reconstruction.compressor import Compressor
@@ -28,7 +29,6 @@ from amc.steps.allocate import Candidates, allocation_of, candidates
 from amc.steps.cut import cut_best
 from amc.steps.finetune import remove_states
 from amc.steps.job import EVALUATION_BATCH, Job
-from amc.steps.recover import recover
 from amc.steps.setup import Network
 from amc.tasks.batches import head, tail
 from amc.tasks.drop import PARTS, Drop, drop_of

@@ -12,6 +12,7 @@ from amc.allocators.scores import Errors
 from amc.config.composed import flags
 from amc.config.many_budgets import ParetoConfig
 from amc.config.train import record_settings
+from amc.gradual.recover import recover
 from amc.graph.plan_files import save_strategy
 from amc.objectives.budget import Budget
 from amc.objectives.latency import preferred, timings
@@ -31,7 +32,6 @@ from amc.steps.cut import calibrate, cut_best, original_outputs
 from amc.steps.finetune import remove_states
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
-from amc.steps.recover import recover
 from amc.steps.setup import Network
 from amc.tasks.batches import tail
 from amc.tasks.evaluate import Score

@@ -13,6 +13,7 @@ import amc
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
+from amc.gradual.recover import in_stages
 from amc.graph.plan import Strategy
 from amc.graph.plan_files import load_plan
 from amc.models.catalog import build
@@ -22,7 +23,6 @@ from amc.schedules.curves import densities, load_schedule
 from amc.steps.cut import calibrate, silenced
 from amc.steps.finetune import Recovery
 from amc.steps.job import Job
-from amc.steps.recover import in_stages
 from amc.tasks.evaluate import Score, evaluate
 from amc.train import run
 from amc.training import trainer
@@ -236,7 +236,7 @@ def test_patience_stays_on_a_step(
 ) -> None:
     given = {"schedule": "adaptive", "schedule_steps": 2, "adaptive_drop": 0.0, "reward": "loss",
              "schedule_patience": 2, "finetune_epochs": 5}  # fmt: skip
-    monkeypatch.setattr("amc.steps.recover.evaluate", lambda *a, **k: Score(-1.0, 0.0, 1))
+    monkeypatch.setattr("amc.gradual.recover.evaluate", lambda *a, **k: Score(-1.0, 0.0, 1))
     found = trained_and_cut(tmp_path / "run", monkeypatch, **{**simple, **given})
     assert [epochs for epochs, _, _ in found] == [1, 1, 3]
     first, second, last = (strategy for _, _, strategy in found)
@@ -349,7 +349,7 @@ def test_movement_of_the_training_decides_in_the_next_stage(
         seen.append((model, movement))
         return calibrate(job, graph, model, movement)
 
-    monkeypatch.setattr("amc.steps.gradual.calibrate", noted)
+    monkeypatch.setattr("amc.gradual.loop.calibrate", noted)
     given = {"schedule": "linear", "schedule_steps": 2, "metric": "movement"}
     run(TrainConfig.of(**simple, **given, run_dir=tmp_path / "run"))
     (_, first), (model, second) = seen

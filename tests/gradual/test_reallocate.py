@@ -11,6 +11,8 @@ from torch import nn
 
 import amc
 from amc.config.train import TrainConfig
+from amc.gradual import reallocate
+from amc.gradual.loop import Left, Turn
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan_files import load_plan
 from amc.objectives.budget import Budget
@@ -20,10 +22,8 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.schedules.curves import SCHEDULES
 from amc.search.trials import Trials
-from amc.steps import reallocate
 from amc.steps.allocate import Allocation
 from amc.steps.finetune import Recovery
-from amc.steps.gradual import Left, Turn
 from amc.steps.job import Job
 from amc.train import run
 from made_once import made_once

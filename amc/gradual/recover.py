@@ -11,6 +11,8 @@ from amc.config.apply import ApplyConfig
 from amc.config.many_budgets import ParetoConfig
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.train import TrainConfig
+from amc.gradual.loop import Left, Schedule, Turn, gradually
+from amc.gradual.reallocate import Reallocation
 from amc.graph.plan import Plan, Strategy
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runs.terminal import Terminal
@@ -21,9 +23,7 @@ from amc.schedules.stages import group_by_group, little_by_little, shared_out, t
 from amc.steps.allocate import Allocation
 from amc.steps.cut import cut, original_outputs
 from amc.steps.finetune import Recovery
-from amc.steps.gradual import Left, Schedule, Turn, gradually
 from amc.steps.job import Job
-from amc.steps.reallocate import Reallocation
 from amc.steps.setup import Network
 from amc.tasks.evaluate import evaluate
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from amc.config.train import TrainConfig
+from amc.gradual.loop import Left, Turn
 from amc.graph.arrays import IntArray
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
@@ -15,7 +16,6 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.schedules.curves import Schedule as Curve
 from amc.schedules.curves import densities
 from amc.steps.allocate import Allocation, candidates
-from amc.steps.gradual import Left, Turn
 from amc.steps.job import Job
 from amc.steps.setup import Network
 
