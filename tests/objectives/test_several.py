@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from amc import Budget
+from amc.allocators import ALLOCATORS, AllocationProblem
 from amc.allocators.by_density import by_density
 from amc.allocators.multiples import budget_for
 from amc.allocators.uniform import uniform
@@ -78,6 +79,9 @@ def test_allocators_keep_to_every_objective(kind: str) -> None:
         errors = errors_of(budget)
         for strategy in (uniform(budget), uniform(budget, errors), by_density(budget, errors)):
             assert budget.allows(strategy)
+        for allocator in ALLOCATORS.values():
+            answer = allocator(AllocationProblem(budget, errors))
+            assert isinstance(answer, dict) and budget.allows(answer)
 
 
 def test_reachable_counts_of_parameters_are_exact() -> None:
