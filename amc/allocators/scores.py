@@ -35,7 +35,7 @@ def scores_from_errors(
         known = errors.get(group.name, (1 - options / group.size) ** 2)
         gone = np.diff(options)[::-1]  # channels that leave with every step down
         added = -np.diff(known)[::-1] / gone
-        slopes = np.repeat(_rising(added, gone), gone)
+        slopes = np.repeat(rising(added, gone), gone)
         never = np.full(group.size - len(slopes), slopes[-1] if len(slopes) else 0.0)
         # where a bound lies below the size, the channels beyond it have left before anything else
         beyond = int(group.size - options[-1])
@@ -48,7 +48,7 @@ def scores_from_errors(
     return found
 
 
-def _rising(values: FloatArray, weights: IntArray) -> FloatArray:
+def rising(values: FloatArray, weights: IntArray) -> FloatArray:
     """The nearest values that never fall, in the weighted least squares: pooled neighbours."""
     means, sizes, lengths = list[float](), list[float](), list[int]()
     for value, weight in zip(values.tolist(), weights.tolist(), strict=True):

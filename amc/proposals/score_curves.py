@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from amc.allocators.problem import AllocationProblem, Proposals
+from amc.allocators.scores import rising
 from amc.allocators.uniform import uniform
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.plan import Strategy
@@ -69,16 +70,8 @@ class ScoreCurves:
 
 
 def monotone(scores: FloatArray) -> FloatArray:
-    """The nearest scores that never fall, in least squares (pool adjacent violators), [N]."""
-    means, sizes = list[float](), list[int]()
-    for score in scores.tolist():
-        means.append(score)
-        sizes.append(1)
-        while len(means) > 1 and means[-2] > means[-1]:
-            both = sizes[-2] + sizes[-1]
-            mean = (means[-2] * sizes[-2] + means[-1] * sizes[-1]) / both
-            means[-2:], sizes[-2:] = [mean], [both]
-    return np.repeat(means, sizes)
+    """The nearest scores that never fall, in least squares, [N]."""
+    return rising(scores, np.ones(len(scores), dtype=np.int64))
 
 
 def greedy(problem: AllocationProblem) -> Strategy | Proposals:
