@@ -137,7 +137,7 @@ def readers_of(evidence: Evidence, group: ChannelGroup) -> list[Reader]:
     return readers
 
 
-def ranked(score: FloatArray) -> Selection:
+def ranked(score: FloatArray | Tensor) -> Selection:
     """The channels of highest score, [size]; of equal ones the first."""
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-np.asarray(score), kind="stable")
     return lambda count: np.sort(order[:count]).astype(np.int64)

@@ -211,7 +211,7 @@ class _Study:
             plan, small = cut_best(job, self._compressor, found.strategies, found.plan)
         cut = job.tested(small)
         with clock("finetune"):
-            small, plan = recover(job, network, small, plan, config, place, log)
+            small, plan = recover(job, network, small, plan, config, place, log, allocation)
         log.close()
         save_network(place, plan, small, {**self._run.about, **about})
         drop = drop_of(job.task, network.model, small, self._images)
