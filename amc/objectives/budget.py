@@ -22,6 +22,9 @@ from amc.graph.plan import Strategy
 from amc.objectives.limit import Limit
 from amc.objectives.reach import Bounds, Reach
 
+FREE = 1e-3
+"""Part of the target that all channels together may cost which cost next to nothing."""
+
 REMEMBERED = 10_000
 """Walks of which a budget remembers the common ratio and the allowed counts."""
 
@@ -211,7 +214,9 @@ class Budget(Limit):
         """The nearest strategy that uses the budget up: the counts themselves if they do.
 
         Groups are widened step by step; where that ends below, all are walked anew, each to the
-        allowed count that is nearest.
+        allowed count that is nearest. Of costs that are no quadratic form, channels that cost
+        nothing are taken as well: those that a kernel's last block has room for, or that are not
+        there at the moment of the highest memory.
         """
         widened = np.array(counts, dtype=np.int64)
         while self.cost(widened) < self.floor:
@@ -225,9 +230,22 @@ class Budget(Limit):
                 if cost < (now := self.cost(trial)) <= self.target:
                     best, cost = trial, now
             if best is None:
-                return self._walked(widened)
+                widened = self._walked(widened)
+                break
             widened = best
-        return widened
+        return widened if self._measure.form else self._filled(widened)
+
+    def _filled(self, counts: IntArray) -> IntArray:
+        """The counts with all channels that cost next to nothing, one group after the other."""
+        filled, most = counts.copy(), self.cost(counts) + FREE * self.target
+        for t, options in enumerate(self.options):
+            larger = options[options > filled[t]]
+            rows = np.tile(filled, (len(larger), 1))
+            rows[:, t] = larger
+            fits = larger[self.cost_of(rows) <= min(most, self.target)] if len(larger) else larger
+            if len(fits):
+                filled[t] = fits[-1]
+        return filled
 
     def _walked(self, counts: IntArray) -> IntArray:
         decided: list[int] = []

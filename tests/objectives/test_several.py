@@ -84,6 +84,18 @@ def test_allocators_keep_to_every_objective(kind: str) -> None:
             assert isinstance(answer, dict) and budget.allows(answer)
 
 
+@pytest.mark.parametrize("kind", ["activations", "stairs", "several"])
+def test_channels_that_cost_nothing_are_kept(kind: str) -> None:
+    budget = limited(kind, 0.5)
+    counts = budget.complete(budget.graph.counts(uniform(budget)).tolist())
+    for t, options in enumerate(budget.options):
+        for count in options[options > counts[t]]:
+            wider = counts.copy()
+            wider[t] = count
+            # dearer than what was left to be spent on all of them together
+            assert budget.cost(wider) > budget.cost(counts) or budget.cost(wider) > budget.target
+
+
 def test_reachable_counts_of_parameters_are_exact() -> None:
     graph = bundled("plain20", 0.25)
     budget = Budget(graph, 0.4, multiple=2, objective=sizes.params(graph))
