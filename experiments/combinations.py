@@ -58,6 +58,7 @@ class Setting:
     calibration_batches: int = 30
     model: str = "resnet20"
     data: str = "glyphs"
+    shard: tuple[int, int] = (0, 1)  # every so-manieth cell, for several processes
 
 
 def cells(setting: Setting) -> Iterator[tuple[int, float, str, str]]:
@@ -134,7 +135,8 @@ def main() -> None:
     known = [json.loads(line) for line in setting.out.open()] if setting.out.exists() else []
     done = {(r["seed"], r["ratio"], r["metric"], r["allocator"]) for r in known}
     bench = Bench(setting)
-    for cell in cells(setting):
+    first, apart = setting.shard
+    for cell in list(cells(setting))[first::apart]:
         if cell not in done:
             row = bench.row(*cell)
             with setting.out.open("a") as file:
