@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, cycle
 from typing import Any
 
 import torch
@@ -109,8 +109,14 @@ class Job:
         return Inputs(*feed.arguments(self.samples(2)))
 
     def samples(self, count: int) -> Feed:
-        """The first training images."""
-        return feed.rows(self.images[0][0], slice(count))
+        """The first of the training images in memory, over again where there are fewer."""
+        found = list[Feed]()
+        for inputs, _ in cycle(self.images):
+            found.append(feed.rows(inputs, slice(count)))
+            count -= feed.samples(found[-1])
+            if not count:
+                break
+        return feed.joined(found)
 
     @property
     def sampling(self) -> Sampling:
