@@ -197,7 +197,11 @@ def from_json(config: type[Own], settings: Mapping[str, Any], where: Path) -> Ow
         AmcError: an unknown setting, or one of the wrong kind; the message names the file.
     """
     hints, values = hints_of(config), dict[str, Any]()
-    for name, value in by_current_names(config, settings).items():
+    try:
+        known = by_current_names(config, settings)
+    except TypeError as error:
+        raise AmcError(f"{where}: {error}") from None
+    for name, value in known.items():
         nested = value if name in NESTED.values() and isinstance(value, dict) else {name: value}
         for key, one in nested.items():
             if key not in hints:

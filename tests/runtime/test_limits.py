@@ -150,8 +150,13 @@ def test_a_number_of_thousands_of_digits_is_not_echoed() -> None:
 def test_paths_may_be_text(kind: type) -> None:
     for name, hint in hints_of(kind).items():
         if Path in (hint, *typing.get_args(hint)):
-            more = {"plan": {"mode": "plan"}, "strategy": {"mode": "list"}}.get(name, {})
+            more = {
+                "plan": {"mode": "plan"}, "strategy": {"mode": "list"},
+                "ranking": {"allocator": "legr"}, "score_curves": {"allocator": "greedy"},
+            }.get(name, {})  # fmt: skip
             more = more if kind is TrainConfig else {}
+            if name == "latency_table":
+                more = {"objective": "latency"}
             if (kind, name) == (ApplyConfig, "policy"):
                 more = {"plan": None}
             assert made(kind, **{**more, name: "a/b"}).flat[name] == Path("a/b")

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import amc
+from amc.graph.capture.export import Inputs
+from amc.graph.tracing.proof import objection
 from one_operator import check_cuts, images, inner, least, unit
 
 # --- weights that are computed
@@ -175,3 +177,43 @@ def test_what_is_added_to_channels_that_are_read_along_stays_for_their_reason(
     assert whole["shortcut.weight"] == whole["body.weight"]
     assert "along another dimension" in whole["shortcut.weight"]
     assert [g.name for g in graph.decisions] == ["stem"]
+
+
+# --- rounding
+
+
+class Rounding(nn.Conv2d):
+    """A convolution whose error depends on how many channels it has, as Winograd's does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        if out.dtype == torch.float32:
+            out = out * (1 + 1e-3 / self.weight.shape[1])
+        return out
+
+
+class Wrong(nn.Module):
+    """Loses a part in a thousand for every channel that is not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(x) * (1 + 1e-3 * x.shape[1])
+
+
+def test_kernels_that_round_otherwise_for_other_widths_are_no_wrong_cut() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Rounding(8, 4, 3))
+    inputs = Inputs((torch.randn(2, 3, 8, 8),), {})
+    graph = amc.trace(model, inputs.args)
+    assert graph.sizes == {"0": 8}
+    assert not objection(model, inputs, graph, graph.plan({"0": range(3)}))
+
+
+def test_small_differences_that_64_bits_have_as_well_are_a_wrong_cut() -> None:
+    inputs = Inputs((torch.randn(2, 3, 8, 8),), {})
+    graph = amc.trace(Wrong(), inputs.args)
+    assert not graph.sizes
+    assert any("differs from the masked one" in group.reason for group in graph.groups)
