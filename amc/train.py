@@ -36,6 +36,7 @@ from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
+from amc.runtime.user_code import in_memory
 from amc.schedules.curves import users_schedule
 from amc.steps.allocate import allocation_of, candidates, check_files, overridden
 from amc.steps.cut import calibrate, cut_best
@@ -52,7 +53,7 @@ GIVEN_IN_MEMORY = frozenset(
 )
 """Settings that name what `compress` is handed, and files of settings."""
 
-OWN = ("reward", "metric", "allocator", "schedule")
+OWN = ("reward", "metric", "allocator", "schedule", "objective")
 """Settings that may be functions in memory."""
 
 
@@ -120,7 +121,8 @@ def compress(
         settings: any setting of ``python -m amc.train``, by its name: ``episodes=50``. Only
             those of the network, the data, ``--resume`` and files of settings mean nothing here. A
             reward of one's own may be a function of an `envs.Outcome`, a metric one of (evidence,
-            group), a schedule one of (final density, progress).
+            group), an allocator one of a problem, a schedule one of (final density, progress), an
+            objective one of a graph.
 
     Returns:
         The smaller network, its plan and strategy, and the report.
@@ -141,8 +143,8 @@ def compress(
     own = {n: settings.pop(n) for n in OWN if callable(settings.get(n))}
     loaders = {"train": train, "val": val, "test": val if test is None else test}
     loaders |= {} if calibration is None else {"calibration": calibration}
-    if "schedule" in own:  # by its name, which nobody imports
-        settings["schedule"] = f"amc.compress:{getattr(own['schedule'], '__name__', 'schedule')}"
+    for name in own.keys() & {"schedule", "objective"}:  # by a name that nobody imports
+        settings[name] = f"amc.compress:{getattr(own[name], '__name__', name)}"
     kind = type(model)
     with ExitStack() as stack:
         folder = run_dir or stack.enter_context(TemporaryDirectory(prefix="amc-"))
@@ -155,6 +157,8 @@ def compress(
             quiet=quiet,
             **settings,
         )
+        if "objective" in own:
+            stack.enter_context(in_memory(config.limits.objective, own["objective"]))
         stack.enter_context(torch.random.fork_rng())  # on GPUs
         stack.enter_context(preserving_random_state())
         opened = stack.enter_context(open_run(config))

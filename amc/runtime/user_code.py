@@ -19,6 +19,18 @@ from typing import Any
 from amc.runtime.errors import AmcError, BrokenCodeError
 from amc.runtime.files import expanded
 
+_IN_MEMORY: dict[str, Callable[..., Any]] = {}
+
+
+@contextmanager
+def in_memory(spec: str, function: Callable[..., Any]) -> Iterator[None]:
+    """While inside, `load_function` knows the function by this name, which nobody imports."""
+    _IN_MEMORY[spec] = function
+    try:
+        yield
+    finally:
+        del _IN_MEMORY[spec]
+
 
 def load_function(spec: str) -> Callable[..., Any]:
     """Import the function that `spec` names; this runs the module it is in.
@@ -29,6 +41,8 @@ def load_function(spec: str) -> Callable[..., Any]:
     Raises:
         AmcError: No such module, file or function, or the import itself failed.
     """
+    if spec in _IN_MEMORY:
+        return _IN_MEMORY[spec]
     function: Callable[..., Any] = load_object(spec)
     if not callable(function):
         source, _, name = spec.rpartition(":")
