@@ -20,7 +20,7 @@ def importance(
 ) -> Scores:
     """What a metric says of every channel, group name -> [size].
 
-    Scores in units of the loss are comparable as they are; others become so by the norm of their
+    Scores in units of the loss are comparable as they are; others become so by the mean of their
     group. Of a metric that only selects, channels are worth the reconstruction error that they
     add when they leave.
 

@@ -107,8 +107,11 @@ def test_scores_of_errors_are_their_marginals_and_give_them_back() -> None:
     assert found.tolist() == [2.0, 2.0, 2.0, 2.0, 0.5, 0.5]
 
 
-def test_comparable_scores_have_a_norm_of_one() -> None:
-    assert comparable(np.array([3.0, 4.0])).tolist() == [0.6, 0.8]
+def test_comparable_scores_are_one_on_average_whatever_the_width() -> None:
+    assert comparable(np.array([3.0, 5.0])).tolist() == [0.75, 1.25]
+    assert comparable(np.array([3.0, -1.0])).tolist() == [1.5, -0.5]
+    wide = comparable(np.tile([3.0, 5.0], 50))
+    assert wide.min() == 0.75 and wide.max() == 1.25
     assert comparable(np.zeros(3)).tolist() == [0, 0, 0]
 
 
