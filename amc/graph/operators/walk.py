@@ -5,13 +5,14 @@ mode does not concern channels. An operator may write into a view of another val
 """
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from amc.graph.capture.lives import Lives, shares
 from amc.graph.operators.interpreter import Labeller
 from amc.graph.operators.labels import CONSTANT, compact
 from amc.graph.operators.operands import Kept, Op, Source, Unknown, Value
@@ -61,8 +62,7 @@ class _Walk:
         self._run = run
         self._values: dict[Node, Value] = {}
         self._views: dict[Node, tuple[Node, Replay]] = {}
-        self._used: dict[Node, tuple[int, int]] = {}  # first and last operator
-        self._now = 0
+        self._lives = Lives()
 
     def along(self, module: GraphModule, inputs: list[Value], given: Iterable[Any] = ()) -> Value:
         """Executes a graph and returns its outputs.
@@ -79,7 +79,7 @@ class _Walk:
                 self._views[place] = outside, lambda labels: labels
         for node in module.graph.nodes:
             if node.op == "output":
-                self._use(node)
+                self._lives.use(node.all_input_nodes)
                 return self._operands(node.args[0])
             if node.op == "get_attr":  # a sub-graph
                 part = getattr(module, node.target, None)
@@ -93,8 +93,8 @@ class _Walk:
 
     def _call(self, node: Node) -> None:
         """The labels of an operator's result; what cannot be followed is frozen."""
-        self._now += 1
-        self._use(node)
+        self._lives.next()
+        self._lives.use(node.all_input_nodes)
         fakes = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
         args, kwargs = self._operands((tuple(node.args), dict(node.kwargs)))
         op = Op(node.target, args, kwargs, node.meta.get("val"), fakes)
@@ -102,7 +102,9 @@ class _Walk:
         if inner is not None:
             start = inner + 1
             self._values[node] = self.along(args[inner], list(args[start:]), node.args[start:])
+            self._lives.use([node])
             return
+        self._lives.use([node])
         run, stack = self._run, list((node.meta.get("nn_module_stack") or {}).values())
         site = stack[-1][0] if stack else ""
         run.enter(site, op.name, _place(site, node))
@@ -122,29 +124,20 @@ class _Walk:
         if op.name in LAYERS and isinstance(out, Tensor):
             run.unseen.setdefault(site or op.name, (compact(out).ravel(), why))
 
-    def _use(self, node: Node) -> None:
-        """Remembers that the operator is there, and what it reads still is."""
-        for one in (node, *node.all_input_nodes):
-            self._used[one] = self._used.get(one, (self._now, 0))[0], self._now
-
-    def kept(self, inputs: Iterable[Node]) -> list[Kept]:
+    def kept(self, inputs: Collection[Node]) -> list[Kept]:
         """The tensors that the execution keeps, and how long; all its operators are over.
 
         Args:
             inputs: the placeholders of what the network is given.
         """
-        spans: dict[Node, tuple[int, int]] = {node: (0, 0) for node in inputs}
-        for node, (first, last) in self._used.items():
-            while node in self._views:
-                node = self._views[node][0]
-            before = spans.get(node, (first, last))
-            spans[node] = min(before[0], first), max(before[1], last)
-        given = set(inputs)
+        self._lives.given(inputs)
         found = []
-        for node, (first, last) in spans.items():
-            labels, whole = self._values.get(node), node.meta.get("val")
-            made = node.op == "call_function" or node in given
-            if made and isinstance(labels, Tensor) and isinstance(whole, Tensor):
+        for node, place, first, last in self._lives.spans():
+            labels, whole = self._values.get(node), node.meta["val"]
+            if place is not None:
+                labels, whole = _part(labels, place), whole[place]
+            made = node.op == "call_function" or node in inputs
+            if made and isinstance(labels, Tensor):
                 found.append(Kept(labels, whole.element_size(), first, last))
         return found
 
@@ -165,7 +158,7 @@ class _Walk:
         if alias.is_write:
             self._views[node] = base, lambda labels: labels
             self._write(base, self._values[node])
-        else:
+        elif shares(node, base):
             args, kwargs = op.args[1:], op.kwargs
             self._views[node] = base, lambda labels: op.target(labels, *args, **kwargs)
 
@@ -181,6 +174,10 @@ class _Walk:
             if not isinstance(whole, Tensor):
                 raise Unknown("writes into a parameter")
             self._write(base, scattered(self._run, whole, replay, labels))
+
+
+def _part(labels: Value, place: int) -> Value:
+    return labels[place] if isinstance(labels, tuple | list) else None
 
 
 def _inner(op: Op) -> int | None:
