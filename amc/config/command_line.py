@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -24,8 +24,8 @@ from amc.runtime.wording import suggestion
 Config = TypeVar("Config", bound=Composed)
 
 
-SettingsIn = Callable[[Path, Collection[str]], Mapping[str, Any]]
-"""Reads a configuration file; beside it these settings are given as flags."""
+SettingsIn = Callable[[Path, Mapping[str, str]], Mapping[str, Any]]
+"""Reads a configuration file; beside it these settings are given as flags, and what they say."""
 
 
 def parse(
@@ -70,10 +70,10 @@ def parse(
         raise AmcError(f"{said} (--help lists all flags)") from None
 
 
-def _named(words: Sequence[str]) -> set[str]:
+def _named(words: Sequence[str]) -> dict[str, str]:
     """The settings that the flags among some words are of, those with ``no`` as ``no_...``."""
-    flags = (word.partition("=")[0] for word in words if word.startswith("--"))
-    return {flag.removeprefix("--").replace("-", "_") for flag in flags}
+    flags = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    return {flag.removeprefix("--").replace("-", "_"): _given(flag, words) for flag in flags}
 
 
 def at_once(name: str, config: type[Config], settings_in: SettingsIn | None = None) -> None:

@@ -1,13 +1,15 @@
 """The metrics by name, and those of the user's own."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.groups import ChannelGroup
+from amc.graph.shrink import tensors
 from amc.metrics.activations import activation_mean, apoz
 from amc.metrics.geometric_median import geometric_median
 from amc.metrics.lasso import lasso
@@ -64,9 +66,13 @@ def users_metric(where: str, function: Callable[[Evidence, ChannelGroup], Any]) 
     """
 
     def metric(evidence: Evidence, group: ChannelGroup) -> Selection | FloatArray:
-        said = f"{where}: {group.name}:"
+        said, before = f"{where}: {group.name}:", _versions(evidence.model)
         with user_code(said):
             found = function(evidence, group)
+        if _versions(evidence.model) != before:
+            raise AmcError(
+                f"{said} it has changed the network; let it work on copy.deepcopy(evidence.model)"
+            )
         if callable(found) and not isinstance(found, Tensor):
             return lambda count: _selected(found, count, group.size, said)
         return _scored(found, group.size, said)
@@ -74,11 +80,23 @@ def users_metric(where: str, function: Callable[[Evidence, ChannelGroup], Any]) 
     return metric
 
 
+def _versions(model: nn.Module) -> list[Any]:
+    """What is another one once weights were written, or modules put into another mode."""
+    return [
+        *((name, tensor.data_ptr(), tensor._version) for name, tensor in tensors(model).items()),
+        *((name, module.training) for name, module in model.named_modules()),
+    ]
+
+
 def _scored(found: Any, size: int, said: str) -> FloatArray:
     """Scores as an array, if that is what they are."""
-    if isinstance(found, Tensor):
-        found = found.detach().cpu().numpy()
     form = type(found).__name__
+    if isinstance(found, Tensor):
+        form = f"{found.dtype} {list(found.shape)}"
+        if found.is_floating_point() and not found.is_meta:  # NumPy has no bfloat16
+            found = found.double()
+        with suppress(NotImplementedError, TypeError, RuntimeError):  # meta, sparse, quantised
+            found = found.detach().cpu().numpy()
     if isinstance(found, np.ndarray):
         form = f"{found.dtype} {list(found.shape)}"
         if found.shape == (size,) and found.dtype.kind in "fiu":

@@ -39,6 +39,9 @@ POWER = 0.9
 EXACT = 1e-9
 """Rounding errors of a progress."""
 
+SINGLE = 1e-6
+"""Rounding errors of a user's density, which may be of single precision."""
+
 
 def one_shot(final: float, progress: float) -> float:
     """All at once."""
@@ -166,7 +169,7 @@ def users_schedule(name: str, function: Schedule, steps: int) -> Schedule:
     def schedule(final: float, progress: float) -> float:
         with user_code(f"--schedule {name}:"):
             found = float(function(final, progress))
-        if not final * (1 - EXACT) <= found <= 1 + EXACT:  # NaN fails the comparison
+        if not final * (1 - SINGLE) <= found <= 1 + SINGLE:  # NaN fails the comparison
             raise AmcError(
                 f"--schedule {name}: gave {found:g} for final density {final:g} and progress "
                 f"{progress:g}; allowed is {final:g} to 1"
@@ -176,12 +179,12 @@ def users_schedule(name: str, function: Schedule, steps: int) -> Schedule:
     for final in (0.1, 0.5, 1.0):
         curve = [1.0, *(schedule(final, (i + 1) / steps) for i in range(steps))]
         for number, (before, after) in enumerate(pairwise(curve), 1):
-            if after > before + EXACT:
+            if after > before + SINGLE:
                 raise AmcError(
                     f"--schedule {name}: rises from {before:g} to {after:g} in step {number} of "
                     f"{steps} for final density {final:g}; it must not"
                 )
-        if abs(curve[-1] - final) > EXACT:
+        if abs(curve[-1] - final) > SINGLE:
             raise AmcError(
                 f"--schedule {name}: ends at {curve[-1]:g} for final density {final:g}; at "
                 "progress 1 it must be the final density"

@@ -111,6 +111,8 @@ def test_old_names_of_settings_still_work(tmp_path: Path) -> None:
         assert from_json(kind, written, tmp_path) == config
     with pytest.raises(TypeError, match="'selector' is the old name of 'metric', give one"):
         TrainConfig.of(selector="obs", metric="l1")
+    with pytest.raises(AmcError, match=r"x\.json: amc\.train: 'selector' is the old name"):
+        from_json(TrainConfig, {"selector": "obs", "metric": "l1"}, Path("x.json"))
     assert LearnConfig.of(agent="td3").flat["agent"] == "td3"  # which is no old name there
 
 

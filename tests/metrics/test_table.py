@@ -56,7 +56,9 @@ def test_a_name_is_a_metric_of_the_table_or_a_function(tmp_path: Path, given: An
         (None, "got NoneType"),
         (3.0, "got float"),
         (np.zeros(4), r"got float64 \[4\]"),
-        (torch.zeros(5, 1), r"got float32 \[5, 1\]"),
+        (torch.zeros(5, 1), r"got float64 \[5, 1\]"),
+        (torch.zeros(5, device="meta"), r"got torch.float32 \[5\]"),
+        (torch.zeros(5).to_sparse(), r"got torch.float32 \[5\]"),
         (np.array(list("abcde")), r"got <U1 \[5\]"),
         (np.array([1, 2, np.nan, 4, 5]), "got scores that are not finite"),
     ],
@@ -81,8 +83,27 @@ def test_a_function_that_fails_is_told_with_its_line(given: Any) -> None:
 
 
 def test_whole_numbers_and_tensors_that_want_gradients_are_scores(given: Any) -> None:
-    for own in (torch.arange(5), torch.arange(5.0).requires_grad_(), np.arange(5)):
+    halves = torch.arange(5, dtype=torch.bfloat16)
+    for own in (torch.arange(5), torch.arange(5.0).requires_grad_(), np.arange(5), halves):
         found = scores_of(users_metric("metric", lambda e, g, own=own: own), *given)
         assert (
             found is not None and found.dtype == np.float64 and found.tolist() == [0, 1, 2, 3, 4]
         )
+
+
+def test_a_metric_that_changes_the_network_is_refused(given: Any) -> None:
+    evidence, group = given
+
+    def zeroing(evidence: Any, group: Any) -> Any:
+        with torch.no_grad():
+            next(evidence.model.parameters()).mul_(1)
+        return np.arange(5)
+
+    def training(evidence: Any, group: Any) -> Any:
+        evidence.model.train()
+        return np.arange(5)
+
+    evidence.model.eval()
+    for changing in (zeroing, training):
+        with pytest.raises(AmcError, match="metric: 0: it has changed the network"):
+            users_metric("metric", changing)(evidence, group)

@@ -131,6 +131,9 @@ def below(final, progress):
     return final / 2
 def nan(final, progress):
     return float("nan")
+def single(final, progress):
+    import numpy
+    return numpy.float32(1 - (1 - final) * progress)
 def word(final, progress):
     return "half"
 """
@@ -145,6 +148,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_own_schedule(own: Path) -> None:
     assert densities(load_schedule(f"{own}:stairs", 4), 0.5, 4) == [0.75, 0.5, 0.5, 0.5]
+    assert densities(load_schedule(f"{own}:single", 2), 0.1, 2) == pytest.approx([0.55, 0.1])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ a file, because what it says of types and defaults needs the layers of a network
 Source: the documentation of `auto_channel_prune_search`, Huawei AMCT.
 """
 
+import math
 from typing import Any
 
 from amc.config.formats.amct_layers import of_strategy
@@ -38,7 +39,9 @@ def read_search(source: Source) -> Reading:
     """
     message = parsed(source, SEARCH)
     ratio, most = message.compress_ratio, 1.0
-    if not ratio > 1:
+    if not message.HasField("compress_ratio"):
+        raise AmcError(f"{source.path}: compress_ratio (original / pruned) is missing")
+    if not 1 < ratio < math.inf:
         raise AmcError(
             f"{source.place('compress_ratio')}: compress_ratio (original / pruned) must be above "
             f"1, got {ratio:g}"
@@ -63,7 +66,10 @@ def read_search(source: Source) -> Reading:
         settings["calibration_batches"] = message.test_iteration
     if message.HasField("override_prune_cfg"):
         overrides = source.beside(message.override_prune_cfg)
-        parsed(Source.of(overrides), PRUNE)
+        try:
+            parsed(Source.of(overrides), PRUNE)
+        except AmcError as error:
+            raise AmcError(f"{source.place('override_prune_cfg')}: {error}") from None
         settings["overrides"] = overrides
     return Reading(settings)
 

@@ -1,10 +1,12 @@
 """A configuration file: its kind recognised by its content, read, or written."""
 
+import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from amc.config.composed import names_in, words
@@ -31,15 +33,18 @@ DECIDING = (
 """Settings and sections that say what is cut, and when; all others may be given beside a file."""
 
 OVERRULES = {
-    "mode": ("channel_ratio", "strategy", "plan", "policy"),
+    "mode": ("mode", "channel_ratio", "strategy", "plan", "policy"),
+    "allocator": ("mode", "channel_ratio", "strategy", "plan"),
     "preserve_ratio": ("channel_ratio",),
+    "max_drop": ("channel_ratio",),
     "objective": ("channel_ratio",),
     "schedule": ("schedule_steps", "schedule_init", "schedule_delay"),
     "no_bn_adapt": ("bn_samples",),
 }
 """Flags -> settings of a file that mean nothing beside them."""
 
-NUMBERS = re.compile(r"[\s,]*[\d.eE+-]+([\s,]+[\d.eE+-]+)*[\s,]*")
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+NUMBERS = re.compile(rf"[\s,]*{NUMBER}([\s,]+{NUMBER})*[\s,]*")
 
 
 def read(path: Path) -> Reading:
@@ -52,9 +57,9 @@ def read(path: Path) -> Reading:
 
 
 def _reading(source: Source) -> Reading:
-    text = source.text.strip()
-    if text.startswith("{"):
-        return _json(source)
+    text, plain = source.text.strip(), without_comments(source.text)
+    if plain.lstrip().startswith("{"):
+        return _json(Source(source.path, plain))
     if NUMBERS.fullmatch(text):
         return pocketflow.read_list(source)
     lines = [line.strip() for line in text.splitlines()]
@@ -71,24 +76,59 @@ def _reading(source: Source) -> Reading:
     )
 
 
-def settings_in(path: Path, given: Collection[str] = ()) -> dict[str, Any]:
+def settings_in(path: Path, given: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """The settings of a file, without those that mean nothing beside flags.
 
     Args:
         path: of the file, see `read`.
-        given: settings that flags are of.
+        given: settings that flags are of, and what the flags say.
+
+    Raises:
+        AmcError: as `read`; or what is left is out of range, or does not go together.
     """
-    found = read(path)
+    source = Source.of(path)
+    found = _reading(source)
     rules = {**OVERRULES, **found.overrules}
     gone = {setting for name in given for setting in rules.get(name, ())}
-    return {name: value for name, value in found.settings.items() if name not in gone}
+    if given.get("allocator") == found.settings.get("mode", "auto"):
+        gone -= {*OVERRULES["allocator"]}
+    if "=" in given.get("objective", ""):
+        gone.add("preserve_ratio")
+    settings = {name: value for name, value in found.settings.items() if name not in gone}
+    try:
+        TrainConfig.of(**settings)
+    except AmcError as error:
+        word = re.search(r"--([a-z][a-z-]*)", str(error))
+        where = source.place(word[1].replace("-", "_")) if word else str(path)
+        raise AmcError(f"{where}: {error}") from None
+    return settings
+
+
+def without_comments(text: str) -> str:
+    """JSON without comments and without commas before a closing bracket; lines stay as they are.
+
+    NNCF reads its files so: comments are ``//``, ``/* */`` and ``#``.
+    """
+    for gone in (r"//[^\n]*|#[^\n]*|/\*.*?\*/", r",(?=\s*[}\]])"):
+        text = re.sub(
+            rf"""("(?:\\.|[^"\\])*")|{gone}""",
+            lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]),
+            text,
+            flags=re.DOTALL,
+        )
+    return text
 
 
 def _json(source: Source) -> Reading:
     try:
         content = parsed_json(source.text.encode())
     except ValueError as error:
-        raise AmcError(f"{source.path}: not a JSON file ({error})") from None
+        where, twice = str(source.path), re.match(r"'(.*)' is given twice", str(error))
+        if isinstance(error, json.JSONDecodeError):
+            where = f"{where}:{error.lineno}"
+        elif twice:
+            where = source.place(json.dumps(twice[1]), last=True)
+        raise AmcError(f"{where}: not a JSON file ({error})") from None
     if {"compression", "input_info"} & set(content):
         return nncf.read(source, content)
     return own.read(source, content)

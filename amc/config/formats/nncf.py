@@ -72,8 +72,9 @@ def read(source: Source, content: Any) -> Reading:
         **_scopes(own, top),
         **_adaptation(source, both),
     }
+    legr = Entries(source, params.get("legr_params", dict, {}), "legr_params", LEGR)
     if learned == LEARNED:
-        settings |= {"allocator": "legr", **_legr(source, params)}
+        settings |= {"allocator": "legr", **_legr(source, params, legr)}
     elif "legr_params" in params:
         notes.append(f"legr_params: not used, interlayer_ranking_type is {UNWEIGHTED}")
     if not params.get("prune_batch_norms", bool, True):
@@ -264,8 +265,7 @@ def _adaptation(source: Source, both: _Both) -> dict[str, Any]:
     return {"bn_samples": samples} if samples else {"bn_adapt": False}
 
 
-def _legr(source: Source, params: Entries) -> dict[str, Any]:
-    given = Entries(source, params.get("legr_params", dict, {}), "legr_params", LEGR)
+def _legr(source: Source, params: Entries, given: Entries) -> dict[str, Any]:
     steps = given.count("train_steps", 200, 0)
     found: dict[str, Any] = {
         "episodes": given.count("generations", 400, 1),

@@ -3,16 +3,21 @@
 import json
 from typing import Any
 
-from amc.config.composed import NESTED, as_json, by_current_names, hints_of, typed
+from amc.config.composed import NESTED, as_json, hints_of, typed
 from amc.config.formats.source import Reading, Source
 from amc.config.train import TrainConfig
 from amc.runtime.errors import AmcError
+from amc.runtime.limits import flag
+from amc.runtime.names import current_name
 from amc.runtime.wording import suggestion
 
 THREADS, COMMAND = "threads", "command"
 """What a run's file holds beside the settings."""
 
-OF_ONE_RUN = ("run_dir", "resume", "config", "write_config")
+OF_COMMANDS = ("resume", "config", "write_config")
+"""Settings that say what a command does with files, and no file says itself."""
+
+OF_ONE_RUN = ("run_dir", *OF_COMMANDS)
 """Settings of a run that another one does not take over."""
 
 
@@ -31,10 +36,14 @@ def read(source: Source, content: dict[str, Any]) -> Reading:
     hints, found = hints_of(TrainConfig), dict[str, Any]()
     for name, value in content.items():
         nested = value if name in NESTED.values() and isinstance(value, dict) else {name: value}
-        for key, one in by_current_names(TrainConfig, nested).items():
-            where = source.place(json.dumps(key))
+        for given, one in nested.items():
+            where, key = source.place(json.dumps(given)), current_name(given, hints)
             if key not in hints:
                 raise AmcError(f"{where}: there is no setting {key!r}{suggestion(key, hints)}")
+            if key in found:
+                raise AmcError(f"{where}: {key} is given twice, by its old and its new name")
+            if key in OF_COMMANDS:
+                raise AmcError(f"{where}: {key} is no setting of a file, give {flag(key)}")
             found[key] = typed(one, hints[key], f"{where}: {key}")
     return Reading(found)
 

@@ -77,6 +77,9 @@ def read(source: Source) -> Reading:
     }
     if option["enbl_dst"]:
         temperature = option["tempr_dst"]
+        if temperature <= 0:
+            where = source.place("tempr_dst")
+            raise AmcError(f"{where}: --tempr_dst must be above 0, got {temperature:g}")
         settings["temperature"] = temperature
         settings["distill_weight"] = option["loss_w_dst"] / temperature**2
     if option["cp_list_group"] < ALL_AT_ONCE:
@@ -184,6 +187,8 @@ def _options(source: Source) -> dict[str, Any]:
                 name, value = name[2:], "false"
             if name not in DEFAULTS:
                 raise source.unknown(name, DEFAULTS, "option")
+            if name in found:
+                raise AmcError(f"{source.path}:{number}: --{name} is given twice")
             if not equals and not value:
                 value = words.pop(0) if words and not words[0].startswith("-") else "true"
             found[name] = _value(f"{source.path}:{number}", name, value)

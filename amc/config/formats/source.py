@@ -44,18 +44,16 @@ class Source:
             AmcError: it cannot be read, or is no text.
         """
         try:
-            return cls(path, path.read_text(encoding="utf-8"))
+            return cls(path, path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise AmcError(f"{path}: cannot be read: {error.strerror or error}") from None
         except UnicodeDecodeError:
             raise AmcError(f"{path}: expected a configuration as text, got other bytes") from None
 
-    def place(self, word: str) -> str:
-        """``path:line`` of the first line that holds a word, or the path alone."""
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if word in line:
-                return f"{self.path}:{number}"
-        return str(self.path)
+    def place(self, word: str, last: bool = False) -> str:
+        """``path:line`` of the first or last line that holds a word, or the path alone."""
+        lines = [n for n, line in enumerate(self.text.splitlines(), 1) if word in line]
+        return f"{self.path}:{lines[-1 if last else 0]}" if lines else str(self.path)
 
     def unknown(self, name: str, known: Collection[str], what: str = "field") -> AmcError:
         """The mistake that a name is none of those that are known."""
@@ -78,7 +76,7 @@ class Entries:
             AmcError: one of both.
         """
         if not isinstance(content, dict):
-            raise AmcError(f"{source.path}: {what} must be an object, got {content!r:.60}")
+            raise AmcError(f"{source.place(what)}: {what} must be an object, got {content!r:.60}")
         for name in content:
             if name not in known:
                 raise source.unknown(name, known, f"field of {what}:")

@@ -32,11 +32,12 @@ def test_defaults_are_amcts(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("\ncompress_ratio: 1.0", r"cfg:2: compress_ratio \(original / pruned\) must be above 1"),
-        ("max_prune_ratio: 0.5", "compress_ratio .* must be above 1, got 0"),
+        ("max_prune_ratio: 0.5", r"compress_ratio \(original / pruned\) is missing"),
+        ("compress_ratio: 1e400", "cfg:1: compress_ratio .* must be above 1, got inf"),
         ("compress_ratio: 2\nmax_prune_ratio: 1.5", r"cfg:2: max_prune_ratio must be in \(0, 1\]"),
         ("compress_ratio: 2\ntest_iteration: 0", "cfg:2: test_iteration must be 1 or more"),
         ("compress_ratio: 2\nascend_optimised: true", "did you mean ascend_optimized"),
-        ('compress_ratio: 2\noverride_prune_cfg: "no"', "no: cannot be read"),
+        ('compress_ratio: 2\noverride_prune_cfg: "no"', "cfg:2: no: cannot be read"),
     ],
 )
 def test_mistakes_name_file_and_line(tmp_path: Path, text: str, words: str) -> None:

@@ -39,7 +39,20 @@ def test_kinds_are_recognised(tmp_path: Path, text: str, settings: dict[str, str
     assert settings.items() <= read(path).settings.items()
 
 
-@pytest.mark.parametrize("text", ["", "hello world", "\n\n", "<xml/>"])
+def test_comments_commas_and_byte_order_marks_do_no_harm(tmp_path: Path) -> None:
+    text = """\ufeff// one, "two"
+    # three
+    {"exclude": ["a//b", "c#d", "e /* f */", "g,]"], /* h
+    "seed": 9 */ "seed": 1, // "seed": 2
+    }"""
+    assert of(tmp_path, text) == TrainConfig.of(
+        exclude=("a//b", "c#d", "e /* f */", "g,]"), seed=1
+    )
+    with pytest.raises(AmcError, match="file:3: there is no setting 'sed'"):
+        of(tmp_path, '// "sed"\n{\n"sed": 3, }')
+
+
+@pytest.mark.parametrize("text", ["", "hello world", "\n\n", "<xml/>", "...", "e", "1,e"])
 def test_others_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(AmcError, match=r"file: no configuration: expected JSON"):
         of(tmp_path, text)
@@ -65,6 +78,15 @@ def test_flags_that_replace_a_target_leave_the_other_one_without_meaning(tmp_pat
     assert of(tmp_path, text).allocation.channel_ratio == 0.5
     assert of(tmp_path, text, "--preserve-ratio 0.5").allocation.channel_ratio is None
     assert of(tmp_path, text, "--mode auto") == TrainConfig()
+    assert of(tmp_path, text, "--allocator legr") == TrainConfig.of(allocator="legr")
+    assert of(tmp_path, text, "--allocator=uniform").allocation.channel_ratio == 0.5
+    assert of(tmp_path, text, "--max-drop 1") == TrainConfig.of(mode="uniform", max_drop=1.0)
+    assert of(tmp_path, '{"mode": "list", "strategy": "a"}', "--mode uniform") == (
+        TrainConfig.of(mode="uniform")
+    )
+    both = "--objective macs=0.5,params=0.4"
+    assert of(tmp_path, '{"preserve_ratio": 0.3}', both).preserve_ratio == 0.5
+    assert of(tmp_path, '{"preserve_ratio": 0.3}', "--objective params").preserve_ratio == 0.3
 
 
 @pytest.mark.parametrize(
@@ -73,8 +95,12 @@ def test_flags_that_replace_a_target_leave_the_other_one_without_meaning(tmp_pat
         ('{\n "presrve_ratio": 0.5}', r"file:2: there is no setting 'presrve_ratio'; did you mean "
          "preserve_ratio"),
         ('{\n"mode": 1}', "file:2: mode 1 is unknown"),
-        ('{"mode": "uniform", "mode": "list"}', "not a JSON file"),
-        ('{"preserve_ratio": 2.0}', "--preserve-ratio"),
+        ('{"mode": "uniform",\n "mode": "list"}', "file:2: not a JSON file"),
+        ('{"seed": 1,\n "preserve_ratio": 2.0}', "file:2: --preserve-ratio must be in"),
+        ('{"seed": 1,\n "episodes": }', "file:2: not a JSON file"),
+        ('{"metric": "l1",\n "selector": "l2"}', "file:2: metric is given twice, by its old"),
+        ('{"seed": 1,\n "resume": "x"}', "file:2: resume is no setting of a file"),
+        ('{"mode": "list"}', "file:1: --mode list and --strategy FILE belong together"),
         ('{"command": "amc.apply", "plan": "x"}', "settings of amc.apply, expected amc.train"),
     ],
 )  # fmt: skip

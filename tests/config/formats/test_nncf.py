@@ -64,7 +64,7 @@ def test_the_documented_examples(name: str, settings: dict[str, Any]) -> None:
 
 
 def test_epochs_beside_a_file_are_not_those_of_its_steps() -> None:
-    found = settings_in(EXAMPLES / "nncf_4_geometric_median.json", {"finetune_epochs"})
+    found = settings_in(EXAMPLES / "nncf_4_geometric_median.json", {"finetune_epochs": "3"})
     assert not {"schedule_steps", "schedule_delay"} & set(found)
 
 
@@ -116,6 +116,8 @@ def pruning(**fields: Any) -> str:
          "learned_ranking ranks all_weights"),
         (pruning(params={"interlayer_ranking_type": "learned_ranking",
                          "legr_params": {"population_size": 9}}), "is always 64 here"),
+        (pruning(params={"legr_params": {"generatons": 9}}), ":6: unknown field of legr_params"),
+        (pruning(params=None), ":4: params must be an object, got None"),
         (pruning(ignored_scopes=[1]), "ignored_scopes must be text, or a list"),
         ('{"compression": {"algorithm": "rb_sparsity"}}', "unknown algorithm 'rb_sparsity'"),
         ('{"compression": {"algorithm": "quantization"}}', "expected one filter_pruning, got 0"),

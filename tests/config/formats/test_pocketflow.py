@@ -56,6 +56,8 @@ def test_a_list_lies_beside_its_flags(tmp_path: Path) -> None:
         ("--cp_nb_rlouts=1.5", "--cp_nb_rlouts must be a whole number, got '1.5'"),
         ("--cp_preserve_ratio=x", "must be a number"),
         ("--cp_quadruple=maybe", "must be true or false"),
+        ("--enbl_dst\n--tempr_dst=0", "flags:2: --tempr_dst must be above 0, got 0"),
+        ("--cp_lasso\n--nocp_lasso", "flags:2: --cp_lasso is given twice"),
         ("--learner=dis-chn-pruned", "--learner must be channel"),
     ],
 )  # fmt: skip
