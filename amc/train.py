@@ -53,7 +53,7 @@ GIVEN_IN_MEMORY = frozenset(
 )
 """Settings that name what `compress` is handed, and files of settings."""
 
-OWN = ("reward", "metric", "allocator", "schedule", "objective")
+OWN = ("reward", "metric", "allocator", "schedule", "objective", "target")
 """Settings that may be functions in memory."""
 
 
@@ -122,7 +122,7 @@ def compress(
             those of the network, the data, ``--resume`` and files of settings mean nothing here. A
             reward of one's own may be a function of an `envs.Outcome`, a metric one of (evidence,
             group), an allocator one of a problem, a schedule one of (final density, progress), an
-            objective one of a graph.
+            objective and a target one of a graph.
 
     Returns:
         The smaller network, its plan and strategy, and the report.
@@ -143,7 +143,7 @@ def compress(
     own = {n: settings.pop(n) for n in OWN if callable(settings.get(n))}
     loaders = {"train": train, "val": val, "test": val if test is None else test}
     loaders |= {} if calibration is None else {"calibration": calibration}
-    for name in own.keys() & {"schedule", "objective"}:  # by a name that nobody imports
+    for name in own.keys() & {"schedule", "objective", "target"}:  # by names that nobody imports
         settings[name] = f"amc.compress:{getattr(own[name], '__name__', name)}"
     kind = type(model)
     with ExitStack() as stack:
@@ -157,8 +157,8 @@ def compress(
             quiet=quiet,
             **settings,
         )
-        if "objective" in own:
-            stack.enter_context(in_memory(config.limits.objective, own["objective"]))
+        for name in own.keys() & {"objective", "target"}:
+            stack.enter_context(in_memory(settings[name], own[name]))
         stack.enter_context(torch.random.fork_rng())  # on GPUs
         stack.enter_context(preserving_random_state())
         opened = stack.enter_context(open_run(config))

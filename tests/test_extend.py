@@ -77,7 +77,7 @@ def test_parts_in_memory(allocator: str) -> None:
     result = amc.compress(
         network(), loader, loader, metric=own["peak"], allocator=own[allocator],
         schedule=own["ever_slower"], schedule_steps=2, reward=own["frugal"],
-        objective=own["traffic"], episodes=5,
+        objective=own["traffic"], target=own["keep_narrow_groups"], episodes=5,
         finetune_epochs=2, channel_multiple=1,
     )  # fmt: skip
     (cost,) = result.report.objective.values()
@@ -90,7 +90,7 @@ def test_parts_from_a_file(tmp_path: Path, checkpoint: Path) -> None:
     assert users_objective(f"{file}:traffic", six().graph)
     words = {key: f"{file}:{name}" for key, name in (
         ("metric", "peak"), ("allocator", "inverse_to_width"), ("schedule", "ever_slower"),
-        ("reward", "frugal"), ("objective", "traffic"),
+        ("reward", "frugal"), ("objective", "traffic"), ("target", "keep_narrow_groups"),
     )}  # fmt: skip
     folder = run(TrainConfig.of(**{**SMALL, **words, "checkpoint": checkpoint,
                                    "finetune_epochs": 2, "schedule_steps": 2,

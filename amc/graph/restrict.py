@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -13,6 +13,7 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup, Layer
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
+from amc.runtime.user_code import load_function, user_code
 
 REGEX = "{re}"
 """Before a pattern that is a regular expression; as NNCF has it."""
@@ -55,7 +56,38 @@ def restrict(graph: ChannelGraph, model: nn.Module, choice: Restrictions) -> Cha
         _bounded(g, written[g.name], graph, choice, types) if g.prunable else g
         for g in frozen.groups
     )
-    return replace(frozen, groups=groups)
+    restricted = replace(frozen, groups=groups)
+    if choice.target == "channels":
+        return restricted
+    return users_target(choice.target, load_function(choice.target), restricted)
+
+
+Target = Callable[[ChannelGraph], ChannelGraph]
+"""What can go: narrows a graph, whose groups are the units that go together."""
+
+
+def users_target(name: str, target: Target, graph: ChannelGraph) -> ChannelGraph:
+    """The graph that a function of the user's own makes of one: more groups stay, or more of them.
+
+    Raises:
+        AmcError: it fails, or it returns something else, or a graph in which more may go.
+    """
+    with user_code(f"--target {name}:"):
+        found = target(graph)
+    if not isinstance(found, ChannelGraph):
+        raise AmcError(f"--target {name}: must return a graph, got {type(found).__name__}")
+    before, now = graph.groups, found.groups
+    if [g.name for g in before] != [g.name for g in now] or found.layers != graph.layers:
+        raise AmcError(f"--target {name}: the graph that it returns has other groups or layers")
+    for old, new in zip(before, now, strict=True):
+        (least, most), (fewest, largest) = old.bounds, new.bounds
+        wider = new.prunable and (not old.prunable or fewest < least or largest > most)
+        if wider or not fewest <= largest:
+            raise AmcError(
+                f"--target {name}: {new.name} may keep {fewest} to {largest} channels, the "
+                f"network allows {least} to {most}" + (f": {old.reason}" if old.reason else "")
+            )
+    return found
 
 
 def matches(pattern: str, name: str, types: frozenset[str]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from amc.runtime.limits import whole
+from amc.runtime.names import check_target
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Restrictions:
         ()
     """
 
+    target: str = "channels"
+    """What can go: channels; or module:function of the graph of channels, which returns one in
+    which more stay."""
     include: tuple[str, ...] = ()
     """Only cut outputs of these layers: names, globs such as layer1.*, types such as Conv2d."""
     exclude: tuple[str, ...] = ()
@@ -36,6 +40,8 @@ class Restrictions:
     """Cut residual streams, and not only the inside of blocks."""
 
     def __post_init__(self) -> None:
+        if ":" not in self.target:  # whether a function is there shows before the run begins
+            check_target(self.target)
         for name in ("min_channels", "max_channels"):
             for channels in getattr(self, name).values():
                 whole(name, channels, 0)  # the least that makes sense is the layer's to say

@@ -6,7 +6,10 @@ from pathlib import Path
 from amc.config.composed import Composed
 from amc.runtime.errors import AmcError
 
-CODE = ("model", "data", "task", "reward", "metric", "allocator", "schedule", "finetune")
+CODE = (
+    "model", "data", "task", "target", "objective", "reward", "metric", "allocator", "schedule",
+    "finetune",
+)  # fmt: skip
 """Settings that may be module:function or path/to/file.py:function."""
 
 OF_DATA = ("cifar10", "cifar100", "imagefolder")

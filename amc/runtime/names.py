@@ -79,6 +79,7 @@ def check(settings: Mapping[str, Any]) -> None:
         "finetune": _check_function,
         "reward": check_reward,
         "metric": check_metric,
+        "target": check_target,
         "schedule": check_schedule,
         "allocator": check_allocator,
     }
@@ -158,6 +159,14 @@ def check_schedule(name: str) -> None:
             f"--schedule {name!r} is unknown; allowed: {', '.join(SCHEDULES)}, "
             f"module:function{_nearest(name, SCHEDULES)}"
         )
+
+
+def check_target(name: str) -> None:
+    """Refuses what is neither a target nor the name of a function."""
+    if ":" in name:
+        _check_function(name)
+    elif name != "channels":
+        raise AmcError(f"--target {name!r} is unknown; allowed: channels, module:function")
 
 
 def check_objective(name: str) -> None:

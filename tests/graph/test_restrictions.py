@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 import amc
 from amc.allocators.uniform import common_ratio
+from amc.graph.restrict import users_target
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
+from amc.runtime.errors import AmcError
 
 
 class Blocks(nn.Module):
@@ -184,3 +187,33 @@ def test_regular_expressions_are_looked_for_in_names_and_scopes() -> None:
         amc.restrict(graph, model, amc.Restrictions(include=("{re}x",)))
     with pytest.raises(amc.AmcError, match="no regular expression"):
         amc.restrict(graph, model, amc.Restrictions(include=("{re}(",)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda graph: None, "must return a graph, got NoneType"),
+        (lambda graph: 1 / 0, "division by zero"),
+        (lambda graph: replace(graph, groups=graph.groups[1:]), "other groups or layers"),
+        (
+            lambda graph: replace(
+                graph, groups=tuple(replace(g, reason="") for g in graph.groups)
+            ),
+            "the network allows",
+        ),
+        (
+            lambda graph: replace(
+                graph, groups=tuple(replace(g, least=9, most=3) for g in graph.groups)
+            ),
+            "may keep 9 to 3 channels",
+        ),
+    ],
+)
+def test_a_target_of_ones_own_may_only_narrow(change: Any, message: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    graph = amc.trace(model, (torch.zeros(1, 3, 8, 8),))
+    with pytest.raises(AmcError, match=message):
+        users_target("mine:own", change, graph)
+    assert not users_target("mine:own", lambda g: g.freeze({"0": "mine"}), graph).sizes
+    with pytest.raises(AmcError, match="allowed: channels, module:function"):
+        amc.Restrictions(target="weights")
