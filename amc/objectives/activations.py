@@ -29,13 +29,17 @@ def _moments(graph: ChannelGraph) -> tuple[FloatArray, FloatArray]:
     A moment at which another one has more of everything never is.
     """
     position = {group.name: t for t, group in enumerate(graph.decisions)}
+    whole = {group.name: group.size for group in graph.groups if not group.prunable}
     end = max((one.last for one in graph.activations), default=0)
     rows = np.zeros((end + 2, 1 + len(position)))  # of what comes and goes
     for one in graph.activations:
         size = np.zeros(1 + len(position))
         size[0] = one.fixed
         for name, channel in one.per_channel.items():
-            size[1 + position[name]] = channel
+            if name in position:
+                size[1 + position[name]] = channel
+            else:  # restrictions have made it stay
+                size[0] += channel * whole[name]
         rows[one.first] += size
         rows[one.last + 1] -= size
     rows = np.unique(np.cumsum(rows, axis=0), axis=0)

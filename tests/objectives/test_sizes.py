@@ -121,3 +121,13 @@ def test_a_tensor_stays_until_its_last_reader_and_writes_in_place_take_nothing()
     fewer = graph.counts({"first": 4, "second": 2})
     # now the worst is the sum: its operands, and what it makes
     assert activations(graph)(fewer) == 4 * 16 * (4 + 4 + 4)
+
+
+def test_groups_that_restrictions_make_stay_cost_what_they_did() -> None:
+    _, graph = traced("resnet20")
+    name = graph.decisions[0].name
+    fewer = graph.freeze({name: "excluded"})
+    counts = {n: max(1, size // 2) for n, size in graph.sizes.items()} | {name: graph.sizes[name]}
+    for one, other in zip(every(graph), every(fewer), strict=True):
+        if one.name != "filters":  # of what can be cut
+            assert one(graph.counts(counts)) == other(fewer.counts(counts)), one.name
