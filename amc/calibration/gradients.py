@@ -17,6 +17,7 @@ from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
 from amc.tasks.evaluate import predictions
+from amc.tasks.precision import precise
 from amc.tasks.task import Task
 
 
@@ -30,6 +31,7 @@ def differentiable(model: nn.Module, names: Collection[str]) -> tuple[nn.Module,
     return copy, [state[name].requires_grad_(True) for name in names]
 
 
+@precise()
 def mean_gradients(
     model: nn.Module, names: Sequence[str], batches: Batches, task: Task
 ) -> Mapping[str, Tensor]:
@@ -66,6 +68,7 @@ def mean_gradients(
     return {name: _finite(name, distributed.all_reduce_sum(s)) / count for name, s in sums.items()}
 
 
+@precise()
 def squared_changes(
     model: nn.Module,
     members: Mapping[str, Sequence[Member]],

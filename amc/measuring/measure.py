@@ -18,7 +18,7 @@ from amc.objectives.latency import Run
 from amc.objectives.latency_table import LatencyTable, Setup, rewarded
 from amc.runtime import feed
 from amc.runtime.feed import Feed
-from amc.tasks.evaluate import evaluating
+from amc.tasks.evaluate import in_eval_mode
 
 Networks = Callable[[IntArray], Run]
 """Makes the forward pass of the network with counts [T]."""
@@ -114,7 +114,7 @@ def eager(model: nn.Module, graph: ChannelGraph, sample: Feed) -> Networks:
         on_gpu = feed.leaves(sample)[0].is_cuda
 
         def run() -> object:
-            with torch.inference_mode(), evaluating(cut):
+            with torch.inference_mode(), in_eval_mode(cut):
                 found = feed.call(cut, sample)
             if on_gpu:
                 torch.cuda.synchronize()

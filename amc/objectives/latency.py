@@ -22,7 +22,7 @@ from amc.graph.shrink import duplicate
 from amc.runtime import feed
 from amc.runtime.feed import Feed
 from amc.runtime.user_code import one_line
-from amc.tasks.evaluate import evaluating
+from amc.tasks.evaluate import in_eval_mode
 
 ROUNDS, SECONDS = 9, 0.06
 """How often every network has its turn, and for how long."""
@@ -69,7 +69,7 @@ def timings(original: nn.Module, pruned: nn.Module, sample: Feed) -> tuple[Timin
     eager = f"PyTorch {torch.__version__.split('+')[0]} eager, {_where(device, threads)}"
     with torch.inference_mode(), contextlib.ExitStack() as stack:
         for model in (original, pruned):
-            stack.enter_context(evaluating(model))
+            stack.enter_context(in_eval_mode(model))
         first = raced(
             eager, lambda: feed.call(original, sample), lambda: feed.call(pruned, sample), threads
         )

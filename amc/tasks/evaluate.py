@@ -13,6 +13,7 @@ from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
 from amc.runtime.user_code import user_code
+from amc.tasks.precision import precise
 from amc.tasks.task import CLASSIFICATION, Results, Task
 
 TEMPERATURE = 4.0
@@ -156,6 +157,13 @@ def normalising_by_batch(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and what a GPU computes is precise."""
+    with in_eval_mode(model), precise():
+        yield
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; every module's own mode again afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -14,6 +14,7 @@ from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
 from amc.tasks.evaluate import predictions
+from amc.tasks.precision import precise
 from amc.tasks.task import Task
 from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import gradient
@@ -47,6 +48,7 @@ class Movement:
                 self.sums[name] -= weight.double() * weight.grad
 
 
+@precise()
 def short_training(
     model: nn.Module,
     names: Collection[str],

@@ -14,6 +14,7 @@ from amc.data import Loader, start_epoch
 from amc.runtime import feed
 from amc.runtime.feed import Feed
 from amc.tasks.evaluate import Score, evaluate, evaluating, predictions
+from amc.tasks.precision import repeatable
 from amc.tasks.task import CLASSIFICATION, Task
 from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import backward
@@ -76,6 +77,7 @@ class ShortTraining:
                 for x, _ in self.batches
             ]
 
+    @repeatable()
     def tuned(
         self,
         model: nn.Module,

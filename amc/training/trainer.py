@@ -20,6 +20,7 @@ from amc.data import Loader, slices, start_epoch
 from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
+from amc.tasks.precision import repeatable
 from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Distillation, Loss, cross_entropy
@@ -55,6 +56,7 @@ class Step:
     learning_rate: float
 
 
+@repeatable()
 def train(
     model: nn.Module,
     stream: Loader,

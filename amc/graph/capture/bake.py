@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from amc.graph.capture.export import Inputs, describe
 from amc.graph.shrink import duplicate
 from amc.runtime.errors import UnsupportedModelError
+from amc.tasks.precision import precise
 
 _CALLS = {
     F.linear, torch.conv1d, torch.conv2d, torch.conv3d,
@@ -28,6 +29,7 @@ _PLAIN = (
 )  # fmt: skip
 
 
+@precise()
 def bake(
     model: nn.Module,
     example_inputs: tuple[Any, ...],

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from amc.runtime.errors import UnsupportedModelError
+from amc.tasks.precision import precise
 
 LIBRARY = str(Path(torch.__file__).parent)
 HERE = str(Path(__file__).parents[2]) + os.sep
@@ -36,7 +37,7 @@ class Inputs:
         It gets copies, as it may write into its inputs.
         """
         args, kwargs = self.map(Tensor.clone)
-        with torch.no_grad(), torch.random.fork_rng(devices=self._devices):
+        with precise(), torch.no_grad(), torch.random.fork_rng(devices=self._devices):
             torch.manual_seed(0)
             return model(*args, **kwargs)
 
