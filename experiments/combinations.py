@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -147,23 +147,37 @@ def main() -> None:
 
 
 def shown(rows: list[dict[str, Any]]) -> None:
-    """A table a ratio: mean and spread over the seeds."""
+    """Two tables: metrics by allocator and ratio, and allocators by metric and ratio."""
     cell = defaultdict(list)
     for row in rows:
-        cell[row["ratio"], row["metric"], row["allocator"]].append(row)
-    for ratio in sorted({key[0] for key in cell}, reverse=True):
-        print(f"\n{ratio:g} of the MACs\n")
-        print("| metric | allocator | seeds | cut | trained | search, s | all, s |")
-        print("|---|---|---|---|---|---|---|")
-        for (at, metric, allocator), found in cell.items():
-            if at == ratio:
-                values = [percent([r[key] for r in found]) for key in ("cut", "trained")]
-                times = [f"{mean(r[key] for r in found):.0f}" for key in TIMES]
-                words = (metric, allocator, str(len(found)), *values, *times)
-                print(f"| {' | '.join(words)} |")
+        cell[row["metric"], row["allocator"], row["ratio"]].append(row)
+    ratios = sorted({key[2] for key in cell}, reverse=True)
+    tables = {
+        "metric": ([m for m in METRICS if m != "list"], list(WITHOUT_CHANCE)),
+        "allocator": ([*WITHOUT_CHANCE, *(a for a in ALLOCATORS if a not in LEFT)], list(WITH)),
+    }
+    for what, (names, others) in tables.items():
+        columns = [(other, ratio) for ratio in ratios for other in others]
+        heads = [f"{other}, {ratio:g}" for other, ratio in columns]
+        print(f"\n| {what} | {' | '.join(heads)} | s |\n{'|---' * (len(heads) + 2)}|")
+        for name in names:
+            pairs = [((name, o) if what == "metric" else (o, name), r) for o, r in columns]
+            found = [cell.get((*pair, ratio), []) for pair, ratio in pairs]
+            times = [r["seconds"] for some in found for r in some]
+            if times:
+                cells = [words(some) for some in found]
+                print(f"| {name} | {' | '.join(cells)} | {median(times):.0f} |")
 
 
-TIMES = ("search_seconds", "seconds")
+LEFT = ("list", *WITHOUT_CHANCE)
+
+
+def words(found: list[dict[str, Any]]) -> str:
+    """Accuracy after the cut and after training, mean and spread in percent; how many seeds."""
+    if not found:
+        return ""
+    cut, trained = (percent([r[key] for r in found]) for key in ("cut", "trained"))
+    return f"{cut} → {trained} ({len(found)})"
 
 
 if __name__ == "__main__":
