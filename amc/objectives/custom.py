@@ -41,7 +41,8 @@ def users_objective(name: str, graph: ChannelGraph) -> Objective:
             raise AmcError(f"--objective {name}: costs must be finite and 0 or more")
         return found
 
-    _check_rising(name, of, graph)
+    if graph.decisions:  # else the budget says what is in the way
+        _check_rising(name, of, graph)
     return Objective(name, name.rpartition(":")[2], of)
 
 

@@ -92,7 +92,8 @@ def together(parts: Sequence[tuple[Objective, float]], full: IntArray) -> Object
         parts: objectives, and the part of each that may stay.
         full: counts of the whole network, [T].
     """
-    limits = [limit_of(one, full, ratio) for one, ratio in parts]
+    # whole numbers: what costs anything at all is beyond a limit of 0, as it is beyond 1/2
+    limits = [limit_of(one, full, ratio) or 0.5 for one, ratio in parts]
 
     def usage(counts: IntArray) -> FloatArray:
         rows = [one.of(counts) / limit for (one, _), limit in zip(parts, limits, strict=True)]

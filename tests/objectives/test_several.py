@@ -16,6 +16,7 @@ from amc.objectives.activations import activations
 from amc.objectives.custom import users_objective
 from amc.objectives.objective import Objective, together
 from amc.runtime.errors import AmcError, InfeasibleBudgetError
+from amc.runtime.user_code import in_memory
 from six_decisions import budget as six
 from six_decisions import errors_of
 from small_problems import bundled
@@ -140,3 +141,18 @@ def test_objectives_of_the_users_own(tmp_path: pytest.TempPathFactory) -> None:
     ):  # fmt: skip
         with pytest.raises(AmcError, match=message):
             users_objective(f"{file}:{name}", graph)
+
+
+def test_a_limit_of_less_than_one_whole_unit_is_out_of_reach() -> None:
+    graph = six().graph
+    parts = [(sizes.macs(graph), 0.5), (sizes.filters(graph), 1e-6)]
+    with pytest.raises(InfeasibleBudgetError, match="is below what is reachable"):
+        Budget(graph, 0.5, objective=together(parts, graph.counts({})))
+
+
+def test_networks_of_which_nothing_can_go_say_so_under_objectives_of_ones_own() -> None:
+    graph = six().graph.freeze(dict.fromkeys(six().graph.sizes, "mine"))
+    with in_memory("mine:widest", lambda graph: lambda counts: counts.max(axis=1)):
+        made = users_objective("mine:widest", graph)
+    with pytest.raises(InfeasibleBudgetError, match="nothing in this network can be pruned"):
+        Budget(graph, 0.5, objective=made)
