@@ -263,7 +263,7 @@ def test_the_page_of_metrics_names_them_all() -> None:
     page = (DOCS / "metrics.md").read_text()
     table = page[page.index("| name |") : page.index("Images are")]
     assert re.findall(r"^\| `(\w+)` ", table, re.MULTILINE) == list(METRICS)
-    in_units = page[page.index("**In units of the loss**") : page.index("and `movement`")]
+    in_units = page[page.index("**In units of the loss**") : page.index("`movement`, a sum")]
     assert set(re.findall(r"`(\w+)`", in_units)) == IN_UNITS_OF_LOSS
 
 
