@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from amc.runtime.errors import AmcError
-from amc.runtime.names import check_reward
+from amc.runtime.names import check_name
 from amc.runtime.user_code import load_function, user_code
 from amc.tasks.task import CLASSIFICATION, Task
 from envs.outcome import Outcome
@@ -73,7 +73,7 @@ def reward_function(name: str, task: Task = CLASSIFICATION) -> Reward:
         raise AmcError(f"--reward {name} needs a score that is a part of one, not {task.name}")
     if name in REWARDS:
         return REWARDS[name]
-    check_reward(name)
+    check_name("reward", name)
     return users_reward(f"--reward {name}", load_function(name))
 
 

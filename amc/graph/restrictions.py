@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from amc.runtime.limits import whole
-from amc.runtime.names import check_target
+from amc.runtime.names import check_name
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Restrictions:
 
     def __post_init__(self) -> None:
         if ":" not in self.target:  # whether a function is there shows before the run begins
-            check_target(self.target)
+            check_name("target", self.target)
         for name in ("min_channels", "max_channels"):
             for channels in getattr(self, name).values():
                 whole(name, channels, 0)  # the least that makes sense is the layer's to say

@@ -19,7 +19,7 @@ from amc.metrics.norms import bn_scale, l1, l2, random
 from amc.metrics.obs import obs
 from amc.metrics.taylor import fisher, gradient, taylor, taylor_signed
 from amc.runtime.errors import AmcError
-from amc.runtime.names import check_metric
+from amc.runtime.names import check_name
 from amc.runtime.user_code import load_function, user_code
 
 METRICS: dict[str, Metric] = {
@@ -52,7 +52,7 @@ def load_metric(name: str) -> Metric:
     """
     if name in METRICS:
         return METRICS[name]
-    check_metric(name)
+    check_name("metric", name)
     return users_metric(f"--metric {name}", load_function(name))
 
 

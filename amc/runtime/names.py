@@ -44,6 +44,12 @@ ALLOCATORS = (
 )  # fmt: skip
 """The first three are agents, the next six try strategies too, the others know one at once."""
 
+NAMES = {
+    "target": ("channels",), "metric": METRICS, "allocator": ALLOCATORS, "schedule": SCHEDULES,
+    "objective": OBJECTIVES, "reward": REWARDS,
+}  # fmt: skip
+"""Settings that take one of these names, or ``module:function``."""
+
 RENAMED = {"selector": "metric", "agent": "allocator"}
 """Settings by the names that they once had, which still work: on the command line, in Python, in
 settings and records of older runs."""
@@ -75,21 +81,19 @@ def check(settings: Mapping[str, Any]) -> None:
             _check_function(settings["data"])
     if settings.get("task", "classification") != "classification":
         _check_function(settings["task"])
-    checks = {
-        "finetune": _check_function,
-        "reward": check_reward,
-        "metric": check_metric,
-        "target": check_target,
-        "schedule": check_schedule,
-        "allocator": check_allocator,
-    }
-    for name, checked in checks.items():
-        if (value := settings.get(name)) is not None:
-            checked(value)
-    for limit in settings.get("objective", "").split(","):
+    _check_names(settings)
+    _check_files(settings)
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    if (finetune := settings.get("finetune")) is not None:
+        _check_function(finetune)
+    for name in NAMES:
+        if name != "objective" and (value := settings.get(name)) is not None:
+            check_name(name, value)
+    for limit in settings.get("objective", "").split(","):  # names are those of its section
         if ":" in limit:
             _check_function(limit.partition("=")[0])
-    _check_files(settings)
 
 
 def _check_files(settings: Mapping[str, Any]) -> None:
@@ -117,66 +121,15 @@ def check_model(spec: str) -> None:
         )
 
 
-def check_reward(name: str) -> None:
-    """Refuses what is neither a built-in reward nor the name of a function."""
+def check_name(setting: str, name: str) -> None:
+    """Refuses what is neither one of the names of a setting (`NAMES`) nor that of a function."""
+    allowed = NAMES[setting]
     if ":" in name:
         _check_function(name)
-    elif name not in REWARDS:
+    elif name not in allowed:
         raise AmcError(
-            f"--reward {name!r} is unknown; allowed: {', '.join(REWARDS)}, "
-            f"module:function{_nearest(name, REWARDS)}"
-        )
-
-
-def check_metric(name: str) -> None:
-    """Refuses what is neither a metric of the table nor the name of a function."""
-    if ":" in name:
-        _check_function(name)
-    elif name not in METRICS:
-        raise AmcError(
-            f"--metric {name!r} is unknown; allowed: {', '.join(METRICS)}, "
-            f"module:function{_nearest(name, METRICS)}"
-        )
-
-
-def check_allocator(name: str) -> None:
-    """Refuses what is neither an allocator of the tables nor the name of a function."""
-    if ":" in name:
-        _check_function(name)
-    elif name not in ALLOCATORS:
-        raise AmcError(
-            f"--allocator {name!r} is unknown; allowed: {', '.join(ALLOCATORS)}, "
-            f"module:function{_nearest(name, ALLOCATORS)}"
-        )
-
-
-def check_schedule(name: str) -> None:
-    """Refuses what is neither a schedule of the table nor the name of a function."""
-    if ":" in name:
-        _check_function(name)
-    elif name not in SCHEDULES:
-        raise AmcError(
-            f"--schedule {name!r} is unknown; allowed: {', '.join(SCHEDULES)}, "
-            f"module:function{_nearest(name, SCHEDULES)}"
-        )
-
-
-def check_target(name: str) -> None:
-    """Refuses what is neither a target nor the name of a function."""
-    if ":" in name:
-        _check_function(name)
-    elif name != "channels":
-        raise AmcError(f"--target {name!r} is unknown; allowed: channels, module:function")
-
-
-def check_objective(name: str) -> None:
-    """Refuses what is neither an objective nor the name of a function."""
-    if ":" in name:
-        _check_function(name)
-    elif name not in OBJECTIVES:
-        raise AmcError(
-            f"--objective {name!r} is unknown; allowed: {', '.join(OBJECTIVES)}, "
-            f"module:function{_nearest(name, OBJECTIVES)}"
+            f"--{setting} {name!r} is unknown; allowed: {', '.join(allowed)}, "
+            f"module:function{_nearest(name, allowed)}"
         )
 
 

@@ -11,7 +11,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
 from amc.runtime.limits import WIDEST, whole, within
 from amc.runtime.memory import parse_bytes
-from amc.runtime.names import check_metric
+from amc.runtime.names import check_name
 
 Multiple: TypeAlias = int | Literal["auto"]
 
@@ -89,7 +89,7 @@ class ReconstructionConfig:
     while they are, on the images of --calibration-batches."""
 
     def __post_init__(self) -> None:
-        check_metric(self.metric)
+        check_name("metric", self.metric)
         whole("calibration_batches", self.calibration_batches, 1)
         whole("points_per_layer", self.points_per_layer, 0)
         if self.bn_samples is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
 from amc.runtime.limits import flag, whole, within
-from amc.runtime.names import check_objective
+from amc.runtime.names import check_name
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ObjectiveConfig:
         names = [name for name, _ in limits]
         for name, ratio in limits:
             if ":" not in name:  # whether a function is there shows before the run begins
-                check_objective(name)
+                check_name("objective", name)
             if ratio is not None:
                 within(f"--objective {name}", ratio, 0, 1)
         if twice := next((name for name in names if names.count(name) > 1), None):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from amc.runtime.errors import AmcError
 from amc.runtime.limits import below, flag, real, whole, within
-from amc.runtime.names import check_schedule
+from amc.runtime.names import check_name
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class StagesConfig:
                 raise AmcError("--freeze-stage belongs to --soft: without, nothing comes back")
 
     def _check_schedule(self) -> None:
-        check_schedule(self.schedule)
+        check_name("schedule", self.schedule)
         whole("schedule_delay", self.schedule_delay, 0)
         whole("schedule_patience", self.schedule_patience, 1)
         if self.schedule_init is not None:

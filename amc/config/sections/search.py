@@ -7,7 +7,7 @@ from typing import Literal
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
 from amc.runtime.limits import whole, within
-from amc.runtime.names import check_allocator
+from amc.runtime.names import check_name
 
 LEARNERS = ("ddpg", "td3", "sac")
 """Agents that a policy can be handed to."""
@@ -112,7 +112,7 @@ class SearchConfig:
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
 
     def __post_init__(self) -> None:
-        check_allocator(self.allocator)
+        check_name("allocator", self.allocator)
         if self.allocator == "greedy" and self.patience is not None:
             raise AmcError(
                 "--patience belongs to allocators that improve on what they have tried; "
