@@ -1,8 +1,8 @@
 """One interface: every metric under two allocators, every allocator with two metrics.
 
-    python experiments/combinations.py --part metrics --out /tmp/metrics.jsonl
-    python experiments/combinations.py --part allocators --out /tmp/allocators.jsonl
-    python experiments/combinations.py --show /tmp/metrics.jsonl /tmp/allocators.jsonl
+    python experiments/combinations.py --part metrics --out metrics.jsonl
+    python experiments/combinations.py --part allocators --out allocators.jsonl
+    python experiments/combinations.py --show metrics.jsonl allocators.jsonl
 
 ResNet-20 on Glyphs-62, at half and three tenths of the MACs. Every row of the file is one strategy
 that was cut for real: test accuracy after the cut, and after `--steps` training steps, the same

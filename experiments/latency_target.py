@@ -1,7 +1,7 @@
 """A limit of time against a limit of MACs, in onnxruntime on one thread.
 
-    python experiments/latency_target.py --model resnet20 --data glyphs --out /tmp/r20
-    python experiments/latency_target.py --show /tmp/r20/rows.jsonl
+    python experiments/latency_target.py --model resnet20 --data glyphs --out latency-resnet20
+    python experiments/latency_target.py --show latency-resnet20/rows.jsonl
 
 Three networks a seed: ``latency`` has at most `--ratio` of the original's time; ``macs`` that
 part of its MACs; ``as macs`` the time that the second one took, so that the two can be compared:

@@ -1,6 +1,6 @@
 """Is a tolerated drop kept on images that the run has never seen?
 
-    python experiments/max_drop.py --out /tmp/max-drop
+    python experiments/max_drop.py --out max-drop
 
 Three networks, three seeds, `--max-drop 1`: what the run says that it loses, on its own held-out
 validation images, and what is lost on the test split, which nothing in a run looks at.

@@ -22,17 +22,28 @@ class Described(Protocol):
     """Settings that say what a network is fed with."""
 
     @property
-    def model(self) -> str: ...  # noqa: D102
+    def model(self) -> str:
+        """A bundled network, or module:function."""
+
     @property
-    def data(self) -> str | None: ...  # noqa: D102
+    def data(self) -> str | None:
+        """Data that it is fed with."""
+
     @property
-    def task(self) -> str: ...  # noqa: D102
+    def task(self) -> str:
+        """What it is for."""
+
     @property
-    def input_shape(self) -> str | None: ...  # noqa: D102
+    def input_shape(self) -> str | None:
+        """Sizes of an image, without data."""
+
     @property
-    def num_classes(self) -> int | None: ...  # noqa: D102
+    def num_classes(self) -> int | None:
+        """Outputs, without data."""
+
     @property
-    def batch(self) -> int: ...  # noqa: D102
+    def batch(self) -> int:
+        """Images in a batch."""
 
 
 def images(config: Described) -> tuple[Any, int, Feed]:

@@ -72,8 +72,8 @@ class OnDevice:
         """The same limits by another table, the same channel multiple."""
         counts = replace(self.config.counts, channel_multiple=given.multiple)
         config = self.config.but(counts=counts)
-        ratio = 1.0 if given.objective is None else self._ratio(given)
-        return replace(make_budget(self._graph, ratio, config, table), note=given.note)
+        made = make_budget(self._graph, self._ratio(given), config, table)
+        return replace(made, note=given.note)
 
     def corrected(self, budget: Budget, strategy: Strategy) -> Budget:
         """The budget by a table that tells what the network of this strategy takes."""
@@ -138,7 +138,7 @@ class OnDevice:
             return found
 
         measured = replace(told, of=of)
-        if budget.objective is None or not budget.objective.parts:
+        if not budget.objective or not budget.objective.parts:
             return replace(budget, objective=measured)
         shown = tuple(
             (measured if one.name == "latency" else one, ratio)
