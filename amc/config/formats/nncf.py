@@ -33,10 +33,9 @@ PARAMS = (
     "save_ranking_coeffs_path", "load_ranking_coeffs_path", "prune_first_conv",
     "prune_downsample_convs", "prune_batch_norms", "initializer",
 )  # fmt: skip
-LEGR = {
-    "generations": 400, "train_steps": 200, "max_pruning": None, "random_seed": 42,
-    "population_size": 64, "num_samples": 16, "mutate_percent": 0.1, "scale_sigma": 1,
-}  # fmt: skip
+FIXED = {"population_size": 64.0, "num_samples": 16.0, "mutate_percent": 0.1, "scale_sigma": 1.0}
+"""Of LeGR's evolution, as in the paper; other values are refused."""
+LEGR = ("generations", "train_steps", "max_pruning", "random_seed", *FIXED)
 METRICS = {"L1": "l1", "L2": "l2", "geometric_median": "geometric_median"}
 SCHEDULES = {
     "exponential": "exponential", "exponential_with_bias": "exponential-bias",
@@ -277,8 +276,7 @@ def _legr(source: Source, params: Entries, given: Entries) -> dict[str, Any]:
         found["min_ratio"] = preserve_ratio_of_pruning_level(most)
     if "load_ranking_coeffs_path" in params:
         found["ranking"] = source.beside(params.get("load_ranking_coeffs_path", str, ""))
-    for name in ("population_size", "num_samples", "mutate_percent", "scale_sigma"):
-        usual = float(LEGR[name])  # type: ignore[arg-type]
+    for name, usual in FIXED.items():
         if given.get(name, float, usual) != usual:
             raise given.wrong(name, f"is always {usual:g} here")
     return found
