@@ -61,7 +61,8 @@ def apply(job: Job, given: nn.Module, run: Run[ApplyConfig]) -> Result:
     with run.clock("search"):
         found = candidates(job, network, compressor, allocation, config, run.folder, log)
     with run.clock("apply"):
-        plan, pruned = cut_best(job, compressor, found.strategies, found.plan)
+        chosen_by = found.compressor or compressor
+        plan, pruned = cut_best(job, chosen_by, found.strategies, found.plan, own=found.cut)
     run.save_strategy(plan.strategy, graph.channels)
     run.save(plan, pruned)
     cut = job.tested(pruned)

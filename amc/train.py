@@ -201,7 +201,8 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
 
     # Which channels; the layers that read them are reconstructed one after the other.
     with run.clock("apply"):
-        plan, pruned = cut_best(job, compressor, found.strategies, found.plan)
+        chosen_by = found.compressor or compressor
+        plan, pruned = cut_best(job, chosen_by, found.strategies, found.plan, own=found.cut)
     run.save_strategy(plan.strategy, graph.channels)
     run.save(plan, pruned)
     cut = job.tested(pruned)

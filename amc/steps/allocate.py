@@ -1,9 +1,11 @@
 """Where the strategy comes from: it is given, or a budget decides."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from amc.allocators.multiples import common_ratio_for
 from amc.allocators.problem import AllocationProblem
@@ -136,12 +138,18 @@ class Candidates:
         plan: the channels as well, where they are given.
         tried: how many strategies were evaluated to find these.
         budget: what these may cost, where that decided.
+        cut: carries out a plan, where that is not the reconstruction layer by layer.
+        compressor: tells which channels stay, where the run's own does not.
+        shared: scores of the shared weights that strategies were judged by, if they were.
     """
 
     strategies: Sequence[Strategy] = ()
     plan: Plan | None = None
     tried: int = 0
     budget: Budget | None = None
+    cut: Callable[[Plan], nn.Module] | None = None
+    compressor: Compressor | None = None
+    shared: Mapping[str, Any] | None = None
 
 
 def candidates(

@@ -1,7 +1,7 @@
 """Statistics, and the cut that is made with them: which strategy, which channels."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -40,17 +40,30 @@ def original_outputs(job: Job, compressor: Compressor, share: float = 1.0) -> Or
 
 
 def cut(
-    job: Job, compressor: Compressor, plan: Plan, originals: OriginalOutputs | None = None
+    job: Job,
+    compressor: Compressor,
+    plan: Plan,
+    originals: OriginalOutputs | None = None,
+    own: Callable[[Plan], nn.Module] | None = None,
 ) -> nn.Module:
     """The network under a plan: reconstructed layer by layer, batch norm following.
 
     On as many images as the statistics, or on `bn_samples` once all layers are solved.
+
+    Args:
+        job: the run.
+        compressor: of the original network.
+        plan: what stays.
+        originals: what the network computes before it is cut, if it is known.
+        own: carries out plans, instead of the reconstruction.
 
     Raises:
         AmcError: it would not compute what the masked network does.
     """
     if why := objection(compressor.model, job.example, compressor.graph, plan):
         raise AmcError(_refused(why))
+    if own:
+        return own(plan)
     small = _cut(job, compressor, plan, originals or original_outputs(job, compressor))
     wanted = job.reconstruction.bn_samples
     known = sum(len(labels) for _, labels in job.images)
@@ -66,6 +79,7 @@ def cut_best(
     strategies: Sequence[Strategy],
     plan: Plan | None = None,
     originals: OriginalOutputs | None = None,
+    own: Callable[[Plan], nn.Module] | None = None,
 ) -> tuple[Plan, nn.Module]:
     """Cuts the strategy for real that has the highest reward once it is cut for real.
 
@@ -78,26 +92,33 @@ def cut_best(
         strategies: one at least, unless there is a plan.
         plan: the channels, where they are given.
         originals: what the network computes before it is cut, if it is known.
+        own: carries out plans, instead of the reconstruction layer by layer.
 
     Raises:
         AmcError: none of them gives a network that computes what the masked one does.
     """
     if plan is not None:
-        return plan, cut(job, compressor, plan, originals)
+        return plan, cut(job, compressor, plan, originals, own)
     strategies = _sound(job, compressor, strategies)
     chosen = strategies[0]
     if len(strategies) > 1:
-        rough = original_outputs(job, compressor, CHOOSING)
+        made = own or _roughly(job, compressor)
         rewards, count = list[float](), len(strategies)
         with job.terminal.bar(f"cut 1 of {count}", count) as bar:
             reference = reference_outputs(compressor.model, job.validation, job.task)
             for number, strategy in enumerate(strategies, 1):
                 bar.show(f"cut {number} of {count}")
-                rewards.append(_reward(job, compressor, strategy, rough, reference))
+                rewards.append(_reward(job, compressor, strategy, made, reference))
                 bar.step(f"reward {rewards[-1]:.4f}  best {max(rewards):.4f}")
         chosen = strategies[int(np.argmax(np.nan_to_num(rewards, nan=-np.inf)))]
     plan = compressor.plan(chosen)
-    return plan, cut(job, compressor, plan, originals)
+    return plan, cut(job, compressor, plan, originals, own)
+
+
+def _roughly(job: Job, compressor: Compressor) -> Callable[[Plan], nn.Module]:
+    """Cuts on a part of the images."""
+    few = original_outputs(job, compressor, CHOOSING)
+    return lambda plan: _cut(job, compressor, plan, few)
 
 
 def _cut(job: Job, compressor: Compressor, plan: Plan, originals: OriginalOutputs) -> nn.Module:
@@ -110,12 +131,12 @@ def _reward(
     job: Job,
     compressor: Compressor,
     strategy: Strategy,
-    originals: OriginalOutputs,
+    made: Callable[[Plan], nn.Module],
     reference: Sequence[Tensor],
 ) -> float:
-    """The reward of a strategy after the final cut."""
+    """The reward of a strategy once its plan is carried out."""
     graph, plan = compressor.graph, compressor.plan(strategy)
-    small = _cut(job, compressor, plan, originals)
+    small = made(plan)
     score = evaluate(small, job.validation, reference=reference, task=job.task)
     return job.reward(Outcome(score, graph.macs(plan), graph.params(plan)))
 

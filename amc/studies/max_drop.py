@@ -208,7 +208,8 @@ class _Study:
         with clock("search"):
             found = candidates(job, network, self._compressor, allocation, config, place, log)
         with clock("apply"):
-            plan, small = cut_best(job, self._compressor, found.strategies, found.plan)
+            chosen_by = found.compressor or self._compressor
+            plan, small = cut_best(job, chosen_by, found.strategies, found.plan, own=found.cut)
         cut = job.tested(small)
         with clock("finetune"):
             small, plan = recover(job, network, small, plan, config, place, log, allocation)
