@@ -66,7 +66,7 @@ _HOMES = {
     "amc.runtime.errors": ("AmcError", "InfeasibleBudgetError", "UnsupportedModelError"),
     "amc.tasks.task": ("Task",),
     # No longer named above, and here for one release more:
-    "amc.allocators.random_plan": ("random_plan",),
+    "amc.proposals.random_plan": ("random_plan",),
     "amc.graph.groups": ("ChannelGroup",),
     "amc.graph.plan_files": ("load_plan", "save_plan"),
 }

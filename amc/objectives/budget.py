@@ -50,11 +50,15 @@ class Budget(Limit):
         min_ratio: no group goes below this part of its channels.
         note: why this multiple, for people; empty if it was given.
         objective: what costs; None for MACs. Of several together the target is 1.
+        prior: in which proportions the groups are kept where every action is 0.5, [T], above 0;
+            empty for a common ratio.
 
     Raises:
         AmcError: an argument is out of range.
         InfeasibleBudgetError: even the smallest counts cost more than the target.
     """
+
+    prior: tuple[float, ...] = ()
 
     @cached_property
     def floor(self) -> Any:
@@ -118,8 +122,22 @@ class Budget(Limit):
         The largest ratio whose rounded counts stay within the target; what rounding leaves over
         is spent by the groups that follow.
         """
-        count = self.rounded(np.full((1, len(self.options)), self.even_ratio(decided)))
-        return self._nearest(decided, count[0, len(decided)])
+        return self._next(decided, self.even_ratio(decided) * self._equal)
+
+    def proportional(self, shares: FloatArray) -> IntArray:
+        """Counts [T] in these proportions [T], above 0, that use the budget up.
+
+        As `even`, one group after the other, with the largest factor for all that are left.
+        """
+        decided: list[int] = []
+        for options in self.options:
+            at = self._next(decided, self._factor(decided, shares) * shares)
+            decided.append(int(options[at]))
+        return self.complete(decided)
+
+    def _next(self, decided: Sequence[int], ratios: FloatArray) -> int:
+        """Position of the allowed count of the next group that is nearest to its ratio of [T]."""
+        return self._nearest(decided, self.rounded(ratios[None])[0, len(decided)])
 
     def _nearest(self, decided: Sequence[int], wanted: float) -> int:
         """Position of the allowed count of the next group that is nearest to the wanted one."""
@@ -129,8 +147,24 @@ class Budget(Limit):
     def _knots(self, decided: Sequence[int]) -> FloatArray:
         """The counts that actions of 0, 0.5 and 1 stand for."""
         allowed = self.allowed(decided)
-        places = [allowed[0], self.even(decided), allowed[-1]]
+        places = [allowed[0], self.middle(decided), allowed[-1]]
         return self.options[len(decided)][places].astype(float)
+
+    def middle(self, decided: Sequence[int]) -> int:
+        """Position in `options` that an action of 0.5 stands for: of the prior, else `even`."""
+        if not self.prior:
+            return self.even(decided)
+        key = tuple(decided)
+        if key not in self._middles:
+            if len(self._middles) >= REMEMBERED:
+                self._middles.clear()
+            shares = np.array(self.prior)
+            self._middles[key] = self._next(decided, self._factor(decided, shares) * shares)
+        return self._middles[key]
+
+    @cached_property
+    def _middles(self) -> dict[tuple[int, ...], int]:
+        return {}
 
     def even_ratio(self, decided: Sequence[int] = ()) -> float:
         """The largest common ratio for the groups that are left that stays within the target."""
@@ -138,7 +172,7 @@ class Budget(Limit):
         if key not in self._even_ratios:  # asked for by state, action and suggestion alike
             if len(self._even_ratios) >= REMEMBERED:
                 self._even_ratios.clear()
-            self._even_ratios[key] = self._even_ratio(key)
+            self._even_ratios[key] = self._factor(decided, self._equal)
         return self._even_ratios[key]
 
     @cached_property
@@ -150,15 +184,16 @@ class Budget(Limit):
         """The largest common ratio that stays within the target when no count is rounded up."""
         return replace(self, multiple=1).even_ratio()
 
-    def _even_ratio(self, decided: Sequence[int]) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(3):  # 32 candidates at a time: exact to 1 / 32768
-            ratios = np.linspace(low, high, 33)
-            counts = self.rounded(np.tile(ratios[:, None], len(self.options)))
+    def _factor(self, decided: Sequence[int], shares: FloatArray) -> float:
+        """The largest factor of the shares of the groups that are left within the target."""
+        low, high = 0.0, float(1 / shares.min())
+        for _ in range(3 if high == 1 else 4):  # 32 candidates at a time: exact to 1 / 32768
+            factors = np.linspace(low, high, 33)
+            counts = self.rounded(factors[:, None] * shares)
             counts[:, : len(decided)] = decided
             fits = np.flatnonzero(self.cost_of(counts) <= self.target)
             last = int(fits[-1]) if len(fits) else 0
-            low, high = float(ratios[last]), float(ratios[min(last + 1, 32)])
+            low, high = float(factors[last]), float(factors[min(last + 1, 32)])
         return low
 
     def fitted(self, ratios: FloatArray) -> IntArray:
@@ -189,7 +224,7 @@ class Budget(Limit):
         """Reads an action in [0, 1] as an allowed count.
 
         0 is the fewest channels from which the target can still be used up, 1 the most that leave
-        every later group its smallest count, 0.5 an even share; linear in between.
+        every later group its smallest count, 0.5 an even share, or the prior's; linear in between.
 
         Returns:
             (kept channels, the action that stands for exactly this count).

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from amc.graph.arrays import IntArray
+from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.channel_graph import NO_LAYERS, ChannelGraph
 from amc.objectives.objective import Costs, Objective, limit_of
 from amc.objectives.options import allowed_counts, step
@@ -120,6 +120,10 @@ class Limit:
     @cached_property
     def _sizes(self) -> IntArray:
         return np.array([g.size for g in self.graph.decisions])
+
+    @cached_property
+    def _equal(self) -> FloatArray:
+        return np.ones(len(self.options))
 
     @cached_property
     def _steps(self) -> IntArray:
