@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amc.data.arrays.split import stratified_order
 from amc.data.augment import both, random_flip, random_shift
 from amc.data.loader import Batching, Data, Normalise, Split, from_tensors
-from amc.data.split import stratified_order
 from amc.runtime.errors import AmcError
 
 VAL_SIZE = 5_000

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from amc.data.arrays.split import stratified_order
 from amc.data.images import ImageLoader
 from amc.data.loader import Batching, Data
-from amc.data.split import stratified_order
 from amc.runtime.errors import AmcError
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))

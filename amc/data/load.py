@@ -7,9 +7,10 @@ from amc.data.custom import load_custom
 from amc.data.digits import load_digits
 from amc.data.folder import load_folder
 from amc.data.glyphs import load_glyphs
+from amc.data.idx import load_idx
 from amc.data.loader import Batching, Data
 from amc.runtime.files import expanded
-from amc.runtime.names import data_form, folder_settings
+from amc.runtime.names import data_form, folder_settings, idx_settings
 
 
 def load_data(
@@ -47,6 +48,8 @@ def load_data(
         return load_digits(batching)
     if kind == "glyphs":
         return load_glyphs(batching)
+    if kind == "idx":
+        return load_idx(idx_settings(rest), batching)
     if kind != "imagefolder":
         return load_cifar(kind, expanded(rest), batching)
     given = folder_settings(rest, image_size, workers)

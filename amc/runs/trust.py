@@ -5,6 +5,7 @@ from pathlib import Path
 
 from amc.config.composed import Composed
 from amc.runtime.errors import AmcError
+from amc.runtime.names import WITH_PATH
 
 CODE = (
     "model", "data", "task", "target", "objective", "reward", "metric", "allocator", "schedule",
@@ -12,16 +13,13 @@ CODE = (
 )  # fmt: skip
 """Settings that may be module:function or path/to/file.py:function."""
 
-OF_DATA = ("cifar10", "cifar100", "imagefolder")
-"""What stands before a colon in --data and is no module."""
-
 
 def code_named(config: Composed) -> str:
     """The code of the user's that these settings run, for people; empty if there is none."""
     named = []
     for name in CODE:
         value = config.flat.get(name)
-        if value and ":" in value and not (name == "data" and value.split(":")[0] in OF_DATA):
+        if value and ":" in value and not (name == "data" and value.split(":")[0] in WITH_PATH):
             named.append(f"--{name} {value}")
     return ", ".join(named)
 

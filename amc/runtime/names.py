@@ -26,12 +26,14 @@ SCHEDULES = (
     "multistep", "adaptive",
 )  # fmt: skip
 OBJECTIVES = ("macs", "params", "filters", "memory", "activations", "bits", "latency")
-KINDS = ("digits", "glyphs", "cifar10", "cifar100", "imagefolder")
+WITH_PATH = ("cifar10", "cifar100", "idx", "imagefolder")
+KINDS = ("digits", "glyphs", *WITH_PATH)
 FORMS = (
     "digits",
     "glyphs",
     "cifar10:/path",
     "cifar100:/path",
+    "idx:/path[?set=name&train=images&flip=1]",
     "imagefolder:/path[?size=pixels&crop=part&workers=processes]",
     "package.module:function",
     "path/to/file.py:function",
@@ -77,6 +79,8 @@ def check(settings: Mapping[str, Any]) -> None:
         kind, rest = data_form(settings["data"])
         if kind == "imagefolder":
             folder_settings(rest)
+        if kind == "idx":
+            idx_settings(rest)
         if kind == "function":
             _check_function(settings["data"])
     if settings.get("task", "classification") != "classification":
@@ -140,7 +144,7 @@ def data_form(spec: str) -> tuple[str, str]:
         AmcError: it has none of the `FORMS`.
     """
     kind, colon, rest = spec.partition(":")
-    if spec in ("digits", "glyphs") or (kind in KINDS[2:] and rest):
+    if spec in ("digits", "glyphs") or (kind in WITH_PATH and rest):
         return kind, rest
     if kind not in KINDS and colon and rest.rpartition(":")[2].isidentifier():
         return "function", spec
@@ -194,6 +198,40 @@ def folder_settings(rest: str, side: int = 224, workers: int = 0) -> FolderSetti
     if not 0 < given["crop"] <= 1:
         raise AmcError(f"imagefolder:{rest}: crop {given['crop']:g} given, must be in (0, 1]")
     return FolderSettings(expanded(path), int(given["size"]), given["crop"], int(given["workers"]))
+
+
+@dataclass(frozen=True)
+class IdxSettings:
+    """What ``/path?set=letters&train=12000&flip=1`` says of a folder of IDX files."""
+
+    path: Path
+    set: str | None = None
+    train: int | None = None  # images of the training stream; None: all
+    flip: bool = False
+
+
+def idx_settings(rest: str) -> IdxSettings:
+    """The settings behind the path of a folder of IDX files.
+
+    Args:
+        rest: what follows ``idx:``.
+
+    Raises:
+        AmcError: an unknown setting, or one out of range.
+    """
+    path, question, query = rest.partition("?")
+    given: dict[str, str] = {}
+    for setting in query.split("&") if question else ():
+        match = re.fullmatch(r"(set)=([\w-]*)|(train)=([1-9]\d{0,9})|(flip)=([01])", setting)
+        if match is None:
+            raise AmcError(
+                f"idx:{rest}: {setting!r} given, expected set=name, train=images (1 or more) or "
+                "flip=1"
+            )
+        name, value = (word for word in match.groups() if word is not None)
+        given[name] = value
+    train = int(given["train"]) if "train" in given else None
+    return IdxSettings(expanded(path), given.get("set"), train, given.get("flip") == "1")
 
 
 def _check_function(spec: str) -> None:

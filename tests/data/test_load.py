@@ -18,6 +18,7 @@ from data_streams import refused
         ("cifar10", "cifar10:/path"),
         ("cifar100:", "cifar100:/path"),
         ("cfar10:/data", "cifar10:/path"),
+        ("idx", "idx:/path[?set=name&train=images&flip=1]"),
         ("imagefolder", "imagefolder:/path[?size=pixels&crop=part&workers=processes]"),
         ("digits:x", "digits"),
         ("", None),

@@ -39,7 +39,11 @@ class DataConfig:
     """The data, and what the network is for."""
 
     data: str = "digits"
-    """digits, glyphs, cifar10:/path, cifar100:/path, imagefolder:/path or module:function.
+    """digits, glyphs, cifar10:/path, cifar100:/path, idx:/path, imagefolder:/path or
+    module:function.
+    idx:/path?set=letters&train=12000&flip=1: a folder of IDX files, gzipped or not (MNIST,
+    Fashion-MNIST, EMNIST, KMNIST); which of its data sets; so many training images; random
+    flips.
     imagefolder:/path?size=224&crop=1&workers=0: RGB, the central square (crop: that part of the
     shorter side) resized to size x size, minus the mean (0.485, 0.456, 0.406), divided by (0.229,
     0.224, 0.225); training takes random crops and flips. module:function returns loaders (train,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from amc.data.split import stratified_order
+from amc.data.arrays.split import stratified_order
 
 
 def test_every_stretch_of_the_order_is_stratified():
