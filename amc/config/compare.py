@@ -38,9 +38,9 @@ class CompareConfig(Composed):
         "knapsack",
         "uniform",
     )
-    """Who competes, any of ddpg, td3, sac, screened, evolution, random, annealing, legr, greedy,
-    and, with one evaluation, ranking, sensitivity, knapsack, uniform; in the end the first is
-    compared with each of the others."""
+    """Who competes, any of ddpg, td3, sac, screened, evolution, random, annealing, cem, legr,
+    greedy, and, with one evaluation, ranking, sensitivity, knapsack, uniform; in the end the first
+    is compared with each of the others."""
     seeds: int = 3
     """Searches per method; what knows no chance needs one."""
     episodes: int = 200

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from amc.allocators.problem import Allocator
-from amc.proposals import annealing, legr, score_curves
+from amc.proposals import annealing, cem, legr, score_curves
 from amc.proposals.evolution import evolution as evolved
 from amc.proposals.evolution import random_search
 
@@ -12,6 +12,7 @@ PROPOSALS: Mapping[str, Allocator] = {
     "evolution": lambda problem: evolved(problem.budget, problem.seed),
     "random": lambda problem: random_search(problem.budget, problem.seed),
     "annealing": annealing.annealing,
+    "cem": cem.cem,
     "legr": legr.legr,
     "greedy": score_curves.greedy,
 }

@@ -41,10 +41,10 @@ FORMS = (
 LARGEST_SIDE, MOST_WORKERS = 8192, 256
 
 ALLOCATORS = (
-    "ddpg", "td3", "sac", "screened", "evolution", "annealing", "random", "legr", "greedy",
-    "knapsack", "ranking", "sensitivity", "uniform", "list",
+    "ddpg", "td3", "sac", "screened", "evolution", "annealing", "cem", "random", "legr",
+    "greedy", "knapsack", "ranking", "sensitivity", "uniform", "list",
 )  # fmt: skip
-"""The first three are agents, the next six try strategies too, the others know one at once."""
+"""The first three are agents, the next seven try strategies too, the others know one at once."""
 
 NAMES = {
     "target": ("channels",), "metric": METRICS, "allocator": ALLOCATORS, "schedule": SCHEDULES,

@@ -100,8 +100,9 @@ class SearchConfig:
     """Strategies that the search tries."""
     allocator: str = "ddpg"
     """What decides how much every group keeps. Agents: ddpg, td3, sac. Other searches: screened,
-    evolution, annealing, random, legr, greedy. At once: knapsack, ranking, sensitivity, uniform,
-    list. Or module:function of an amc.allocators.AllocationProblem. --agent is the old name."""
+    evolution, annealing, cem, random, legr, greedy. At once: knapsack, ranking, sensitivity,
+    uniform, list. Or module:function of an amc.allocators.AllocationProblem. --agent is the old
+    name."""
     warmup_episodes: int = 10
     """The first of them, uniform once, then suggested or random, before the agent learns."""
     patience: int | None = None
