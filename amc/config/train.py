@@ -97,9 +97,25 @@ class TrainConfig(Composed):
             raise AmcError(
                 f"--reallocate needs a budget; --mode {self.allocation.mode} is given channels"
             )
+        self._check_finals()
         if self.allocation.policy is not None and allocator not in LEARNERS:
             allowed = ", ".join(LEARNERS)
             raise AmcError(f"--policy: --allocator {allocator} learns none; allowed: {allowed}")
+
+    def _check_finals(self) -> None:
+        if not self.search.finalist_epochs:
+            return
+        if not self.allocation.by_budget or self.allocation.mode == "uniform":
+            mode = self.allocation.mode if self.allocation.channel_ratio is None else "uniform"
+            raise AmcError(
+                f"--finalist-epochs chooses between strategies; --mode {mode} gives one: leave "
+                "one of the two out"
+            )
+        if self.stages.reallocate:
+            raise AmcError(
+                "--finalist-epochs chooses a strategy once, --reallocate anew in every step: "
+                "leave one of the two out"
+            )
 
     def _check_drop(self) -> None:
         if self.max_drop is None:

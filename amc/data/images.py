@@ -59,6 +59,11 @@ class ImageLoader:
         self._crop = crop
         self._seed, self._epoch = seed, 0
 
+    @property
+    def samples(self) -> int:
+        """Images of one pass."""
+        return len(self._paths)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of the following passes; `epoch` counts from 0."""
         self._epoch = epoch

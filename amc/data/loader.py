@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -112,6 +112,11 @@ class TensorLoader:
         self._shuffle, self._augment, self._normalise = shuffle, augment, normalise
         self._seed, self._epoch = seed, 0
 
+    @property
+    def samples(self) -> int:
+        """Images of one pass."""
+        return len(self._images)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of the following passes; `epoch` counts from 0."""
         self._epoch = epoch
@@ -143,6 +148,21 @@ def start_epoch(loader: Loader, epoch: int) -> None:
     set_epoch = getattr(loader, "set_epoch", None)
     if callable(set_epoch):
         set_epoch(epoch)
+
+
+def images_in(loader: Loader) -> int:
+    """Images of one pass.
+
+    As the loader says by ``samples``, or a `DataLoader` by its sampler; of another, all batches
+    are taken to be as large as the first.
+    """
+    if isinstance(said := getattr(loader, "samples", None), int):
+        return said
+    sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
+    if isinstance(sampler, Sized) and isinstance(size, int):
+        return min(len(sampler), size * len(loader))  # less where the last batch is dropped
+    _, labels = next(iter(loader))
+    return len(labels) * len(loader)
 
 
 def slices(loader: Loader) -> Iterator[tuple[Feed, Tensor, int]]:

@@ -70,6 +70,7 @@ class Left:
         movement: tensor -> -w * g added up over the last training, see `Evidence`.
         silent: whether some of the channels that are gone are silent only.
         levels: what every turn has left.
+        trained: forward MACs of one image, times the epochs, of all trainings so far.
     """
 
     job: Job
@@ -82,6 +83,7 @@ class Left:
     movement: Mapping[str, Tensor] | None = None
     silent: bool = False
     levels: tuple[Level, ...] = ()
+    trained: int = 0
 
     @cached_property
     def compressor(self) -> Compressor:
@@ -176,7 +178,7 @@ def gradually(
         tuned = trained(small, turn, recovery)  # accuracy comes back
         if config.stop_drop and tuned.score < least:
             _say_stopped(tuned, least, config.stop_drop)
-            break
+            return replace(left, trained=tuned.trained)
         left = tuned
     return left
 
@@ -228,6 +230,7 @@ def trained(left: Left, turn: Turn, recovery: Recovery) -> Left:
         turns=left.turns + 1,
         epochs=left.epochs + turn.epochs,
         levels=(*left.levels, Level(dict(left.counts), turn.epochs, left.silent)),
+        trained=left.trained + recovery.graph.macs(left.plan) * tuned.epochs,
     )
 
 

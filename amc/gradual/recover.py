@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -21,11 +22,26 @@ from amc.schedules.curves import SCHEDULES, biased_rate, load_schedule
 from amc.schedules.curves import Schedule as Curve
 from amc.schedules.stages import group_by_group, little_by_little, shared_out, towards
 from amc.steps.allocate import Allocation
+from amc.steps.candidates import Begun
 from amc.steps.cut import cut, original_outputs
 from amc.steps.finetune import Recovery
 from amc.steps.job import Job
 from amc.steps.setup import Network
 from amc.tasks.evaluate import evaluate
+
+
+class Recovered(NamedTuple):
+    """What came of a recovery.
+
+    Attributes:
+        network: trained.
+        plan: what is left of the original in it.
+        trained: forward MACs of one image, times the epochs.
+    """
+
+    network: nn.Module
+    plan: Plan
+    trained: int
 
 
 def recover(
@@ -37,7 +53,8 @@ def recover(
     folder: Path,
     log: TensorBoardLog,
     allocation: Allocation | None = None,
-) -> tuple[nn.Module, Plan]:
+    begun: Begun | None = None,
+) -> Recovered:
     """The trained network, and what is left in it: less than the plan if stages were stopped.
 
     Args:
@@ -49,6 +66,8 @@ def recover(
         folder: of the run.
         log: is told of every step.
         allocation: where the plan comes from; ``--reallocate`` does it anew in every turn.
+        begun: the network under the plan, trained a little already; what is cut in several stages
+            begins with the original all the same.
     """
     graph, training = network.graph, config.training
     stages = config.stages if isinstance(config, TrainConfig) else StagesConfig()
@@ -57,6 +76,8 @@ def recover(
     )
     left = Left(job, network.model, graph.plan({}), dict(graph.sizes))
     if not (stages.several and training.finetune_epochs):
+        if begun:
+            pruned, left = begun.network, replace(left, epochs=begun.epochs)
         schedule = at_once(plan, pruned, training)
         left = gradually(left, schedule, recovery, StagesConfig())
     elif isinstance(config, TrainConfig) and allocation and stages.reallocate:
@@ -72,7 +93,7 @@ def recover(
     if stages.several and training.finetune_epochs:
         levels = [level.as_json(graph) for level in left.levels]
         write_json(folder / "stages.json", {"stages": levels})
-    return left.network, left.plan
+    return Recovered(left.network, left.plan, left.trained)
 
 
 def at_once(plan: Plan, pruned: nn.Module, training: TrainingConfig) -> Schedule:

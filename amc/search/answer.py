@@ -33,12 +33,19 @@ def answer_of(
         AmcError: there is no such function, or its answer is of no use.
     """
     if not isinstance(allocator, str):
-        return answer(allocator, problem, getattr(allocator, "__name__", "function"))
+        return answer(allocator, problem, name_of(allocator))
     if allocator in AGENTS:
         return None
     if allocator in WITHOUT_AGENT:
         return WITHOUT_AGENT[allocator](problem)
     return answer(load_function(allocator), problem, allocator)
+
+
+def name_of(allocator: str | Allocator) -> str:
+    """What a person calls it."""
+    if isinstance(allocator, str):
+        return allocator.rpartition(":")[2]
+    return getattr(allocator, "__name__", "function")
 
 
 def knowledge(paths: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,12 +26,18 @@ class Found:
 
     def finalists(self, count: int, always: Strategy) -> list[Strategy]:
         """The best strategies and ``always``: ``count`` different ones, best first."""
-        chosen = [always]
+        others = [strategy for strategy in self.best_first if strategy != always]
+        return [*others[: count - 1], always]
+
+    @property
+    def best_first(self) -> list[Strategy]:
+        """The different strategies that were tried, mere probes aside."""
+        chosen: list[Strategy] = []
         found = (episode for episode in self.history if not episode.probe)
         for episode in sorted(found, key=lambda e: -e.reward):
-            if len(chosen) < count and episode.strategy not in chosen:
+            if episode.strategy not in chosen:
                 chosen.append(episode.strategy)
-        return chosen[1:] + chosen[:1]
+        return chosen
 
 
 @dataclass(frozen=True)

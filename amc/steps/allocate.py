@@ -1,11 +1,9 @@
 """Where the strategy comes from: it is given, or a budget decides."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from amc.allocators.multiples import common_ratio_for
 from amc.allocators.problem import AllocationProblem
@@ -16,7 +14,7 @@ from amc.config.apply import ApplyConfig
 from amc.config.compare import CompareConfig
 from amc.config.formats.amct_layers import is_prune_config, strategy_of, with_overrides
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
-from amc.config.sections.search import AllocationConfig
+from amc.config.sections.search import AllocationConfig, SearchConfig
 from amc.config.train import TrainConfig, record_settings
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
@@ -31,15 +29,17 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json, write_json
 from amc.runtime.user_code import load_function
 from amc.schedules.curves import load_schedule
-from amc.search.answer import answer_of, knowledge
+from amc.search.answer import answer_of, knowledge, name_of
+from amc.search.finalists import Finalist, finalists, without_search
 from amc.search.importance import importance, losses
 from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
+from amc.steps.candidates import Candidates
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.on_device import OnDevice
-from amc.steps.search import evaluator, search
+from amc.steps.search import evaluator, search, trained_in
 from amc.steps.setup import Network
 
 
@@ -129,29 +129,6 @@ def errors_of(job: Job, compressor: Compressor, budget: Budget) -> Errors:
         return sensitivity(compressor, budget)
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """What may be cut.
-
-    Attributes:
-        strategies: of which the best one is chosen.
-        plan: the channels as well, where they are given.
-        tried: how many strategies were evaluated to find these.
-        budget: what these may cost, where that decided.
-        cut: carries out a plan, where that is not the reconstruction layer by layer.
-        compressor: tells which channels stay, where the run's own does not.
-        shared: scores of the shared weights that strategies were judged by, if they were.
-    """
-
-    strategies: Sequence[Strategy] = ()
-    plan: Plan | None = None
-    tried: int = 0
-    budget: Budget | None = None
-    cut: Callable[[Plan], nn.Module] | None = None
-    compressor: Compressor | None = None
-    shared: Mapping[str, Any] | None = None
-
-
 def candidates(
     job: Job,
     network: Network,
@@ -177,7 +154,13 @@ def candidates(
     allocation = replace(allocation, budget=budget)
     found = _within(budget, job, network, compressor, allocation, config, folder, log)
     strategies, known = device.fitted(budget, found.strategies)
-    return replace(found, strategies=strategies, budget=known)
+    first = [i for i, one in enumerate(strategies) if one not in strategies[:i]]
+    return replace(
+        found,
+        strategies=[strategies[i] for i in first],
+        budget=known,
+        names=[found.names[i] for i in first] if found.names else (),
+    )
 
 
 def _within(
@@ -195,13 +178,14 @@ def _within(
     if config.allocation.mode == "uniform":
         return Candidates([uniform(budget, errors)], budget=budget)
     if config.allocation.mode == "policy":
-        return Candidates(walked(allocation, errors), budget=budget)
+        return _in_final(walked(allocation, errors), "policy", budget, errors, config.search)
+    allocator = job.allocator or config.search.allocator
     asked = allocation_problem(
         job, network, compressor, budget, errors, config, config.search.episodes, folder
     )
-    answer = answer_of(job.allocator or config.search.allocator, asked)
+    answer = answer_of(allocator, asked)
     if isinstance(answer, Mapping):
-        return Candidates([answer], budget=budget)
+        return _in_final([answer], name_of(allocator), budget, errors, config.search)
     about = {
         **record_settings(config),
         "preserve_ratio": config.preserve_ratio,
@@ -227,8 +211,25 @@ def _within(
         save_learned(
             folder, found.agent, [(budget, found.best.strategy)], [network.name], job.seed
         )
-    finalists = found.finalists(config.search.finalists, uniform(budget, errors))
-    return Candidates(finalists, tried=len(found.history), budget=budget)
+    trained = {"search": trained_in(job, found)} if job.judging.regime == "finetune" else {}
+    if not config.search.finalist_epochs:
+        chosen = Candidates(found.finalists(config.search.finalists, uniform(budget, errors)))
+    else:
+        chosen = _in_final(found.best_first, "search", budget, errors, config.search)
+    return replace(chosen, tried=len(found.history), budget=budget, trained=trained)
+
+
+def _in_final(
+    found: Sequence[Strategy], name: str, budget: Budget, errors: Errors, config: SearchConfig
+) -> Candidates:
+    """What was found; with what needs no search, if all are to be trained before one is chosen."""
+    if not config.finalist_epochs:
+        return Candidates(found, budget=budget)
+    numbered = [Finalist(f"{name} {i}", one) for i, one in enumerate(found, 1)]
+    if len(found) == 1:
+        numbered = [Finalist(name, found[0])]
+    chosen = finalists(numbered, without_search(budget, errors), config.finalists)
+    return Candidates([c.strategy for c in chosen], budget=budget, names=[c.name for c in chosen])
 
 
 def allocation_problem(

@@ -1,8 +1,8 @@
 """Fine-tuning of what was cut, and what becomes of it where it does not help."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,12 @@ class Tuned:
         network: that was trained.
         movement: tensor -> -w * g added up over all steps; None if it was not asked for, or the
             training was not ours.
+        epochs: that it took, those of a second try as well.
     """
 
     network: nn.Module
     movement: Mapping[str, Tensor] | None = None
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Recovery:
         training: how to train.
         distill: what is learned from the original.
         data: the name of the data, which states of trainings hold.
-        log: is told of every step.
+        log: is told of every step, if there is one.
         folder: where trainings leave their state, so that they can go on after a stop.
     """
 
@@ -65,7 +67,7 @@ class Recovery:
     training: TrainingConfig
     distill: DistillConfig
     data: DataConfig
-    log: TensorBoardLog
+    log: TensorBoardLog | None
     folder: Path
 
     def tune(
@@ -89,26 +91,17 @@ class Recovery:
             first_epoch: epochs of the stages before.
             moving: whether movement is added up.
         """
-        config, seed = self.training, self.job.seed
         if not epochs:
             return Tuned(copy.deepcopy(model))
-        if config.finetune:
-            torch.manual_seed(seed + first_epoch)
-            return Tuned(self._better(model, self._by_user(copy.deepcopy(model), epochs)))
+        if self.training.finetune:
+            return Tuned(self._by_user(model, epochs, first_epoch), epochs=epochs)
         score, say = "the score", self.job.terminal.say
         for again, now in enumerate((rate, rate / 10)):
-            torch.manual_seed(seed + first_epoch)  # dropout, if the network has any
-            name = f"training-{stage}{'-again' if again else ''}.safetensors"
-            recipe = Recipe(
-                epochs,
-                now,
-                weight_decay=config.weight_decay,
-                clip=config.clip,
-                ema=config.ema,
-                mixed=config.mixed,
+            path = self.folder / f"training-{stage}{'-again' if again else ''}.safetensors"
+            tuned, judged = self._trained(
+                model, plan, self._recipe(epochs, now), path, first_epoch, moving
             )
-            path = self.folder / name
-            tuned, judged = self._trained(model, plan, recipe, path, first_epoch, moving)
+            tuned = replace(tuned, epochs=(1 + again) * epochs)
             if judged.best:
                 return tuned
             score = self._shown(judged.scores[0])
@@ -120,6 +113,45 @@ class Recovery:
         say(f"kept     training does not come above {score}: the network stays as it was cut")
         return tuned
 
+    def once(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        epochs: int,
+        name: str,
+        first_epoch: int = 0,
+        on_epoch: Callable[[], None] = lambda: None,
+    ) -> nn.Module:
+        """The best of a network and its epochs of training: no second try at another rate.
+
+        Args:
+            model: that was cut.
+            plan: what is left of the original in it.
+            epochs: passes over the training data, under a complete cosine.
+            name: of its state.
+            first_epoch: epochs before, so that the order of the batches is another one.
+            on_epoch: called after every epoch.
+        """
+        if self.training.finetune:
+            tuned = self._by_user(model, epochs, first_epoch)
+            for _ in range(epochs):
+                on_epoch()
+            return tuned
+        recipe = self._recipe(epochs, self.training.learning_rate)
+        path = self.folder / f"training-{name}.safetensors"
+        return self._trained(model, plan, recipe, path, first_epoch, False, on_epoch)[0].network
+
+    def _recipe(self, epochs: int, rate: float) -> Recipe:
+        config = self.training
+        return Recipe(
+            epochs,
+            rate,
+            weight_decay=config.weight_decay,
+            clip=config.clip,
+            ema=config.ema,
+            mixed=config.mixed,
+        )
+
     def _trained(
         self,
         model: nn.Module,
@@ -128,9 +160,11 @@ class Recovery:
         path: Path,
         first_epoch: int,
         moving: bool,
+        on_epoch: Callable[[], None] = lambda: None,
     ) -> tuple[Tuned, BestNetwork]:
         """The best of a cut network and its epochs of training, and how good all of them are."""
         bar_of, epochs = self.job.terminal.bar, recipe.epochs
+        torch.manual_seed(self.job.seed + first_epoch)  # dropout, if the network has any
         judged, tuned = BestNetwork(self._score), copy.deepcopy(model)
         movement = Movement(tuned) if moving else None
         about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
@@ -138,13 +172,16 @@ class Recovery:
         with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, trainable(tuned, plan):
 
             def show(step: Step) -> None:
-                self.log.finetune_step(step)
+                if self.log:
+                    self.log.finetune_step(step)
                 name = f"fine-tune epoch {step.epoch} of {epochs}"
                 shown = f"loss {step.loss:.4f}  val {self._shown(judged.scores[-1])}"
                 bar.step(shown, name=name)
 
             def validated(epoch: int, network: nn.Module) -> None:
-                self.log.finetune_epoch(judged.scores[-1])
+                if self.log:
+                    self.log.finetune_epoch(judged.scores[-1])
+                on_epoch()
 
             try:
                 tuned = train(
@@ -188,7 +225,7 @@ class Recovery:
         if not config.distill:
             return supervised(self.job.task, smoothing)
         return Distillation(
-            self._teacher,
+            self.teacher,
             config.temperature,
             config.distill_weight,
             smoothing,
@@ -199,8 +236,8 @@ class Recovery:
         )
 
     @cached_property
-    def _teacher(self) -> nn.Module:
-        """The original, which all stages of a run learn from."""
+    def teacher(self) -> nn.Module:
+        """The original, which all trainings of a run learn from."""
         teacher, stream = copy.deepcopy(self.original), self.job.data.train
         if self.distill.feature_weight or not can_precompute(teacher, stream):
             return teacher  # run in every step: features change, or images do
@@ -228,13 +265,15 @@ class Recovery:
         own = {"seed": self.job.seed, "first_epoch": first_epoch, "teacher": teacher}
         return {**settings, **asdict(recipe), **own}
 
-    def _by_user(self, model: nn.Module, epochs: int) -> nn.Module:
-        """Trained by the function that --finetune names."""
+    def _by_user(self, model: nn.Module, epochs: int, first_epoch: int) -> nn.Module:
+        """A copy trained by the function that --finetune names, unless that has the lower score."""
+        torch.manual_seed(self.job.seed + first_epoch)
         name = self.training.finetune
         assert name is not None
         forms = {key: tensor.shape for key, tensor in model.state_dict().items()}
         with user_code(f"--finetune {name}:"):
-            tuned = load_function(name)(model, self.original, self.job.data, epochs)
+            small = copy.deepcopy(model)
+            tuned = load_function(name)(small, self.original, self.job.data, epochs)
         if not isinstance(tuned, nn.Module):
             raise AmcError(
                 f"--finetune {name}: must return the network, got {type(tuned).__name__}"
@@ -245,7 +284,7 @@ class Recovery:
             if not bool(tensor.isfinite().all()):
                 raise AmcError(f"--finetune {name}: {key} holds NaN or infinity")
         distributed.broadcast_model(tuned)
-        return tuned.eval()
+        return self._better(model, tuned.eval())
 
 
 def remove_states(folder: Path) -> None:

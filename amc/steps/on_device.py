@@ -84,12 +84,12 @@ class OnDevice:
     def fitted(
         self, budget: Budget, strategies: Sequence[Strategy]
     ) -> tuple[list[Strategy], Budget]:
-        """The strategies, each made to meet the limit; and the budget that knows their times."""
+        """Each of the strategies, made to meet the limit; and the budget that knows their times."""
         found: list[Strategy] = []
         with self.job.terminal.bar("latency", len(strategies)) as bar:
             for strategy in strategies:
                 fits = self._fitted(budget, strategy)
-                found += [fits] if fits not in found else []
+                found.append(fits)
                 bar.step(f"{self.part(self._graph.counts(fits)):.1%} of the time")
         return found, self._known(budget)
 

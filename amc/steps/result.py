@@ -31,7 +31,7 @@ from amc.runs.run import Run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
 from amc.runtime.files import write_atomically, write_json
-from amc.steps.allocate import Candidates
+from amc.steps.candidates import Candidates
 from amc.steps.finetune import remove_states
 from amc.steps.job import Job
 from amc.steps.setup import Network

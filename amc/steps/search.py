@@ -8,6 +8,7 @@ from amc.allocators.problem import Proposals
 from amc.allocators.scores import Errors
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.sections.search import ResourcesConfig, SearchConfig
+from amc.data import images_in
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
@@ -113,6 +114,16 @@ def search(
             f"agent    has not learned: all {len(found.history)} episodes were warm-up"
         )
     return found
+
+
+def trained_in(job: Job, found: Found) -> int:
+    """Forward MACs of all images that episodes were trained on, `reward_steps` batches each.
+
+    A strategy that was tried again was not trained again.
+    """
+    stream, steps = job.data.train, job.judging.reward_steps
+    different = {tuple(sorted(e.strategy.items())): e.outcome.macs for e in found.history}
+    return sum(different.values()) * steps * images_in(stream) // len(stream)
 
 
 def so_far(trials: Trials, budget: Budget, task: Task) -> str:

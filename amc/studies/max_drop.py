@@ -25,7 +25,8 @@ from amc.runtime.errors import AmcError, InfeasibleBudgetError
 from amc.runtime.feed import Feed
 from amc.runtime.files import read_json, write_json
 from amc.search.trials import differences
-from amc.steps.allocate import Candidates, allocation_of, candidates
+from amc.steps.allocate import allocation_of, candidates
+from amc.steps.candidates import Candidates
 from amc.steps.cut import cut_best
 from amc.steps.finetune import remove_states
 from amc.steps.job import EVALUATION_BATCH, Job

@@ -111,6 +111,10 @@ class SearchConfig:
     """Strategies that an agent walks side by side before it learns; default: --workers."""
     finalists: int = 6
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
+    finalist_epochs: int = 0
+    """Epochs that every finalist is trained before the better third goes on, for twice as many, and
+    so on until one is left: the final training begins with it. Strategies that need no search are
+    among the finalists. 0: no training, the reward after the cut decides."""
 
     def __post_init__(self) -> None:
         check_name("allocator", self.allocator)
@@ -125,9 +129,12 @@ class SearchConfig:
             ("walks", 1),
             ("patience", 1),
             ("finalists", 1),
+            ("finalist_epochs", 0),
         ):
             if (value := getattr(self, name)) is not None:
                 whole(name, value, least)
+        if self.finalist_epochs and self.finalists < 2:
+            raise AmcError("--finalist-epochs compares finalists: --finalists 2 or more, got 1")
 
 
 @dataclass(frozen=True)

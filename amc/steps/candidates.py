@@ -1,0 +1,56 @@
+"""What a run may cut: strategies or a plan, and what came of their training so far."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from amc.graph.plan import Plan, Strategy
+from amc.objectives.budget import Budget
+from amc.reconstruction.compressor import Compressor
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A network whose training has begun before the final one.
+
+    Attributes:
+        network: under the one strategy that is left.
+        epochs: that it was trained.
+        rounds: how it was chosen, as JSON values.
+    """
+
+    network: nn.Module
+    epochs: int
+    rounds: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be cut.
+
+    Attributes:
+        strategies: of which the best one is chosen.
+        plan: the channels as well, where they are given.
+        tried: how many strategies were evaluated to find these.
+        budget: what these may cost, where that decided.
+        cut: carries out a plan, where that is not the reconstruction layer by layer.
+        compressor: tells which channels stay, where the run's own does not.
+        shared: scores of the shared weights that strategies were judged by, if they were.
+        names: of the strategies for people, where they are to be trained before one is chosen; all
+            are compared with the first.
+        begun: what came of that.
+        trained: forward MACs of all images in all trainings so far, by step.
+    """
+
+    strategies: Sequence[Strategy] = ()
+    plan: Plan | None = None
+    tried: int = 0
+    budget: Budget | None = None
+    cut: Callable[[Plan], nn.Module] | None = None
+    compressor: Compressor | None = None
+    shared: Mapping[str, Any] | None = None
+    names: Sequence[str] = ()
+    begun: Begun | None = None
+    trained: Mapping[str, int] = field(default_factory=dict)
