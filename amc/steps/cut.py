@@ -99,7 +99,7 @@ def cut_best(
     """
     if plan is not None:
         return plan, cut(job, compressor, plan, originals, own)
-    strategies = _sound(job, compressor, strategies)
+    strategies = sound(job, compressor, strategies)
     chosen = strategies[0]
     if len(strategies) > 1:
         made = own or _roughly(job, compressor)
@@ -141,7 +141,7 @@ def _reward(
     return job.reward(Outcome(score, graph.macs(plan), graph.params(plan)))
 
 
-def _sound(job: Job, compressor: Compressor, strategies: Sequence[Strategy]) -> Sequence[Strategy]:
+def sound(job: Job, compressor: Compressor, strategies: Sequence[Strategy]) -> Sequence[Strategy]:
     """The strategies whose networks compute what the masked one does."""
     model, graph = compressor.model, compressor.graph
     whys = [objection(model, job.example, graph, compressor.plan(s)) for s in strategies]
