@@ -69,8 +69,9 @@ def apply(job: Job, given: nn.Module, run: Run[ApplyConfig]) -> Result:
 
     # Accuracy comes back.
     with run.clock("finetune"):
-        pruned, plan = recover(job, network, pruned, plan, config, run.folder, log)
+        pruned, plan, macs = recover(job, network, pruned, plan, config, run.folder, log)
     run.save(plan, pruned)
+    found = found.having_trained(finetune=macs)
     return finish(job, run, log, network, found, plan, pruned, (original, cut))
 
 

@@ -27,6 +27,7 @@ from amc.config.formats.files import read, settings_in, write
 from amc.config.train import InMemoryConfig, TrainConfig
 from amc.data import Loader, from_loaders
 from amc.data.checked import preserving_random_state
+from amc.gradual.finals import finals
 from amc.gradual.recover import recover
 from amc.graph.shrink import duplicate
 from amc.metrics.table import users_metric
@@ -199,6 +200,10 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
     with run.clock("search"):
         found = candidates(job, network, compressor, allocation, config, run.folder, log)
 
+    # Several may be trained a little before one is chosen.
+    with run.clock("finals"):
+        found = finals(job, network, compressor, found, config, run.folder)
+
     # Which channels; the layers that read them are reconstructed one after the other.
     with run.clock("apply"):
         chosen_by = found.compressor or compressor
@@ -209,11 +214,14 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
 
     # Accuracy comes back.
     with run.clock("finetune"):
-        pruned, plan = recover(job, network, pruned, plan, config, run.folder, log, allocation)
+        pruned, plan, macs = recover(
+            job, network, pruned, plan, config, run.folder, log, allocation, found.begun
+        )
     run.save_strategy(plan.strategy, graph.channels)
     run.save(plan, pruned)
 
     # What came of it.
+    found = found.having_trained(finetune=macs)
     return finish(job, run, log, network, found, plan, pruned, (original, cut))
 
 

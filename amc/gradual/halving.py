@@ -44,6 +44,9 @@ class Round:
 Train = Callable[[int, Sequence[int], int, int], Sequence[PartScores]]
 """(number of the round, contestants, epochs, epochs before) -> their scores."""
 
+Told = Callable[[int, Round, Sequence[int]], None]
+"""(number of the round, the round, contestants that go on: none after the last)."""
+
 
 def rounds_of(count: int, epochs: int) -> list[tuple[int, int]]:
     """(contestants, epochs) of every round; later rounds may have the first contestant besides."""
@@ -60,7 +63,10 @@ def going_on(count: int) -> int:
 
 
 def halved(
-    count: int, epochs: int, train: Train, told: Callable[[Round], None] = lambda one: None
+    count: int,
+    epochs: int,
+    train: Train,
+    told: Told = lambda number, one, going: None,
 ) -> list[Round]:
     """All rounds, down to one that decides.
 
@@ -72,14 +78,14 @@ def halved(
     """
     rounds: list[Round] = []
     going, before = list(range(count)), 0
-    for number, (many, length) in enumerate(rounds_of(count, epochs)):
-        if rounds:
-            best = rounds[-1].ranking[:many]
-            going = sorted({0, *best})
+    plan = rounds_of(count, epochs)
+    for number, (_, length) in enumerate(plan):
         scores = train(number, going, length, before)
         rounds.append(Round(length, before, dict(zip(going, scores, strict=True))))
-        told(rounds[-1])
         before += length
+        best = rounds[-1].ranking[: plan[number + 1][0]] if number + 1 < len(plan) else []
+        going = sorted({0, *best}) if best else []
+        told(number, rounds[-1], going)
     return rounds
 
 

@@ -12,6 +12,7 @@ from amc.config.apply import ApplyConfig
 from amc.config.many_budgets import ParetoConfig
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.train import TrainConfig
+from amc.data import images_in
 from amc.gradual.loop import Left, Schedule, Turn, gradually
 from amc.gradual.reallocate import Reallocation
 from amc.graph.plan import Plan, Strategy
@@ -36,12 +37,12 @@ class Recovered(NamedTuple):
     Attributes:
         network: trained.
         plan: what is left of the original in it.
-        trained: forward MACs of one image, times the epochs.
+        macs: forward MACs of all images that it was trained on.
     """
 
     network: nn.Module
     plan: Plan
-    trained: int
+    macs: int
 
 
 def recover(
@@ -93,7 +94,8 @@ def recover(
     if stages.several and training.finetune_epochs:
         levels = [level.as_json(graph) for level in left.levels]
         write_json(folder / "stages.json", {"stages": levels})
-    return Recovered(left.network, left.plan, left.trained)
+    macs = left.trained * images_in(job.data.train) if left.trained else 0
+    return Recovered(left.network, left.plan, macs)
 
 
 def at_once(plan: Plan, pruned: nn.Module, training: TrainingConfig) -> Schedule:

@@ -1,7 +1,7 @@
 """The account of a run: what was measured, as JSON and as tables."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich import box
@@ -73,6 +73,11 @@ class Report:
         episodes: tried by the search; 0 when there was none.
         seconds: calibrate, search, apply, finetune, total.
         statistics: filters, FLOPs and parameters in the terms of filter pruning.
+        finals: rounds in which strategies were trained before one was chosen: epochs, epochs
+            before, images of the score; of every finalist name, strategy, score, difference to the
+            first one in points and its standard error; who goes on.
+        trained_macs: forward MACs of all images that were trained on, the teacher's apart: in the
+            search, in the finals, in the final training.
     """
 
     mode: str
@@ -90,6 +95,8 @@ class Report:
     layers: tuple[LayerChange, ...]
     frozen: Mapping[str, str]
     statistics: Statistics
+    finals: Sequence[Mapping[str, Any]] = ()
+    trained_macs: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
@@ -211,6 +218,28 @@ def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
     )
     table.add_row(f"test {task.name}, cut", original, pruned, "")
     table.add_row(f"test {task.name}, recovered", "", recovered, "")
+    return table
+
+
+def finals_table(rounds: Sequence[Mapping[str, Any]], task: Task = CLASSIFICATION) -> Table:
+    """A row per finalist: its score on validation images after each round that it was in."""
+    table = Table(title="Finals", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("strategy", overflow="fold")
+    for one in rounds:
+        epochs = one["before"] + one["epochs"]
+        table.add_column(f"{epochs} ep.", justify="right", no_wrap=True)
+    first = next(one["name"] for one in rounds[0]["finalists"] if one["first"])
+    table.add_column(f"- {first}", justify="right", no_wrap=True)
+    rows: dict[str, list[str]] = {}
+    for number, one in reversed(list(enumerate(rounds))):
+        for entry in one["finalists"]:
+            row = rows.setdefault(entry["name"], [""] * len(rounds) + [""])
+            row[number] = task.shown(entry["score"])
+            if not row[-1] and not entry["first"]:
+                row[-1] = f"{entry['difference']:+.2f} ± {entry['error']:.2f}"
+    winner = rounds[-1]["goes_on"][0]
+    for name, row in rows.items():
+        table.add_row(f"{name} *" if name == winner else name, *row)
     return table
 
 

@@ -33,7 +33,13 @@ RESUMING = ("amc.train", "amc.apply")
 
 Config = TypeVar("Config", bound=Composed)
 
-GOES_ON_FROM = (MARK, "episodes.jsonl", "stage-*/episodes.jsonl", "training-*.safetensors")
+GOES_ON_FROM = (
+    MARK,
+    "episodes.jsonl",
+    "stage-*/episodes.jsonl",
+    "training-*.safetensors",
+    "finals/final-*/*",
+)
 """What a run reads of what an earlier one has left in its folder."""
 
 

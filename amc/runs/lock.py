@@ -50,7 +50,8 @@ def locked(folder: Path, new: bool = True) -> Iterator[None]:
     try:
         _check_files(folder, new)
         with _locked(folder):
-            for left in (*folder.glob(TEMPORARY), *folder.glob(f"points/*/{TEMPORARY}")):
+            within = (f"{place}{TEMPORARY}" for place in ("", "points/*/", "finals/*/"))
+            for left in [path for pattern in within for path in folder.glob(pattern)]:
                 if left.is_file() and not left.is_symlink():  # of a process that was killed
                     left.unlink()
             yield
@@ -146,7 +147,8 @@ def move_aside(folder: Path) -> Path:
     number = 1
     while os.path.lexists(moved := place.with_name(f"{place.name}.{number}")):
         number += 1
-    patterns = (*BESIDE, "training-*.safetensors", "events.out.tfevents.*", *reversed(WRITTEN))
+    states = ("training-*.safetensors", "finals")
+    patterns = (*BESIDE, *states, "events.out.tfevents.*", *reversed(WRITTEN))
     try:
         moved.mkdir()
         for path in dict.fromkeys(path for pattern in patterns for path in place.glob(pattern)):

@@ -1,5 +1,6 @@
 """What a person sees while a run is going on, and at its end."""
 
+import io
 import logging
 import sys
 from contextlib import AbstractContextManager
@@ -47,6 +48,10 @@ class Terminal:
         for line in lines:
             LOG.info("%s", line)
             self.console.print(line, soft_wrap=True)
+
+    def hush(self) -> None:
+        """Shows nothing from now on: in a process that was forked to work beside the first."""
+        self.console, self._steps = _Console(file=io.StringIO(), quiet=True), Silent()
 
     def table(self, table: Table) -> None:
         """A table."""

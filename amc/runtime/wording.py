@@ -51,6 +51,11 @@ def suggestion(word: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def counted(number: int, what: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def duration(seconds: float) -> str:
     """``0.4 s``, ``47 s``, ``12 min 5 s``, ``3 h 20 min``."""
     if seconds < 9.95:

@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from amc.allocators.family import (
+    EXPONENTS,
+    Shape,
+    family,
+    inside_only,
+    shaped,
+    streams_whole,
+)
 from amc.allocators.scores import Errors
+from amc.allocators.uniform import uniform
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
-from amc.search.problem import starts
 
 
 @dataclass(frozen=True)
@@ -18,16 +26,20 @@ class Finalist:
 
 
 def without_search(budget: Budget, errors: Errors) -> list[Finalist]:
-    """What needs no search, the uniform strategy first."""
+    """The strategies of `family`, which always take part, by name; the uniform one first."""
+    parts = {
+        "uniform": uniform(budget, errors or None),
+        "streams whole": streams_whole(budget, errors),
+        "inside only": inside_only(budget, errors),
+    }
+    parts |= {f"sensitivity {e:g}": shaped(budget, errors, Shape(e)) for e in EXPONENTS}
     return [
-        Finalist(name, strategy)
-        for name, strategy in zip(("uniform", "by density"), starts(budget, errors), strict=False)
+        Finalist(next(name for name, part in parts.items() if part == one), one)
+        for one in family(budget, errors)
     ]
 
 
-def finalists(
-    found: Sequence[Finalist], family: Sequence[Finalist], count: int
-) -> list[Finalist]:
+def finalists(found: Sequence[Finalist], family: Sequence[Finalist], count: int) -> list[Finalist]:
     """Different strategies, the first of the family first.
 
     The family takes part as a whole where that leaves half of the places to what was found.

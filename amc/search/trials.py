@@ -29,7 +29,8 @@ NOT_IN_OLDER = frozenset(
     """
     checkpoint task bn_samples patience finalists finalist_epochs finetune_epochs learning_rate
     label_smoothing weight_decay clip ema mixed finetune temperature distill_weight
-    distill_schedule feature_weight objective latency_table weight_bits activation_bits layer_weight_bits layer_activation_bits
+    distill_schedule feature_weight objective latency_table weight_bits activation_bits
+    layer_weight_bits layer_activation_bits
 """.split()
 )
 """Settings that older records do not name."""
@@ -147,7 +148,7 @@ class Trials:
         """Measures the strategies of the next episodes together, unless they are on record."""
         missing = strategies[max(0, self.recorded - len(self.history)) :]
         if missing and not self._ended():
-            outcomes = evaluate(missing)
+            outcomes = evaluate([dict(strategy) for strategy in missing])  # can be pickled
             self._ahead = {_key(s): o for s, o in zip(missing, outcomes, strict=True)}
 
     def _ended(self) -> bool:

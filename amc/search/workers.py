@@ -9,25 +9,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
 
 import torch
 
-from amc.graph.plan import Strategy
 from amc.runtime.errors import AmcError
-from envs import Outcome
 
-Measure = Callable[[Sequence[Strategy]], list[Outcome]]
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+Measure = Callable[[Sequence[Given]], list[Found]]
 
 
 @contextlib.contextmanager
-def workers(evaluate: Callable[[Strategy], Outcome], count: int) -> Iterator[Measure | None]:
-    """A function that measures several strategies at once; None for one worker.
+def workers(
+    evaluate: Callable[[Given], Found], count: int
+) -> Iterator[Measure[Given, Found] | None]:
+    """A function that measures several things at once, strategies for one; None for one worker.
 
     The processes are forked, so that network, statistics and images are shared with this one and
     nothing has to be pickled. Each has one thread: more would only wait for each other.
 
     Args:
-        evaluate: measures one strategy.
+        evaluate: measures one of them.
         count: of processes.
 
     Raises:
@@ -41,9 +45,9 @@ def workers(evaluate: Callable[[Strategy], Outcome], count: int) -> Iterator[Mea
     fork, begin = multiprocessing.get_context("fork"), (evaluate, os.getpid())
     pool = ProcessPoolExecutor(count, fork, initializer=_begin, initargs=begin)
 
-    def measure(strategies: Sequence[Strategy]) -> list[Outcome]:
+    def measure(given: Sequence[Given]) -> list[Found]:
         try:
-            return list(pool.map(_call, [dict(s) for s in strategies]))
+            return list(pool.map(_call, given))
         except BrokenProcessPool:
             raise AmcError(
                 f"--workers {count}: a worker was killed (out of memory?); go on "
@@ -56,10 +60,10 @@ def workers(evaluate: Callable[[Strategy], Outcome], count: int) -> Iterator[Mea
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_evaluate: Callable[[Strategy], Outcome]
+_evaluate: Callable[[Any], Any]
 
 
-def _begin(evaluate: Callable[[Strategy], Outcome], parent: int) -> None:
+def _begin(evaluate: Callable[[Any], Any], parent: int) -> None:
     global _evaluate
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -74,5 +78,5 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _call(strategy: Strategy) -> Outcome:
-    return _evaluate(strategy)
+def _call(given: Any) -> Any:
+    return _evaluate(given)

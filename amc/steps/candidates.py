@@ -1,7 +1,7 @@
 """What a run may cut: strategies or a plan, and what came of their training so far."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -18,12 +18,10 @@ class Begun:
     Attributes:
         network: under the one strategy that is left.
         epochs: that it was trained.
-        rounds: how it was chosen, as JSON values.
     """
 
     network: nn.Module
     epochs: int
-    rounds: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,9 @@ class Candidates:
         shared: scores of the shared weights that strategies were judged by, if they were.
         names: of the strategies for people, where they are to be trained before one is chosen; all
             are compared with the first.
-        begun: what came of that.
-        trained: forward MACs of all images in all trainings so far, by step.
+        begun: what came of that: the one that is left.
+        finals: and how it was chosen, as JSON values.
+        trained: forward MACs of all images in all trainings so far, by step; the teacher's apart.
     """
 
     strategies: Sequence[Strategy] = ()
@@ -53,4 +52,10 @@ class Candidates:
     shared: Mapping[str, Any] | None = None
     names: Sequence[str] = ()
     begun: Begun | None = None
+    finals: Sequence[Mapping[str, Any]] = ()
     trained: Mapping[str, int] = field(default_factory=dict)
+
+    def having_trained(self, **macs: int) -> "Candidates":
+        """The same after further trainings, by step; what a step had before is added to."""
+        sums = {step: self.trained.get(step, 0) + one for step, one in macs.items()}
+        return replace(self, trained={**self.trained, **sums})

@@ -266,7 +266,7 @@ class Recovery:
         return {**settings, **asdict(recipe), **own}
 
     def _by_user(self, model: nn.Module, epochs: int, first_epoch: int) -> nn.Module:
-        """A copy trained by the function that --finetune names, unless that has the lower score."""
+        """A copy trained by what --finetune names, unless that has the lower score."""
         torch.manual_seed(self.job.seed + first_epoch)
         name = self.training.finetune
         assert name is not None
@@ -285,9 +285,3 @@ class Recovery:
                 raise AmcError(f"--finetune {name}: {key} holds NaN or infinity")
         distributed.broadcast_model(tuned)
         return self._better(model, tuned.eval())
-
-
-def remove_states(folder: Path) -> None:
-    """Removes the states of trainings whose result has been written."""
-    for path in folder.glob("training-*.safetensors"):
-        path.unlink()

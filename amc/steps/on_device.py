@@ -84,7 +84,7 @@ class OnDevice:
     def fitted(
         self, budget: Budget, strategies: Sequence[Strategy]
     ) -> tuple[list[Strategy], Budget]:
-        """Each of the strategies, made to meet the limit; and the budget that knows their times."""
+        """Each strategy, made to meet the limit; and the budget that knows their times."""
         found: list[Strategy] = []
         with self.job.terminal.bar("latency", len(strategies)) as bar:
             for strategy in strategies:

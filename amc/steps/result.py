@@ -20,6 +20,7 @@ from amc.reporting.report import (
     Change,
     Limited,
     Report,
+    finals_table,
     layer_changes,
     layer_table,
     slower,
@@ -32,12 +33,12 @@ from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
 from amc.runtime.files import write_atomically, write_json
 from amc.steps.candidates import Candidates
-from amc.steps.finetune import remove_states
 from amc.steps.job import Job
 from amc.steps.setup import Network
 from amc.tasks.drop import Drop
 from amc.tasks.evaluate import Score
 from amc.tasks.task import Task
+from amc.training.checkpoint import remove_states
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,10 @@ def finish(
         layers=layer_changes(graph, plan.strategy),
         frozen={g.name: g.reason for g in graph.groups if not g.prunable},
         statistics=statistics_of(graph, plan, config.allocation.channel_ratio, objective),
+        finals=found.finals,
+        trained_macs={
+            step: found.trained.get(step, 0) for step in ("search", "finals", "finetune")
+        },
     )
     write_json(run.folder / "report.json", report.as_json())
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
@@ -116,6 +121,8 @@ def finish(
     remove_states(run.folder)
     log.finish(config.flat, scores[1].accuracy, recovered.accuracy, report.macs.ratio)
     terminal.table(layer_table(report.layers))
+    if report.finals:
+        terminal.table(finals_table(report.finals, job.task))
     terminal.table(summary_table(report, job.task))
     if config.flat.get("statistics"):
         for table in tables(report.statistics):

@@ -151,7 +151,8 @@ def ready(
     """
     config = run.config
     network = load_network(job, given, graph, config.network, config.data)
-    check_training(job, network.model, config.training)
+    if config.training.finetune_epochs or config.search.finalist_epochs:
+        check_training(job, network.model, config.training)
     run.begin(
         target=config.target,
         seed=config.seed,
@@ -221,7 +222,7 @@ def check_training(job: Job, model: nn.Module, config: TrainingConfig) -> None:
         AmcError: it cannot; the message says why, and how to do without.
     """
     inputs, targets = job.images[0]
-    if not config.finetune_epochs or config.finetune or len(targets) < 2:
+    if config.finetune or len(targets) < 2:
         return
     copy, device = duplicate(model).train(), job.device
     for parameter in copy.parameters():

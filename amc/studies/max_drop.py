@@ -5,8 +5,8 @@ is measured on validation images that neither a reward nor a choice between netw
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amc.config.composed import flags
 from amc.config.train import TrainConfig, record_settings
+from amc.gradual.finals import finals
 from amc.gradual.recover import recover
 from amc.graph.plan import Plan
 from amc.graph.plan_files import load_plan
@@ -28,12 +29,12 @@ from amc.search.trials import differences
 from amc.steps.allocate import allocation_of, candidates
 from amc.steps.candidates import Candidates
 from amc.steps.cut import cut_best
-from amc.steps.finetune import remove_states
 from amc.steps.job import EVALUATION_BATCH, Job
 from amc.steps.setup import Network
 from amc.tasks.batches import head, tail
 from amc.tasks.drop import PARTS, Drop, drop_of
 from amc.tasks.evaluate import Score
+from amc.training.checkpoint import remove_states
 
 PROBES = 6
 """Budgets that are tried at most."""
@@ -52,6 +53,8 @@ class Attempt:
         cut: test score before any training.
         drop: after training.
         tried: strategies that its search evaluated.
+        finals: how its strategy was chosen among trained ones, if it was.
+        trained: MACs, see `Candidates`.
     """
 
     ratio: float
@@ -59,6 +62,8 @@ class Attempt:
     cut: Score
     drop: Drop
     tried: int
+    finals: Sequence[Mapping[str, Any]] = ()
+    trained: Mapping[str, int] = field(default_factory=dict)
 
 
 def held_out(job: Job) -> tuple[Job, list[tuple[Feed, Tensor]]]:
@@ -125,7 +130,10 @@ def smallest(
             f"included; the nearest, {least.ratio:g} of {config.limits.objective}, loses "
             f"{least.drop}, which --max-drop {nearest:g} allows"
         )
-    return made[chosen], *study.loaded(made[chosen])
+    best, (found, plan, small) = made[chosen], study.loaded(made[chosen])
+    for other in made.values():
+        found = found if other is best else found.having_trained(**other.trained)
+    return best, found, plan, small
 
 
 def narrowed(start: float, good: Callable[[float], bool | None]) -> float | None:
@@ -187,6 +195,8 @@ class _Study:
                 "cut": asdict(made.cut),
                 "drop": asdict(made.drop),
                 "tried": made.tried,
+                "finals": made.finals,
+                "trained": made.trained,
             },
         )
         remove_states(place)
@@ -198,7 +208,10 @@ class _Study:
         budget = allocation_of(self._network.graph, config).budget
         plan = load_plan(attempt.folder / "plan.json")
         small = load_pruned(self._network.model, attempt.folder).eval()
-        return Candidates(tried=attempt.tried, budget=budget), plan, small
+        found = Candidates(
+            tried=attempt.tried, budget=budget, finals=attempt.finals, trained=attempt.trained
+        )
+        return found, plan, small
 
     def _made(self, ratio: float, place: Path, about: Mapping[str, Any]) -> Attempt:
         job, network, clock = self._job, self._network, self._run.clock
@@ -208,16 +221,21 @@ class _Study:
         log = TensorBoardLog(place, graph.sizes, graph.macs(), job.task.name)
         with clock("search"):
             found = candidates(job, network, self._compressor, allocation, config, place, log)
+        with clock("finals"):
+            found = finals(job, network, self._compressor, found, config, place)
         with clock("apply"):
             chosen_by = found.compressor or self._compressor
             plan, small = cut_best(job, chosen_by, found.strategies, found.plan, own=found.cut)
         cut = job.tested(small)
         with clock("finetune"):
-            small, plan = recover(job, network, small, plan, config, place, log, allocation)
+            small, plan, macs = recover(
+                job, network, small, plan, config, place, log, allocation, found.begun
+            )
         log.close()
         save_network(place, plan, small, {**self._run.about, **about})
         drop = drop_of(job.task, network.model, small, self._images)
-        return Attempt(ratio, place, cut, drop, found.tried)
+        trained = found.having_trained(finetune=macs).trained
+        return Attempt(ratio, place, cut, drop, found.tried, found.finals, trained)
 
     def _config(self, ratio: float) -> TrainConfig:
         return self._run.config.but(preserve_ratio=ratio, max_drop=None)
@@ -237,4 +255,7 @@ class _Study:
 
 
 def _restored(ratio: float, place: Path, known: Mapping[str, Any]) -> Attempt:
-    return Attempt(ratio, place, Score(**known["cut"]), Drop(**known["drop"]), known["tried"])
+    more = known.get("finals", ()), known.get("trained", {})  # which older versions did not write
+    return Attempt(
+        ratio, place, Score(**known["cut"]), Drop(**known["drop"]), known["tried"], *more
+    )

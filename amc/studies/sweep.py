@@ -29,12 +29,12 @@ from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.search.trials import differences
 from amc.steps.cut import calibrate, cut_best, original_outputs
-from amc.steps.finetune import remove_states
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.setup import Network
 from amc.tasks.batches import tail
 from amc.tasks.evaluate import Score
+from amc.training.checkpoint import remove_states
 
 FEWEST = 100
 """Images that are enough to verify a drop on."""
@@ -122,7 +122,7 @@ class Sweep:
         plan, small = cut_best(self.job, self.compressor, candidates, originals=self.originals)
         if self.config.training.finetune_epochs:
             log = TensorBoardLog(place, graph.sizes, graph.macs(), self.job.task.name)
-            small, _ = recover(self.job, self.network, small, plan, self.config, place, log)
+            small, *_ = recover(self.job, self.network, small, plan, self.config, place, log)
             remove_states(place)
             log.close()
         save_strategy(place / "strategy.json", plan.strategy, graph.channels, about)

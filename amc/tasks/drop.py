@@ -67,9 +67,7 @@ class PartScores:
         return math.fsum(score * images for score, images in every) / sum(self.images)
 
 
-def part_scores(
-    task: Task, model: nn.Module, parts: Iterable[tuple[Feed, Tensor]]
-) -> PartScores:
+def part_scores(task: Task, model: nn.Module, parts: Iterable[tuple[Feed, Tensor]]) -> PartScores:
     """How good a network is on each part; every rank gets all of them."""
     found = [(evaluate(model, [part], task=task).accuracy, len(part[1])) for part in parts]
     return PartScores(tuple(score for score, _ in found), tuple(images for _, images in found))

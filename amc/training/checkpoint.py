@@ -1,5 +1,6 @@
 """The state of a training in a file, so that it can go on after a stop."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,3 +53,20 @@ class Checkpoint:
     @property
     def _key(self) -> str:
         return json.dumps(dict(self.about), sort_keys=True)
+
+
+def remove_states(folder: Path, name: str = "*") -> None:
+    """Removes the states of trainings whose result has been written, and those of finalists.
+
+    Args:
+        folder: of the run.
+        name: of one training; without, of all.
+    """
+    for path in folder.glob(f"training-{name}.safetensors"):
+        path.unlink()
+    if name == "*":
+        for path in folder.glob("finals/final-*/*"):
+            path.unlink()
+        for place in (*folder.glob("finals/final-*"), folder / "finals"):
+            with contextlib.suppress(OSError):  # not there, or something of another hand within
+                place.rmdir()

@@ -112,9 +112,9 @@ class SearchConfig:
     finalists: int = 6
     """Strategies that are cut for real before one is chosen; the uniform one is among them."""
     finalist_epochs: int = 0
-    """Epochs that every finalist is trained before the better third goes on, for twice as many, and
-    so on until one is left: the final training begins with it. Strategies that need no search are
-    among the finalists. 0: no training, the reward after the cut decides."""
+    """Epochs that every finalist is trained before the better third goes on for twice as many, and
+    so on until one is left, with which the final training begins. What needs no search is among
+    the finalists. 0: none is trained, the reward after the cut decides."""
 
     def __post_init__(self) -> None:
         check_name("allocator", self.allocator)
