@@ -245,6 +245,7 @@ class _Finals:
         return {
             **record_settings(config),
             "preserve_ratio": config.preserve_ratio,
+            "walks": config.search.walks or config.resources.workers,
             "seed": config.seed,
             "choice": " ".join(flags(config.restrictions)),
             "weights": self._network.fingerprint,

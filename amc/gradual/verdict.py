@@ -38,23 +38,23 @@ def verdict(
         drop: what the best of the last round loses against the first finalist.
     """
     first, count, last = names[0], len(rounds[0].scores), rounds[-1]
-    gain, error = points(task, -drop.points), points(task, drop.error)
+    gain = difference(task, -drop.points, drop.error)
     if winner:
         after = counted(last.before + last.epochs, "epoch")
-        return (
-            f"finals   {names[winner]} is {gain} ± {error} better than {first} after {after} each"
-        )
+        return f"finals   {names[winner]} is {gain} better than {first} after {after} each"
     if last.ranking[0] == 0:
         return f"finals   {NOTHING_TO_WIN}: {first} is the best of {count} trained finalists"
     return (
-        f"finals   {NOTHING_TO_WIN}: {first} is within {gain} ± {error} of the best of {count} "
-        "trained finalists"
+        f"finals   {NOTHING_TO_WIN}: {first} is within {gain} of the best of {count} trained "
+        "finalists"
     )
 
 
-def points(task: Task, number: float) -> str:
-    """A difference of scores: points of a percentage, or what the task counts."""
-    return f"{number:.2f} points" if task.percent else f"{number:.3g}"
+def difference(task: Task, points: float, error: float) -> str:
+    """A difference of scores: in points of a percentage, or in what the task counts."""
+    if task.percent:
+        return f"{points:.2f} ± {error:.2f} points"
+    return f"{points:.3g} ± {error:.2g}"
 
 
 def account(

@@ -222,25 +222,35 @@ def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
 
 
 def finals_table(rounds: Sequence[Mapping[str, Any]], task: Task = CLASSIFICATION) -> Table:
-    """A row per finalist: its score on validation images after each round that it was in."""
-    table = Table(title="Finals", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    """A row per finalist: its score on validation images after each round that it was in.
+
+    And what it had more or less than the first one after the last of these.
+    """
+    title = "Finals: score on validation images after so many epochs"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("strategy", overflow="fold")
     for one in rounds:
         epochs = one["before"] + one["epochs"]
-        table.add_column(f"{epochs} ep.", justify="right", no_wrap=True)
+        table.add_column(f"{epochs}", justify="right", no_wrap=True)
     first = next(one["name"] for one in rounds[0]["finalists"] if one["first"])
-    table.add_column(f"- {first}", justify="right", no_wrap=True)
+    table.add_column(f"against {first}", justify="right", no_wrap=True)
     rows: dict[str, list[str]] = {}
     for number, one in reversed(list(enumerate(rounds))):
         for entry in one["finalists"]:
             row = rows.setdefault(entry["name"], [""] * len(rounds) + [""])
             row[number] = task.shown(entry["score"])
             if not row[-1] and not entry["first"]:
-                row[-1] = f"{entry['difference']:+.2f} ± {entry['error']:.2f}"
+                row[-1] = _difference(entry["difference"], entry["error"], task)
     winner = rounds[-1]["goes_on"][0]
     for name, row in rows.items():
         table.add_row(f"{name} *" if name == winner else name, *row)
     return table
+
+
+def _difference(points: float, error: float, task: Task) -> str:
+    if task.percent:
+        return f"{round(points, 2) + 0.0:+.2f} ± {error:.2f}"  # no minus before a zero
+    return f"{points:+.3g} ± {error:.2g}"
 
 
 def quantity(number: float) -> str:
