@@ -94,7 +94,7 @@ class Recovery:
         if not epochs:
             return Tuned(copy.deepcopy(model))
         if self.training.finetune:
-            return Tuned(self._by_user(model, epochs, first_epoch), epochs=epochs)
+            return Tuned(self._users(model, epochs, first_epoch), epochs=epochs)
         score, say = "the score", self.job.terminal.say
         for again, now in enumerate((rate, rate / 10)):
             path = self.folder / f"training-{stage}{'-again' if again else ''}.safetensors"
@@ -133,7 +133,7 @@ class Recovery:
             on_epoch: called after every epoch.
         """
         if self.training.finetune:
-            tuned = self._by_user(model, epochs, first_epoch)
+            tuned = self._users(model, epochs, first_epoch)
             for _ in range(epochs):
                 on_epoch()
             return tuned
@@ -265,15 +265,18 @@ class Recovery:
         own = {"seed": self.job.seed, "first_epoch": first_epoch, "teacher": teacher}
         return {**settings, **asdict(recipe), **own}
 
-    def _by_user(self, model: nn.Module, epochs: int, first_epoch: int) -> nn.Module:
-        """A copy trained by what --finetune names, unless that has the lower score."""
+    def _users(self, model: nn.Module, epochs: int, first_epoch: int) -> nn.Module:
+        """A copy, trained by the user's function unless that lowers the score."""
         torch.manual_seed(self.job.seed + first_epoch)
+        return self._better(model, self._by_user(copy.deepcopy(model), epochs))
+
+    def _by_user(self, model: nn.Module, epochs: int) -> nn.Module:
+        """Trained by the function that --finetune names."""
         name = self.training.finetune
         assert name is not None
         forms = {key: tensor.shape for key, tensor in model.state_dict().items()}
         with user_code(f"--finetune {name}:"):
-            small = copy.deepcopy(model)
-            tuned = load_function(name)(small, self.original, self.job.data, epochs)
+            tuned = load_function(name)(model, self.original, self.job.data, epochs)
         if not isinstance(tuned, nn.Module):
             raise AmcError(
                 f"--finetune {name}: must return the network, got {type(tuned).__name__}"
@@ -284,4 +287,4 @@ class Recovery:
             if not bool(tensor.isfinite().all()):
                 raise AmcError(f"--finetune {name}: {key} holds NaN or infinity")
         distributed.broadcast_model(tuned)
-        return self._better(model, tuned.eval())
+        return tuned.eval()
