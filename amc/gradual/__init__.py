@@ -1,1 +1,1 @@
-"""Pruning in turns: when, how much, which channels, training after each; one-shot is one turn."""
+"""Pruning in turns: when, how much, which channels, training after each; finals before them."""

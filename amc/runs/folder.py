@@ -35,10 +35,12 @@ Config = TypeVar("Config", bound=Composed)
 
 GOES_ON_FROM = (
     MARK,
-    "episodes.jsonl",
-    "stage-*/episodes.jsonl",
-    "training-*.safetensors",
-    "finals/final-*/*",
+    "**/episodes.jsonl",
+    "**/latency.json",
+    "**/training-*.safetensors",
+    "**/finals/final-*/*",
+    "attempts/*/*.json",
+    "attempts/*/pruned.safetensors",
 )
 """What a run reads of what an earlier one has left in its folder."""
 
@@ -77,7 +79,8 @@ def _held_and_packed(config: Composed, stack: contextlib.ExitStack) -> bytes:
     stack.enter_context(locked(folder, new=not config.flat["resume"]))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        for path in (path for pattern in GOES_ON_FROM for path in folder.glob(pattern)):
+        found = (path for pattern in GOES_ON_FROM for path in folder.glob(pattern))
+        for path in dict.fromkeys(found):
             archive.write(path, path.relative_to(folder))
     return content.getvalue()
 

@@ -33,6 +33,15 @@ OURS = "# of a run of amc.train\n"
 BESIDE = ("episodes.jsonl", "pruned.safetensors", "policy.safetensors", "*.jsonl", "*.svg")
 """Other files that they write there."""
 
+WITHIN = ("", "points/*/", "stage-*/", "finals/*/", "attempts/*/", "attempts/*/finals/*/")
+"""Folders within, where they write as well; this one first."""
+
+OF_A_RUN = (
+    "training-*.safetensors", "finals", "attempts", "stage-*", "stages.json", "latency.json",
+    "ranking.json", "score_curves.json",
+)  # fmt: skip
+"""What only a run writes: a new one in its folder must not find it."""
+
 
 @contextlib.contextmanager
 def locked(folder: Path, new: bool = True) -> Iterator[None]:
@@ -50,8 +59,7 @@ def locked(folder: Path, new: bool = True) -> Iterator[None]:
     try:
         _check_files(folder, new)
         with _locked(folder):
-            within = (f"{place}{TEMPORARY}" for place in ("", "points/*/", "finals/*/"))
-            for left in [path for pattern in within for path in folder.glob(pattern)]:
+            for left in [path for place in WITHIN for path in folder.glob(place + TEMPORARY)]:
                 if left.is_file() and not left.is_symlink():  # of a process that was killed
                     left.unlink()
             yield
@@ -147,8 +155,7 @@ def move_aside(folder: Path) -> Path:
     number = 1
     while os.path.lexists(moved := place.with_name(f"{place.name}.{number}")):
         number += 1
-    states = ("training-*.safetensors", "finals")
-    patterns = (*BESIDE, *states, "events.out.tfevents.*", *reversed(WRITTEN))
+    patterns = (*BESIDE, *OF_A_RUN, "events.out.tfevents.*", *reversed(WRITTEN))
     try:
         moved.mkdir()
         for path in dict.fromkeys(path for pattern in patterns for path in place.glob(pattern)):

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from amc.studies import max_drop
 from amc.tasks.drop import PartScores
 from amc.train import run
 from amc.training import trainer
+from forked_runs import ForkedRun
 from made_once import made_once
-from small_runs import forking
+from small_runs import forking, with_signals, words
 
 NET = """
 import torch
@@ -159,6 +161,14 @@ def macs_of_an_epoch(folder: Path) -> int:
     return images * macs
 
 
+def assert_same(folder: Path, whole: Path) -> None:
+    for name in ("pruned.safetensors", "plan.json", "strategy.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    for name in ("finals", "trained_macs", "accuracy"):
+        assert read_json(folder / "report.json")[name] == read_json(whole / "report.json")[name]
+    assert not (folder / "finals").exists() and not list(folder.glob("training-*"))
+
+
 class Stopped(Exception):
     pass
 
@@ -196,11 +206,24 @@ def test_a_run_that_was_stopped_in_its_finals_goes_on_to_the_same_network(
     contestants = sum(one["epochs"] * len(one["finalists"]) for one in rounds_in(whole))
     last = read_json(whole / "report.json")["trained_macs"]["finetune"] // macs_of_an_epoch(whole)
     assert len(epochs) == contestants + last + 1  # the one that was stopped comes again
-    for name in ("pruned.safetensors", "plan.json", "strategy.json"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
-    for name in ("finals", "trained_macs", "accuracy"):
-        assert read_json(folder / "report.json")[name] == read_json(whole / "report.json")[name]
-    assert not (folder / "finals").exists() and not list(folder.glob("training-*"))
+    assert_same(folder, whole)
+
+
+@forking
+@with_signals
+def test_a_run_that_is_killed_within_a_round_goes_on_to_the_same_network(
+    simple: dict[str, Any], whole: Path, tmp_path: Path
+) -> None:
+    folder, here = tmp_path / "run", tmp_path / "here"
+    here.mkdir()
+    process = ForkedRun(here, *words({**simple, "run_dir": folder}))
+    while not list(folder.glob("finals/*/result.json")):
+        assert process.poll() is None, process.err
+        time.sleep(0.001)
+    process.kill()
+    assert not (folder / "report.json").exists()
+    run(TrainConfig.of(resume=folder, quiet=True))
+    assert_same(folder, whole)
 
 
 def test_the_account_of_what_was_trained(simple: dict[str, Any], whole: Path) -> None:

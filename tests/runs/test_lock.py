@@ -136,12 +136,16 @@ def test_moving_aside_takes_what_is_of_a_run_and_nothing_else(tmp_path: Path) ->
     folder.mkdir()
     (tmp_path / "run.1").symlink_to(tmp_path / "nowhere")
     ours = ["config.json", "episodes.jsonl", "plan.json", "pruned.safetensors", "report.json",
-            "training-4.safetensors", "events.out.tfevents.1.host", "policy.json"]  # fmt: skip
-    for name in (*ours, "notes.txt", "model.pt"):
+            "training-4.safetensors", "events.out.tfevents.1.host", "policy.json",
+            "latency.json"]  # fmt: skip
+    within = ["finals/final-0-0/result.json", "attempts/0.5/plan.json", "stage-2/latency.json"]
+    for name in (*ours, *within, "notes.txt", "model.pt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     assert move_aside(folder) == tmp_path / "run.2"
     assert set(contents(tmp_path / "run.2")) == set(ours)
-    assert set(contents(folder)) == {"notes.txt", "model.pt"}
+    assert all((tmp_path / "run.2" / name).is_file() for name in within)
+    assert {path.name for path in folder.iterdir()} == {"notes.txt", "model.pt"}
 
 
 def test_the_folder_here_can_be_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,11 +165,12 @@ def test_halves_of_files_of_a_killed_process_are_removed(tmp_path: Path) -> None
         "f.os.fsync = lambda place: os.kill(os.getpid(), signal.SIGKILL)\n"
         "f.write_atomically(Path(sys.argv[1]), 'x' * 1000)"
     )
-    for name in ("plan.json", "points/0.5/plan.json"):
+    names = ("plan.json", "points/0.5/plan.json", "attempts/0.5/finals/final-0-0/plan.json")
+    for name in names:
         words = [sys.executable, "-c", code, str(folder / name)]
         assert subprocess.run(words, env=ENVIRONMENT).returncode == -signal.SIGKILL
     left = list(folder.rglob(".*"))
-    assert len(left) == 2
+    assert len(left) == 3
     hidden = folder / ".mine"
     hidden.write_text("stays")
     link = folder / ".a.amc-part"
