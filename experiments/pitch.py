@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 from crepe import Crepe, Size, halved, published
 from tones import data, task
@@ -68,7 +69,8 @@ def main() -> None:
     else:
         model = load_checkpoint(Crepe(setting.size), setting.weights)
     if setting.preserve_ratio is None and setting.max_drop is None:
-        found = evaluate(model, data().test, task=task())
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = evaluate(model.to(device), data().test, task=task())
         print(f"{setting.size}: {found.accuracy:.1%} of 4,000 tones within a quarter tone")
         return
     report = json.loads((pruned(setting) / "report.json").read_text())
@@ -83,8 +85,11 @@ def main() -> None:
 def pruned(setting: Setting) -> Path:
     """The folder of a run, which is done unless it is there."""
     goal = "max_drop" if setting.max_drop is not None else "preserve_ratio"
-    words = (setting.size, f"{getattr(setting, goal):g}", goal, setting.mode, setting.metric)
-    folder = setting.folder / f"{'-'.join(words)}-{setting.epochs}-{setting.seed}"
+    words = (
+        setting.size, goal, getattr(setting, goal), setting.mode, setting.metric,
+        setting.multiple, setting.episodes, setting.epochs, setting.seed,
+    )  # fmt: skip
+    folder = setting.folder / "-".join(map(str, words))
     if (folder / "report.json").exists():
         return folder
     if (folder / "config.json").exists():
