@@ -75,7 +75,7 @@ def account(
                     "name": found.names[place],
                     "strategy": dict(found.strategies[place]),
                     "score": one.scores[place].mean,
-                    "difference": -drop.points,
+                    "difference": 0.0 - drop.points,
                     "error": drop.error if place else 0.0,
                     "first": place == 0,
                 }

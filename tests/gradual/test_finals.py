@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 from torch import nn
 
 from amc.config.train import TrainConfig
@@ -22,6 +23,7 @@ from amc.studies import max_drop
 from amc.tasks.drop import PartScores
 from amc.train import run
 from amc.training import trainer
+from amc.training.recipe import Recipe
 from forked_runs import ForkedRun
 from made_once import made_once
 from small_runs import forking, with_signals, words
@@ -59,16 +61,25 @@ LAST = "e"
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_once(tmp_path_factory, "finals", lambda at: (at / "net.py").write_text(NET))
+    """A network that has learned a little."""
+
+    def make(at: Path) -> None:
+        (at / "net.py").write_text(NET)
+        model = build(f"{at / 'net.py'}:net", num_classes=10, in_channels=1)
+        trainer.train(model, load_data("digits").train, Recipe(5, 0.1))
+        save_file(model.state_dict(), at / "net.safetensors")
+
+    return made_once(tmp_path_factory, "finals", make)
 
 
 @pytest.fixture(scope="module")
 def simple(few_digits: str, net: Path) -> dict[str, Any]:
     """Settings of a run of a second or two: four finalists in two rounds, then two epochs."""
     return dict(
-        model=f"{net / 'net.py'}:net", data=few_digits, device="cpu", quiet=True,
-        allocator="random", episodes=6, calibration_batches=2, finetune_epochs=2, reward_images=40,
-        finalists=4, finalist_epochs=1, preserve_ratio=0.5, learning_rate=0.02,
+        model=f"{net / 'net.py'}:net", checkpoint=net / "net.safetensors", data=few_digits,
+        device="cpu", quiet=True, allocator="random", episodes=6, calibration_batches=2,
+        finetune_epochs=2, reward_images=40, finalists=4, finalist_epochs=1, preserve_ratio=0.3,
+        learning_rate=0.05,
     )  # fmt: skip
 
 
@@ -110,7 +121,7 @@ def test_what_trains_better_is_found_though_it_looks_worse_after_the_cut(
     simple: dict[str, Any], tmp_path: Path, planted: Callable[[float], None]
 ) -> None:
     planted(0.0)
-    settings = {**simple, "finetune_epochs": 0}
+    settings = {**simple, "finetune_epochs": 0, "preserve_ratio": 0.5}
     found = run(TrainConfig.of(**settings, run_dir=tmp_path / "trained"))
     first, last = rounds_in(found)
     assert [first["epochs"], first["before"], last["epochs"], last["before"]] == [1, 0, 2, 1]
@@ -136,7 +147,8 @@ def test_uniform_is_kept_where_differences_are_noise(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     planted(0.4)
-    folder = run(TrainConfig.of(**{**simple, "quiet": False}, run_dir=tmp_path / "run"))
+    settings = {**simple, "quiet": False, "preserve_ratio": 0.5}
+    folder = run(TrainConfig.of(**settings, run_dir=tmp_path / "run"))
     last = rounds_in(folder)[-1]
     assert last["goes_on"] == ["uniform"]
     best = last["finalists"][0]
