@@ -24,8 +24,9 @@ class ChannelPruningEnv(gymnasium.Env[Array, Array]):
 
     ## Action space
     `Box(0, 1, (1,), float32)`: the preserve ratio of the next group, relative to what is left of
-    the budget. 0.5 everywhere is the uniform strategy; 0 and 1 are the fewest and the most
-    channels from which the walk can still end inside the budget. See `Budget.execute`.
+    the budget. 0.5 everywhere is the uniform strategy, or the budget's prior; 0 and 1 are the
+    fewest and the most channels from which the walk can still end inside the budget. See
+    `Budget.execute`.
 
     ## Observation space
     `Box(0, 1, (15,), float32)`:

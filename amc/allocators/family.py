@@ -9,7 +9,7 @@ Whatever the numbers, a strategy uses the budget up and never exceeds it.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,10 @@ class Shape:
     stream: float = 1.0
     depth: float = 0.0
     depthwise: float = 1.0
+
+    def __str__(self) -> str:
+        """The numbers, for people."""
+        return ", ".join(f"{name} {value:.3g}" for name, value in asdict(self).items())
 
 
 def weights(budget: Budget, errors: Errors, shape: Shape) -> FloatArray:

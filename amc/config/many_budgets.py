@@ -39,6 +39,9 @@ class LearnConfig(Composed):
     """Strategies that are tried, shared out evenly among budgets and networks."""
     agent: Literal["ddpg", "td3", "sac"] = "ddpg"
     """What learns."""
+    prior: Literal["uniform", "sensitivity", "cem"] = "uniform"
+    """What its actions are residuals on: one ratio for all groups, wider groups where
+    reconstruction errors are large, or four numbers that the first fifth of the episodes finds."""
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
     restrictions: Restrictions = Restrictions()

@@ -101,6 +101,10 @@ class TrainConfig(Composed):
         if self.allocation.policy is not None and allocator not in LEARNERS:
             allowed = ", ".join(LEARNERS)
             raise AmcError(f"--policy: --allocator {allocator} learns none; allowed: {allowed}")
+        if self.allocation.policy is not None and self.search.prior != "uniform":
+            raise AmcError(
+                f"--prior {self.search.prior}: --policy brings the prior that it was learned on"
+            )
 
     def _check_finals(self) -> None:
         if not self.search.finalist_epochs:

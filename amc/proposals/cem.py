@@ -6,7 +6,7 @@ from. Four numbers need few trials, and mean the same on another budget and anot
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from scipy.special import ndtri
@@ -16,6 +16,7 @@ from amc.allocators.problem import AllocationProblem, Proposals
 from amc.allocators.scores import Errors
 from amc.allocators.uniform import uniform
 from amc.graph.arrays import FloatArray
+from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 
 DRAWN_FROM: Mapping[str, tuple[float, float]] = {
@@ -65,12 +66,17 @@ class CrossEntropy:
         if self._first:
             drawn = self._first.pop(0)
         else:
-            count = max(round(ELITE * len(self._tried)), FEWEST)
-            elite = np.array([numbers for _, numbers in self._tried[:count]])
-            deviation = wider * np.maximum(elite.std(axis=0), FLOOR)
-            drawn = self._rng.normal(elite.mean(axis=0), deviation)
+            mean, deviation = self._around_the_best()
+            drawn = self._rng.normal(mean, wider * deviation)
         self._asked = drawn.clip(-FARTHEST, FARTHEST)
         return self._shape(self._asked)
+
+    def _around_the_best(self) -> tuple[FloatArray, FloatArray]:
+        if not self._tried:  # no Sobol point meant a strategy that was not known
+            return np.zeros(len(self._names)), np.ones(len(self._names))
+        count = max(round(ELITE * len(self._tried)), FEWEST)
+        elite = np.array([numbers for _, numbers in self._tried[:count]])
+        return elite.mean(axis=0), np.maximum(elite.std(axis=0), FLOOR)
 
     def tell(self, reward: float) -> None:
         """What the numbers that were asked for last are worth; higher is better."""
@@ -78,8 +84,10 @@ class CrossEntropy:
         self._tried.sort(key=lambda one: -one[0])  # of equal ones the first stays first
 
     @property
-    def best(self) -> tuple[float, Shape]:
+    def best(self) -> tuple[float, Shape] | None:
         """The highest reward so far and its numbers."""
+        if not self._tried:
+            return None
         reward, numbers = self._tried[0]
         return reward, self._shape(numbers)
 
@@ -112,11 +120,19 @@ def cem(problem: AllocationProblem) -> Proposals:
     names = telling(budget, errors)
     if not names:
         return
-    search, known = CrossEntropy(names, problem.episodes - 1, problem.seed), [first]
+    search = CrossEntropy(names, problem.episodes - 1, problem.seed)
+    known: list[Strategy] = [first]
     while True:
-        for wider in range(1, TRIES + 1):  # where steps are coarse many numbers mean the same
-            strategy = shaped(budget, errors, search.ask(wider))
-            if strategy not in known:
-                break
-        known.append(strategy)
-        search.tell((yield strategy))
+        known.append(shaped(budget, errors, new_numbers(search, budget, errors, known)))
+        search.tell((yield known[-1]))
+
+
+def new_numbers(
+    search: CrossEntropy, budget: Budget, errors: Errors, known: Collection[Strategy]
+) -> Shape:
+    """The next numbers whose strategy is not known; where steps are coarse many mean the same."""
+    for wider in range(1, TRIES + 1):
+        shape = search.ask(wider)
+        if shaped(budget, errors, shape) not in known:
+            break
+    return shape

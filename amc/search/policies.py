@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents import Policy, load_policy, save_policy
+from amc.allocators.family import Shape
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
@@ -16,6 +18,9 @@ from envs.features import NAMES
 ACTION = "preserve ratio relative to what is left of the budget; 0.5 spends it evenly"
 """What the action of a saved policy means."""
 
+ON_PRIOR = "preserve ratio relative to what is left of the budget; 0.5 keeps a prior's proportions"
+"""The same of a policy whose actions are residuals on a prior."""
+
 
 def save_learned(
     folder: Path,
@@ -23,6 +28,7 @@ def save_learned(
     best: Sequence[tuple[Budget, Strategy]],
     networks: Sequence[str],
     seed: int,
+    shape: Shape | None = None,
 ) -> None:
     """Writes what an agent has learned: what goes in, what comes out, and where it was learned.
 
@@ -32,8 +38,9 @@ def save_learned(
         best: the best strategy under every budget that it was learned for.
         networks: their names.
         seed: of the run.
+        shape: of the prior that it was learned on, if any.
     """
-    about = {
+    about: dict[str, Any] = {
         "observations": list(NAMES),
         "action": ACTION,
         "targets": sorted({budget.preserve_ratio for budget, _ in best}),
@@ -41,7 +48,23 @@ def save_learned(
         "seed": seed,
         "best": [kept(budget, strategy) for budget, strategy in best],
     }
+    if shape is not None:
+        about |= {"action": ON_PRIOR, "prior": asdict(shape)}
     save_policy(folder / "policy", agent, about)
+
+
+def prior_of(policy: Policy) -> Shape | None:
+    """The shape of the prior that a policy was learned on; None for the uniform strategy.
+
+    Raises:
+        AmcError: the metadata of the policy are damaged.
+    """
+    if policy.metadata.get("action") != ON_PRIOR:
+        return None
+    try:
+        return Shape(**{str(name): float(x) for name, x in policy.metadata["prior"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AmcError(f"--policy: its prior is damaged ({error!r})") from None
 
 
 def kept(budget: Budget, strategy: Strategy) -> dict[str, Any]:
@@ -108,6 +131,7 @@ def load_learned(stem: Path) -> Policy:
             f"--policy {stem}.json: it sees {json.dumps(seen)}, this version shows "
             f"{json.dumps(list(NAMES))}; learn it anew"
         )
-    if action != ACTION:
+    if action not in (ACTION, ON_PRIOR):
         raise AmcError(f"--policy {stem}.json: its action means {action!r}, allowed: {ACTION!r}")
+    prior_of(policy)
     return policy

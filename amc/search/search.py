@@ -8,9 +8,12 @@ from typing import Any
 from agents import AGENTS
 from agents import Policy as Policy  # for those who call `search`
 from agents import Settings as Settings
+from amc.allocators.family import Shape
 from amc.allocators.problem import AllocationProblem, Proposals
 from amc.graph.plan import Strategy
 from amc.proposals import PROPOSALS
+from amc.search.policies import prior_of
+from amc.search.prior import Prior, Recalled, begun
 from amc.search.problem import Found, Problem, proposed, starts, walk
 from amc.search.suggestions import Suggestions
 from amc.search.trials import LimitReached, Trials
@@ -32,6 +35,7 @@ def search(
     walks: int = 1,
     on_learn: OnLearn = lambda logged: None,
     proposals: Proposals | None = None,
+    prior: Prior = "uniform",
 ) -> Found:
     """Finds the strategy of highest reward within the budget.
 
@@ -47,6 +51,7 @@ def search(
             of them afterwards.
         on_learn: called with what SB3 logged, after an agent has learned from an episode.
         proposals: strategies that are tried instead of those of a method.
+        prior: what an agent's actions are residuals on; a policy brings its own.
     """
     trials = problem.trials
     if proposals is None and method in PROPOSALS:
@@ -57,16 +62,17 @@ def search(
         follow(proposals, trials)
         return Found(trials.best, tuple(trials.history), None)
 
+    known_shape = prior_of(policy) if policy else None
+    (problem,), shape = begun([problem], "uniform" if policy else prior, known_shape, seed)
+    recalled = problem.evaluate
+
     def look_ahead(strategies: Sequence[Strategy]) -> None:
         if measure:
-            trials.look_ahead(strategies, measure)
+            assert isinstance(recalled, Recalled)
+            trials.look_ahead(recalled.new(strategies), measure)
 
     env = problem.env()
-    first, *others = starts(problem.budget, problem.errors)
-    shown = [problem.budget.actions(first)]
-    if policy:
-        shown.append(problem.budget.actions(proposed(policy, problem.budget, problem.errors)))
-    shown += [problem.budget.actions(strategy) for strategy in (*known, *others)]
+    shown = shown_first(problem, shape, policy, known)
     if policy:
         settings = replace(
             settings or Settings(), net_arch=policy.net_arch, warmup_episodes=len(shown)
@@ -80,8 +86,22 @@ def search(
         while trials.left > walks or not trials.history:
             agent.learn_episodes(1)
             on_learn(agent.logger.name_to_value)
-        walk(agent, problem.env())
-    return Found(trials.best, tuple(trials.history), agent)
+        walk(agent, problem.last())
+    return Found(trials.best, tuple(trials.history), agent, shape)
+
+
+def shown_first(
+    problem: Problem, shape: Shape | None, policy: Policy | None, known: Sequence[Strategy]
+) -> list[list[float]]:
+    """Actions of the first episodes: what was tried, or uniform, the prior; then what is known."""
+    budget, tried = problem.budget, [episode.strategy for episode in problem.trials.history]
+    first, *others = starts(budget, problem.errors)
+    shown = [budget.actions(strategy) for strategy in tried or [first]]
+    if shape is not None and not tried and not policy:
+        shown.append([0.5] * len(budget.options))
+    if policy:
+        shown.append(budget.actions(proposed(policy, budget, problem.errors)))
+    return shown + [budget.actions(one) for one in (*known, *others) if one not in tried]
 
 
 def learn(
@@ -91,6 +111,7 @@ def learn(
     seed: int = 0,
     settings: Settings | None = None,
     on_learn: OnLearn = lambda logged: None,
+    prior: Prior = "uniform",
 ) -> list[Found]:
     """One agent for several budgets and networks, which it walks in turn.
 
@@ -102,13 +123,12 @@ def learn(
         seed: of everything random.
         settings: of the agent.
         on_learn: called with what SB3 logged, after the agent has learned from an episode.
+        prior: what the agent's actions are residuals on; `cem` searches numbers for all together.
     """
+    problems, shape = begun(problems, prior, None, seed)
     rotation = Rotation([problem.env() for problem in problems])
     suggestions = Suggestions(problems)
-    first = [(problem.budget, starts(problem.budget, problem.errors)) for problem in problems]
-    shown = [budget.actions(some[0]) for budget, some in first]  # in turn, as problems are walked
-    if any(len(some) > 1 for _, some in first):
-        shown += [budget.actions(some[-1]) for budget, some in first]
+    shown = shown_in_turn(problems, shape)
     agent = AGENTS[method](
         rotation, settings, shown, lambda rng: suggestions.suggest(rotation.current, rng), seed
     )
@@ -117,10 +137,26 @@ def learn(
             agent.learn_episodes(1)
             on_learn(agent.logger.name_to_value)
         for problem in problems:
-            walk(agent, problem.env())
+            walk(agent, problem.last())
     return [
-        Found(t.trials.best, tuple(t.trials.history), agent) for t in problems if t.trials.history
+        Found(t.trials.best, tuple(t.trials.history), agent, shape)
+        for t in problems
+        if t.trials.history
     ]
+
+
+def shown_in_turn(problems: Sequence[Problem], shape: Shape | None) -> list[list[float]]:
+    """Actions of the first episodes, one of every problem after the other."""
+    budgets = [problem.budget for problem in problems]
+    known = [starts(problem.budget, problem.errors) for problem in problems]
+    histories = [[one.strategy for one in problem.trials.history] for problem in problems]
+    rounds = [list(row) for row in zip(*histories, strict=True)] or [[some[0] for some in known]]
+    shown = [b.actions(s) for row in rounds for b, s in zip(budgets, row, strict=True)]
+    if shape is not None and not histories[0]:
+        shown += [[0.5] * len(budget.options) for budget in budgets]
+    if any(len(some) > 1 for some in known):
+        shown += [b.actions(some[-1]) for b, some in zip(budgets, known, strict=True)]
+    return shown
 
 
 def proposed_by(answer: Strategy | Proposals | None) -> Proposals | None:

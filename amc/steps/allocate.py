@@ -208,9 +208,8 @@ def _within(
         answer,
     )
     if found.agent:
-        save_learned(
-            folder, found.agent, [(budget, found.best.strategy)], [network.name], job.seed
-        )
+        best = [(budget, found.best.strategy)]
+        save_learned(folder, found.agent, best, [network.name], job.seed, found.shape)
     trained = {"search": trained_in(job, found)} if job.judging.regime == "finetune" else {}
     if not config.search.finalist_epochs:
         chosen = Candidates(found.finalists(config.search.finalists, uniform(budget, errors)))

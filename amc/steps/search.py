@@ -104,11 +104,14 @@ def search(
                     walks=walks,
                     on_learn=log.learned,
                     proposals=proposals,
+                    prior=config.prior,
                 )
             except KeyboardInterrupt:
                 if trials.history:
                     job.terminal.say(so_far(trials, budget, job.task))
                 raise
+    if found.shape:
+        job.terminal.say(f"prior    {found.shape}")
     if found.agent and not found.agent.trainings:
         job.terminal.say(
             f"agent    has not learned: all {len(found.history)} episodes were warm-up"

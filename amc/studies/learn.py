@@ -69,6 +69,7 @@ def lessons_of(
             "seed": config.seed,
             "preserve_ratio": budget.preserve_ratio,
             "agent": config.agent,
+            "prior": config.prior,
             "episodes": config.each,
             "with": [config.models, config.ratios],
             "choice": " ".join(flags(config.restrictions)),
@@ -129,7 +130,9 @@ def learn(job: Job, config: LearnConfig) -> Path:
             terminal.say(f"resume   {recorded} episodes are on record in {folder}")
         problems = [lesson.problem for lesson in lessons]
         schedule = Settings(warmup_episodes=max(WARMUP, len(problems)))
-        found = learn_all(problems, config.agent, seed=config.seed, settings=schedule)
+        found = learn_all(
+            problems, config.agent, seed=config.seed, settings=schedule, prior=config.prior
+        )
     for lesson in lessons:
         lesson.log.close()
 
@@ -137,7 +140,7 @@ def learn(job: Job, config: LearnConfig) -> Path:
     agent = found[0].agent
     assert agent is not None
     best = [(x.budget, one.best.strategy) for x, one in zip(lessons, found, strict=True)]
-    save_learned(folder, agent, best, config.models, config.seed)
+    save_learned(folder, agent, best, config.models, config.seed, found[0].shape)
     account = [account_of(lesson, one) for lesson, one in zip(lessons, found, strict=True)]
     write_json(folder / "learned.json", {"settings": as_json(config), "budgets": account})
     terminal.table(learned_table(account))

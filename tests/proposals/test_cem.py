@@ -106,6 +106,7 @@ def test_draws_close_in_on_the_best() -> None:
         assert (shape.stream, shape.depthwise) == (1, 1)
         apart.append(float(np.hypot(*(np.array([shape.exponent, shape.depth]) - wanted))))
         found.tell(-apart[-1])
+    assert found.best is not None
     reward, best = found.best
     assert reward == -min(apart) == pytest.approx(-np.hypot(best.exponent - 0.9, best.depth + 0.7))
     assert np.mean(apart[-15:]) < np.mean(apart[:15]) / 3

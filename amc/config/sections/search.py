@@ -103,6 +103,9 @@ class SearchConfig:
     evolution, annealing, cem, random, legr, greedy. At once: knapsack, ranking, sensitivity,
     uniform, list. Or module:function of an amc.allocators.AllocationProblem. --agent is the old
     name."""
+    prior: Literal["uniform", "sensitivity", "cem"] = "uniform"
+    """What an agent's actions are residuals on: one ratio for all groups, wider groups where
+    reconstruction errors are large, or four numbers that the first fifth of the episodes finds."""
     warmup_episodes: int = 10
     """The first of them, uniform once, then suggested or random, before the agent learns."""
     patience: int | None = None
@@ -122,6 +125,11 @@ class SearchConfig:
             raise AmcError(
                 "--patience belongs to allocators that improve on what they have tried; "
                 "--allocator greedy measures first and decides at the end"
+            )
+        if self.prior != "uniform" and self.allocator not in LEARNERS:
+            raise AmcError(
+                f"--prior {self.prior} belongs to agents, {', '.join(LEARNERS)}; "
+                f"--allocator {self.allocator} has none"
             )
         for name, least in (
             ("episodes", 1),
