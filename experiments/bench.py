@@ -28,6 +28,7 @@ class Bench:
     model_name: str = "resnet20"
     data_name: str = "digits"
     selector: str = "lasso"
+    width: float = 1.0
 
     @cached_property
     def data(self) -> Data:
@@ -37,7 +38,7 @@ class Bench:
     @cached_property
     def model(self) -> nn.Module:
         """The network with its weights."""
-        return pretrained(self.model_name, 1.0, load_data(self.data_name, seed=0))[0].eval()
+        return pretrained(self.model_name, self.width, load_data(self.data_name, seed=0))[0].eval()
 
     @cached_property
     def job(self) -> Job:
