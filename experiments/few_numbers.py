@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -45,10 +45,8 @@ from amc.steps.search import evaluator
 from envs import gain
 
 AT_ONCE = ("uniform", "streams whole", "inside only", "sensitivity")
-SEARCHES = (
-    "random", "evolution", "screened", "cem", "bandit", "ddpg", "ddpg sensitivity", "ddpg cem",
-    "td3", "td3 cem", "sac", "sac cem",
-)  # fmt: skip
+"""Arms that are one strategy. The others are allocators, agents with the name of their prior, and
+`bandit`."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +149,9 @@ def searched(task: Task) -> dict[str, Any]:
 
 def missing(study: Study) -> list[Task]:
     """Searches that are not in the file."""
-    known = [{k: row[k] for k in asdict(task)} for row in rows(study.file) for task in [ANY]]
+    names = [field.name for field in fields(Task)]
+    known = [{name: row[name] for name in names} for row in rows(study.file)]
     return [task for task in tasks(study) if asdict(task) not in known]
-
-
-ANY = Task("", 1.0, "", "", 0.0, "", 0, 0)
 
 
 def rows(file: Path) -> list[dict[str, Any]]:

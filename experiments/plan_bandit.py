@@ -35,11 +35,13 @@ def bandit(problem: AllocationProblem) -> Proposals:
     seen = torch.from_numpy(np.stack([features.at(first[:t]) for t in range(len(first))])).float()
     before = torch.from_numpy(np.log(weights(budget, problem.errors, Shape(0.5)))).float()
     generator = torch.Generator().manual_seed(problem.seed)
-    policy = nn.Sequential(nn.Linear(seen.shape[1], 64), nn.Tanh(), nn.Linear(64, 1))
+    last = nn.Linear(64, 1)
+    policy = nn.Sequential(nn.Linear(seen.shape[1], 64), nn.Tanh(), last)
     with torch.no_grad():
         for value in policy.parameters():
             value.copy_(0.1 * torch.randn(value.shape, generator=generator))
-    policy[2].weight.data.zero_(), policy[2].bias.data.zero_()  # begins with the sensitivities
+        for value in last.parameters():
+            value.zero_()  # it begins with the sensitivities
     optimiser = torch.optim.Adam(policy.parameters(), RATE)
     updates = max((problem.episodes - 1) // PLANS, 1)
     for update in range(10**6):
