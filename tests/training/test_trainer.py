@@ -293,3 +293,61 @@ def test_damaged_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(AmcError, match="corrupt") as refused:
         train(small(), stream(), Recipe(2, 0.1), checkpoint=Checkpoint(path, {}))
     assert "\n" not in str(refused.value) and str(path) in str(refused.value)
+
+
+# Channels last
+
+
+def images_of() -> Batches:
+    x, y = random(60, 3, 8, 8, seed=1), torch.arange(60) % 2
+    return Batches(*zip((x + y.view(-1, 1, 1, 1)).split(20), y.split(20), strict=True))
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+        nn.Conv2d(6, 17, 1), nn.BatchNorm2d(17), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(17, 2),
+    )  # fmt: skip
+
+
+def test_what_is_trained_does_not_depend_on_how_the_network_lies_and_lies_as_it_did() -> None:
+    found, strides = [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = convolutional().to(memory_format=layout)
+        strides.append([p.stride() for p in model.parameters()])
+        train(model, images_of(), Recipe(3, 0.1, clip=0.1, ema=0.9))
+        assert [p.stride() for p in model.parameters()] == strides[-1]
+        found.append(model)
+    assert strides[0] != strides[1]
+    assert_same_state(found[1], state(found[0]))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_stopped_training_of_convolutions_goes_on_to_the_same_weights(
+    tmp_path: Path, ema: float
+) -> None:
+    recipe = Recipe(4, 0.1, clip=0.1, ema=ema)
+    whole = train(convolutional(), images_of(), recipe)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", {})
+
+    def end(step: Step) -> None:
+        if step.step == 8:
+            raise KeyboardInterrupt
+
+    stopped = convolutional()
+    lay = [p.stride() for p in stopped.parameters()]
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, images_of(), recipe, on_step=end, checkpoint=checkpoint)
+    assert [p.stride() for p in stopped.parameters()] == lay
+    resumed = train(convolutional(), images_of(), recipe, checkpoint=checkpoint)
+    assert_same_state(resumed, state(whole))
+
+
+def test_channels_last_trains_to_the_same_up_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = train(convolutional(), images_of(), Recipe(2, 0.1))
+    monkeypatch.setattr("amc.training.trainer.laid_out", lambda networks, images: [])
+    plain = train(convolutional(), images_of(), Recipe(2, 0.1))
+    for one, other in zip(state(fast).values(), state(plain).values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
