@@ -197,7 +197,8 @@ class _Finals:
         else:
             own = self._found.cut
             start = cut(self._job, self._compressor, plan, self._originals, own)
-        small = self._recovery.once(start, plan, one.epochs, one.name, one.before, on_epoch)
+        with preserving_random_state(self._job.data.train):  # a loader's own order is that of all
+            small = self._recovery.once(start, plan, one.epochs, one.name, one.before, on_epoch)
         scores = part_scores(self._job.task, small, in_parts(self._job.data.val))
         save_network(place, plan, small, {})
         write_json(place / "result.json", {"about": self._about(one), **asdict(scores)})
