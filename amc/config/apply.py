@@ -16,7 +16,7 @@ from amc.config.sections.job import (
 from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig, ResourcesConfig, SearchConfig
-from amc.config.train import check_ratios, check_task
+from amc.config.train import check_ratios, check_shared, check_task
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
@@ -72,6 +72,7 @@ class ApplyConfig(Composed):
         check_ratios(self.limits, self.preserve_ratio)
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, StagesConfig())
+        check_shared(self.reward, self.reconstruction, self.allocation, StagesConfig())
 
     @property
     def allocation(self) -> AllocationConfig:

@@ -93,6 +93,7 @@ class TrainConfig(Composed):
         check_epochs(self.training, self.stages)
         allocator = self.search.allocator
         object.__setattr__(self, "allocation", self.allocation.decided_by(allocator))
+        check_shared(self.reward, self.reconstruction, self.allocation, self.stages)
         if self.stages.reallocate and not self.allocation.by_budget:
             raise AmcError(
                 f"--reallocate needs a budget; --mode {self.allocation.mode} is given channels"
@@ -180,6 +181,35 @@ def check_epochs(training: TrainingConfig, stages: StagesConfig) -> None:
         raise AmcError(
             f"--schedule-delay {delay} takes all of --finetune-epochs {epochs}; give "
             f"--finetune-epochs {delay + 1} or more"
+        )
+
+
+def check_shared(
+    reward: RewardConfig,
+    reconstruction: ReconstructionConfig,
+    allocation: AllocationConfig,
+    stages: StagesConfig,
+) -> None:
+    """Refuses what makes no sense where strategies are slices of one trained network.
+
+    Raises:
+        AmcError: the setting, and what would do.
+    """
+    if reward.regime != "shared":
+        return
+    if not allocation.by_budget:
+        given = f"--mode {allocation.mode}"
+        given = given if allocation.channel_ratio is None else "--channel-ratio"
+        raise AmcError(f"--regime shared needs a budget to train for; {given} is given channels")
+    if stages.several:
+        given = "--group-size" if stages.group_size else f"--schedule {stages.schedule}"
+        raise AmcError(
+            f"--regime shared trains before the one cut that it makes; {given} cuts in stages"
+        )
+    if not reconstruction.bn_adapt:
+        raise AmcError(
+            "--regime shared gives every slice batch-norm statistics of its own; it does not go "
+            "with --no-bn-adapt"
         )
 
 

@@ -4,8 +4,10 @@ A plan names every tensor that changes and the slices that stay, so that applyin
 the traced graph nor the data: `amc.shrink(model, plan)` is slicing and nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from amc.runtime.errors import AmcError
 
 Strategy = Mapping[str, int]
 """Kept channels per group name; a group that is not named keeps all of its channels."""
@@ -56,3 +58,59 @@ class Plan:
     def strategy(self) -> dict[str, int]:
         """Kept channels per group that loses some."""
         return {name: len(group.keep) for name, group in self.groups.items()}
+
+    @property
+    def by_tensor(self) -> dict[str, list[Cut]]:
+        """The cuts of every tensor and attribute."""
+        found: dict[str, list[Cut]] = {}
+        for one in self.cuts:
+            found.setdefault(one.tensor, []).append(one)
+        return found
+
+
+def seen_from(outer: Plan, plan: Plan) -> Plan:
+    """A plan of a network as one of what an outer plan has left of that network.
+
+    Args:
+        outer: of the original.
+        plan: of the original; keeps only what the outer one does.
+
+    Raises:
+        AmcError: it keeps more.
+    """
+    groups = {}
+    for name, group in plan.groups.items():
+        whole = outer.groups.get(name)
+        there = tuple(range(group.size)) if whole is None else whole.keep
+        if len(group.keep) < len(there):
+            groups[name] = GroupKeep(len(there), _places(there, group.keep, name))
+    return Plan(groups, cuts_seen_from(outer.cuts, plan.cuts))
+
+
+def cuts_seen_from(outer: Iterable[Cut], cuts: Iterable[Cut]) -> tuple[Cut, ...]:
+    """Cuts of tensors as those of what outer cuts have left of them, see `seen_from`."""
+    left = {(one.tensor, one.dim): one.keep for one in outer}
+    found, known = [], dict[tuple[tuple[int, ...], ...], tuple[int, ...]]()
+    for one in cuts:
+        keep, size = one.keep, one.size
+        if (there := left.pop((one.tensor, one.dim), None)) is not None:
+            if (there, keep) not in known:  # the tensors of a layer are cut alike
+                known[there, keep] = _places(there, keep, one.tensor)
+            keep, size = known[there, keep], len(there)
+        if len(keep) < size:
+            found.append(Cut(one.tensor, one.dim, size, keep))
+    for name, _ in left:
+        raise AmcError(_kept_more(name))
+    return tuple(found)
+
+
+def _places(there: tuple[int, ...], keep: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """Where the kept ones are among those that are there."""
+    place = {one: number for number, one in enumerate(there)}
+    if any(one not in place for one in keep):
+        raise AmcError(_kept_more(name))
+    return tuple(place[one] for one in keep)
+
+
+def _kept_more(name: str) -> str:
+    return f"the plan keeps channels that the network it is to be cut from has not: {name}"

@@ -122,9 +122,17 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def cut(tensor: Tensor, cuts: Sequence[Cut]) -> Tensor:
     """The slices of a tensor that stay, in the memory format of the whole."""
+    return sliced(tensor, [(c.dim, torch.tensor(c.keep, device=tensor.device)) for c in cuts])
+
+
+def sliced(tensor: Tensor, where: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """`cut` by dimensions and positions that are known as tensors; has a gradient.
+
+    The tensor itself where there are none.
+    """
     kept = tensor
-    for one in cuts:
-        kept = kept.index_select(one.dim, torch.tensor(one.keep, device=tensor.device))
+    for dim, keep in where:
+        kept = kept.index_select(dim, keep)
     for ndim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
         if tensor.ndim == ndim and not tensor.is_contiguous():
             if tensor.is_contiguous(memory_format=layout):

@@ -73,7 +73,7 @@ class Compressor:
         select: Select,
         memory: int | None = None,
     ) -> None:
-        self.graph, self.model, self.stats = graph, model, stats
+        self.graph, self.model, self.stats, self.memory = graph, model, stats, memory
         self._select = select
         self._source = {name: t.detach() for name, t in tensors(model).items()}
         self._solved = {x.weight: x for x in reconstructed_layers(graph) if x.name in stats}
@@ -133,7 +133,7 @@ class Compressor:
                 continue
             key = (name, *counts[holders].tolist())
             if key not in self._parts:
-                cuts = cuts or _by_tensor(self.plan(strategy))
+                cuts = cuts or self.plan(strategy).by_tensor
                 self._parts[key] = self._scratch.part(name, self._part(name, cuts[name]))
             if is_attribute(name):
                 lengths[name] = len(self._parts[key])
@@ -143,7 +143,7 @@ class Compressor:
 
     def weights(self, plan: Plan) -> dict[str, Tensor]:
         """Solved and cut weights of every layer that loses inputs, by tensor name."""
-        cuts = _by_tensor(plan)
+        cuts = plan.by_tensor
         return {v.weight: self._part(v.weight, cuts[v.weight]) for v in self.changed_layers(plan)}
 
     def changed_layers(self, plan: Plan) -> list[Layer]:
@@ -182,10 +182,3 @@ def _holders(graph: ChannelGraph) -> dict[str, IntArray]:
         for member in group.members:
             found.setdefault(member.tensor, set()).add(position)
     return {name: np.array(sorted(positions)) for name, positions in found.items()}
-
-
-def _by_tensor(plan: Plan) -> dict[str, list[Cut]]:
-    cuts: dict[str, list[Cut]] = {}
-    for one in plan.cuts:
-        cuts.setdefault(one.tensor, []).append(one)
-    return cuts

@@ -78,6 +78,7 @@ class Report:
             first one in points and its standard error; who goes on.
         trained_macs: forward MACs of all images that were trained on, the teacher's apart: in the
             search, in the finals, in the final training.
+        shared: the network whose slices strategies were judged by; None if there was none.
     """
 
     mode: str
@@ -97,6 +98,7 @@ class Report:
     statistics: Statistics
     finals: Sequence[Mapping[str, Any]] = ()
     trained_macs: Mapping[str, int] = field(default_factory=dict)
+    shared: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""

@@ -41,6 +41,7 @@ GOES_ON_FROM = (
     "**/finals/final-*/*",
     "attempts/*/*.json",
     "attempts/*/pruned.safetensors",
+    "**/shared.safetensors",
 )
 """What a run reads of what an earlier one has left in its folder."""
 

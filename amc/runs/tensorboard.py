@@ -48,6 +48,11 @@ class TensorBoardLog:
             if name.endswith("_loss"):
                 self._writer.add_scalar(f"agent/{name.split('/')[-1]}", value, self._episodes - 1)
 
+    def shared_step(self, step: Step) -> None:
+        """One step of the training of shared weights."""
+        self._writer.add_scalar("shared/loss", step.loss, step.step)
+        self._writer.add_scalar("shared/learning_rate", step.learning_rate, step.step)
+
     def finetune_step(self, step: Step) -> None:
         """One step of fine-tuning."""
         self._step += 1

@@ -30,7 +30,7 @@ NOT_IN_OLDER = frozenset(
     checkpoint task bn_samples patience finalists finalist_epochs finetune_epochs learning_rate
     label_smoothing weight_decay clip ema mixed finetune temperature distill_weight
     distill_schedule feature_weight objective latency_table weight_bits activation_bits
-    layer_weight_bits layer_activation_bits prior
+    layer_weight_bits layer_activation_bits prior shared_epochs shared_ratio
 """.split()
 )
 """Settings that older records do not name."""

@@ -36,11 +36,13 @@ from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.steps.candidates import Candidates
+from amc.steps.finetune import Recovery
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.on_device import OnDevice
 from amc.steps.search import evaluator, search, trained_in
 from amc.steps.setup import Network
+from amc.steps.shared import share
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,8 @@ def candidates(
     budget = device.corrected(budget, uniform(budget))
     allocation = replace(allocation, budget=budget)
     found = _within(budget, job, network, compressor, allocation, config, folder, log)
-    strategies, known = device.fitted(budget, found.strategies)
+    assert found.budget is not None
+    strategies, known = device.fitted(found.budget, found.strategies)
     first = [i for i, one in enumerate(strategies) if one not in strategies[:i]]
     return replace(
         found,
@@ -164,6 +167,31 @@ def candidates(
 
 
 def _within(
+    budget: Budget,
+    job: Job,
+    network: Network,
+    compressor: Compressor,
+    allocation: Allocation,
+    config: TrainConfig | ApplyConfig,
+    folder: Path,
+    log: TensorBoardLog,
+) -> Candidates:
+    """What the settings lead to within a budget, judged in the regime that they say."""
+    if job.judging.regime != "shared":
+        return _decided(budget, job, network, compressor, allocation, config, folder, log)
+    training, distill, data = config.training, config.distill, config.data
+    graph, original = network.graph, network.model
+    recovery = Recovery(job, graph, original, training, distill, data, log, folder)
+    shared = share(recovery, compressor, [budget])
+    budget, weights = shared.band.budgets[0], shared.weights
+    if allocation.policy:
+        known = known_strategies(allocation.policy, budget)
+        allocation = replace(allocation, budget=budget, known=known)
+    found = _decided(budget, job, network, weights, allocation, config, folder, log)
+    return replace(found, cut=shared.cut, compressor=weights, shared=shared.account)
+
+
+def _decided(
     budget: Budget,
     job: Job,
     network: Network,

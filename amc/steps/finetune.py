@@ -188,7 +188,7 @@ class Recovery:
                     tuned,
                     self.job.data.train,
                     recipe,
-                    self._loss(plan),
+                    self.loss(plan),
                     show,
                     validated,
                     first_epoch,
@@ -220,7 +220,8 @@ class Recovery:
         )
         return copy.deepcopy(before).eval()
 
-    def _loss(self, plan: Plan) -> Loss:
+    def loss(self, plan: Plan) -> Loss:
+        """What is minimised of the network that a plan of the original leaves."""
         config, smoothing = self.distill, self.training.label_smoothing
         if not config.distill:
             return supervised(self.job.task, smoothing)

@@ -73,7 +73,7 @@ class OnDevice:
         counts = replace(self.config.counts, channel_multiple=given.multiple)
         config = self.config.but(counts=counts)
         made = make_budget(self._graph, self._ratio(given), config, table)
-        return replace(made, note=given.note)
+        return replace(made, graph=given.graph, note=given.note)  # which may have other bounds
 
     def corrected(self, budget: Budget, strategy: Strategy) -> Budget:
         """The budget by a table that tells what the network of this strategy takes."""

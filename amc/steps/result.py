@@ -114,6 +114,7 @@ def finish(
         trained_macs={
             step: found.trained.get(step, 0) for step in ("search", "finals", "finetune")
         },
+        shared=found.shared,
     )
     write_json(run.folder / "report.json", report.as_json())
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file

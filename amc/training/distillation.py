@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,24 @@ from amc.tasks.task import CLASSIFICATION, Task
 
 Loss = Callable[[nn.Module, Feed, Tensor], Tensor]
 """(network, images, targets) -> scalar to minimise."""
+
+
+@runtime_checkable
+class Changing(Protocol):
+    """A loss that changes in the course of the training."""
+
+    def __call__(self, model: nn.Module, images: Feed, targets: Tensor) -> Tensor:
+        """The loss of a batch."""
+        ...
+
+    def at(self, progress: float) -> Loss:
+        """The loss after this part of the training, in [0, 1]."""
+        ...
+
+
+def at(loss: Loss, progress: float) -> Loss:
+    """The loss after this part of the training, in [0, 1]."""
+    return loss.at(progress) if isinstance(loss, Changing) else loss
 
 
 def supervised(task: Task = CLASSIFICATION, smoothing: float = 0.0) -> Loss:

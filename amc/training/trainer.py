@@ -24,7 +24,7 @@ from amc.tasks.channels_last import ChannelsLast, laid_out
 from amc.tasks.precision import repeatable
 from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
-from amc.training.distillation import Distillation, Loss, cross_entropy
+from amc.training.distillation import Loss, at, cross_entropy
 from amc.training.movement import Movement
 from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import gradient
@@ -223,10 +223,8 @@ class _Training:
         return sum(losses[-FIRST:]) > RISEN * sum(map(abs, losses[:FIRST]))
 
     def _step(self, images: Feed, labels: Tensor, whole: int, progress: float) -> Tensor:
-        kind, now = self._device.type, self._loss
+        kind, now = self._device.type, at(self._loss, progress)
         mixed = self._recipe.mixed and kind == "cuda"
-        if isinstance(now, Distillation):
-            now = now.at(progress)
 
         def loss(images: Feed, labels: Tensor) -> Tensor:
             with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
-from amc.runtime.limits import WIDEST, whole, within
+from amc.runtime.limits import WIDEST, real, shown, whole, within
 from amc.runtime.memory import parse_bytes
 from amc.runtime.names import check_name
 
@@ -112,14 +112,22 @@ class RewardConfig:
     module:function of an envs.Outcome."""
     reward_images: int = 500
     """Validation images per episode at most."""
-    regime: Literal["calibrate", "finetune"] = "calibrate"
-    """What the reward tells of: the network as it is after the cut (calibrate), or after a few
-    steps of training in every episode (finetune)."""
+    regime: Literal["calibrate", "finetune", "shared"] = "calibrate"
+    """What the reward tells of: the network as it is after the cut (calibrate), after a few steps
+    of training in every episode (finetune), or as a slice of one network that is trained before
+    the search so that all its slices work (shared)."""
     reward_steps: int = 30
     """Training steps in every episode of the finetune regime."""
+    shared_epochs: int = 3
+    """Epochs of the one training of the shared regime; each costs about four of a cut network."""
+    shared_ratio: float = 2.0
+    """What the network of the shared regime costs: this multiple of the target, or the whole."""
 
     def __post_init__(self) -> None:
         whole("reward_images", self.reward_images, 1)
+        whole("shared_epochs", self.shared_epochs, 1)
+        if not 1 <= real("--shared-ratio", self.shared_ratio) < float("inf"):
+            raise AmcError(f"--shared-ratio must be 1 or more, got {shown(self.shared_ratio)}")
         whole("reward_steps", self.reward_steps, 1)
 
 

@@ -1,0 +1,283 @@
+"""``--regime shared``: one training for all strategies, so that the reward is a trained score.
+
+The network is cut to some multiple of the target, and what is left is trained so that every slice
+of it works. A strategy is then judged by one pass of its slice over validation images, and the
+final training starts from the slice of the best one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from amc.allocators.uniform import uniform
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Plan, Strategy, seen_from
+from amc.graph.shrink import duplicate, shrink
+from amc.objectives.budget import Budget
+from amc.objectives.objective import together
+from amc.proposals.variations import Variations
+from amc.reconstruction.batchnorm import adapt_batchnorm
+from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.shared_weights import SharedWeights, nested
+from amc.runtime import weights
+from amc.runtime.errors import InfeasibleBudgetError
+from amc.steps.cut import cut
+from amc.steps.finetune import Recovery
+from amc.steps.job import Job
+from amc.tasks.evaluate import evaluate
+from amc.training.checkpoint import Checkpoint
+from amc.training.distillation import Distillation, Loss
+from amc.training.recipe import Recipe
+from amc.training.slimmable import Slices, Slimmable
+from amc.training.teacher_outputs import Remembering
+from amc.training.trainable import trainable
+from amc.training.trainer import Step, train
+
+NARROW = 0.7
+"""The narrowest slice that is trained costs this part of the least target."""
+
+DRAWN = 2
+"""Slices between the widest and the narrowest in every step."""
+
+FILE, STATE = "shared.safetensors", "training-shared.safetensors"
+"""The trained weights, and the state of their training, in the folder of the run."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """The strategies that one network is trained for.
+
+    Attributes:
+        budgets: of the original, within what the widest strategy keeps.
+        widest, narrowest: strategies; all of the band lie between, or nearly.
+    """
+
+    budgets: tuple[Budget, ...]
+    widest: Strategy
+    narrowest: Strategy
+
+    @classmethod
+    def around(cls, budgets: Sequence[Budget], ratio: float) -> "Band":
+        """The band of these budgets.
+
+        Args:
+            budgets: of one network.
+            ratio: the widest strategy costs this multiple of the largest target, or what the whole
+                network does.
+        """
+        wide = [uniform(scaled(one, ratio)) for one in budgets] + [uniform(b) for b in budgets]
+        widest = {name: max(one[name] for one in wide) for name in wide[0]}
+        graph = with_most(budgets[0].graph, widest)
+        within = tuple(replace(one, graph=graph) for one in budgets)
+        least = min(within, key=lambda one: one.preserve_ratio)
+        try:
+            narrowest = uniform(scaled(least, NARROW))
+        except InfeasibleBudgetError:
+            narrowest = least.strategy([int(options[0]) for options in least.options])
+        return cls(within, widest, narrowest)
+
+    @cached_property
+    def uniform(self) -> list[dict[str, int]]:
+        """Of every budget."""
+        return [uniform(budget) for budget in self.budgets]
+
+    def draw(self, rng: np.random.Generator) -> list[dict[str, int]]:
+        """Strategies as a search tries them: variations of those that need none."""
+        found = []
+        for _ in range(DRAWN):
+            which = int(rng.integers(len(self.budgets)))
+            vary = Variations(self.budgets[which], candidates=1)
+            found.append(vary([vary.tried(self.uniform[which], 0.0)], rng))
+        return found
+
+
+def scaled(budget: Budget, factor: float) -> Budget:
+    """A budget whose target is this multiple of the given one's; the whole network's at most.
+
+    Raises:
+        InfeasibleBudgetError: it cannot be reached.
+    """
+    if budget.objective is None or not budget.objective.parts:
+        return replace(budget, preserve_ratio=min(1.0, factor * budget.preserve_ratio))
+    full = budget.graph.counts({})
+    parts = [(one, min(1.0, factor * part)) for one, part in budget.limits]
+    objective = together(parts, full)
+    ratio = min(1.0, 1 / float(objective(full)))
+    return replace(budget, objective=objective, preserve_ratio=ratio)
+
+
+def with_most(graph: ChannelGraph, most: Mapping[str, int]) -> ChannelGraph:
+    """The same graph, in which no group keeps more than this."""
+    groups = tuple(
+        replace(g, least=min(g.least, most[g.name]), most=most[g.name]) if g.prunable else g
+        for g in graph.groups
+    )
+    return replace(graph, groups=groups)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What came of a training for all strategies.
+
+    Attributes:
+        job: of the run.
+        weights: applies strategies as slices of the trained network.
+        band: what it was trained for.
+    """
+
+    job: Job
+    weights: SharedWeights
+    band: Band
+
+    def cut(self, plan: Plan) -> nn.Module:
+        """A new network under a plan of the original, batch norm re-estimated.
+
+        Raises:
+            AmcError: the plan keeps channels that the shared network has not.
+        """
+        small = self.weights.sliced(plan)
+        follow = self.job.reconstruction.bn_samples is not None
+        with self.job.terminal.bar("batch norm"):
+            images = self.job.following if follow else self.job.images
+            return adapt_batchnorm(small, images).eval()
+
+    @cached_property
+    def account(self) -> dict[str, Any]:
+        """The score of the widest strategy, the uniform ones and the narrowest; for the report."""
+        graph, judging = self.weights.graph, self.job.judging
+        known = [("widest", self.band.widest), ("narrowest", self.band.narrowest)]
+        known[1:1] = [
+            (f"uniform {budget.preserve_ratio:g}", strategy)
+            for budget, strategy in zip(self.band.budgets, self.band.uniform, strict=True)
+        ]
+        scores = {}
+        for name, strategy in known:
+            macs = graph.cost.macs(graph.counts(strategy)) / graph.macs()
+            scores[name] = {"macs": round(macs, 6), self.job.task.name: self.score(strategy)}
+        return {"epochs": judging.shared_epochs, "ratio": judging.shared_ratio, "scores": scores}
+
+    def score(self, strategy: Strategy) -> float:
+        """The score of a slice on the images that the reward sees, by batch statistics."""
+        small = self.weights.view(strategy)
+        return evaluate(small, self.job.validation, True, task=self.job.task).accuracy
+
+    def line(self) -> str:
+        """The account, for people."""
+        task = self.job.task
+        shown = [
+            f"{task.shown(one[task.name])} {name} ({one['macs']:.1%} of the MACs)"
+            for name, one in self.account["scores"].items()
+        ]
+        return f"shared   {task.name} on validation images: {', '.join(shown)}"
+
+
+def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget]) -> Shared:
+    """Trains one network for all strategies within some budgets; or loads it from the folder.
+
+    Args:
+        recovery: how to train, on which data, in which folder.
+        compressor: statistics of the original, and which channels stay.
+        budgets: of the original.
+
+    Raises:
+        AmcError: the widest network cannot be cut, or trained.
+    """
+    job, judging = recovery.job, recovery.job.judging
+    band = Band.around(budgets, judging.shared_ratio)
+    least = {name: min(count, band.narrowest[name]) for name, count in fewest(budgets).items()}
+    chosen = nested(compressor, band.budgets[0].graph, least)
+    plan = chosen.plan(band.widest)
+    network = trained(recovery, chosen, plan, band)
+    shared = Shared(job, SharedWeights(chosen, network, plan), band)
+    job.terminal.say(shared.line())
+    return shared
+
+
+def fewest(budgets: Sequence[Budget]) -> dict[str, int]:
+    """The fewest channels that any of the budgets allows a group."""
+    groups = enumerate(budgets[0].graph.decisions)
+    return {g.name: min(int(b.options[t][0]) for b in budgets) for t, g in groups}
+
+
+def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) -> nn.Module:
+    """What the widest plan leaves, trained for all strategies of the band."""
+    job, training, epochs = recovery.job, recovery.training, recovery.job.judging.shared_epochs
+    recipe = Recipe(
+        epochs,
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        clip=training.clip,
+        ema=training.ema,
+        mixed=training.mixed,
+    )
+    about = about_of(recovery, recipe, plan, band)
+    finished, small = Checkpoint(recovery.folder / FILE, about), shrink(compressor.model, plan)
+    if known := finished.load():
+        small.load_state_dict(known)
+        return small.eval()
+    small = cut(job, compressor, plan) if plan.cuts else duplicate(compressor.model)
+    loss = slimmable(recovery, compressor, plan, band, small)
+    device, steps = job.device, epochs * len(job.data.train)
+    with (
+        job.terminal.bar(f"share epoch 1 of {epochs}", steps) as bar,
+        trainable(small, plan),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):
+
+        def show(step: Step) -> None:
+            recovery.log.shared_step(step)
+            bar.step(f"loss {step.loss:.4f}", name=f"share epoch {step.epoch} of {epochs}")
+
+        torch.manual_seed(job.seed)  # dropout, if the network has any
+        state = Checkpoint(recovery.folder / STATE, about)
+        small = train(small, job.data.train, recipe, loss, show, checkpoint=state)
+    finished.save({name: held.detach().clone() for name, held in small.state_dict().items()})
+    (recovery.folder / STATE).unlink(missing_ok=True)
+    return small
+
+
+def slimmable(
+    recovery: Recovery, compressor: Compressor, plan: Plan, band: Band, network: nn.Module
+) -> Slimmable:
+    """The loss over slices of a network: of every slice what the final training minimises."""
+    return Slimmable(
+        per_slice(recovery),
+        plan,
+        compressor.plan(band.narrowest),
+        lambda rng: [compressor.plan(strategy) for strategy in band.draw(rng)],
+        lambda one: seen_from(plan, one),
+        Slices(network),
+        recovery.job.seed,
+    )
+
+
+def per_slice(recovery: Recovery) -> Callable[[Plan], Loss]:
+    """What is minimised of every slice; the teacher is asked once for all of a step."""
+    if recovery.distill.feature_weight:
+        return recovery.loss  # whose features depend on the slice
+    loss = recovery.loss(Plan({}, ()))
+    if isinstance(loss, Distillation):
+        loss = replace(loss, teacher=Remembering(loss.teacher))
+    return lambda plan: loss
+
+
+def about_of(recovery: Recovery, recipe: Recipe, plan: Plan, band: Band) -> dict[str, Any]:
+    """What the trained weights depend on."""
+    kept = json.dumps({name: group.keep for name, group in plan.groups.items()})
+    sections = (recovery.training, recovery.distill, recovery.data, recovery.job.reconstruction)
+    return {
+        **{name: value for section in sections for name, value in asdict(section).items()},
+        **asdict(recipe),
+        "seed": recovery.job.seed,
+        "original": weights.digest(recovery.original),
+        "widest": hashlib.sha256(kept.encode()).hexdigest(),
+        "narrowest": dict(band.narrowest),
+        "uniform": band.uniform,
+    }
