@@ -68,27 +68,16 @@ class Plan:
         return found
 
 
-def seen_from(outer: Plan, plan: Plan) -> Plan:
-    """A plan of a network as one of what an outer plan has left of that network.
+def cuts_seen_from(outer: Iterable[Cut], cuts: Iterable[Cut]) -> tuple[Cut, ...]:
+    """Cuts of tensors as cuts of what outer cuts have left of them.
 
     Args:
         outer: of the original.
-        plan: of the original; keeps only what the outer one does.
+        cuts: of the original; they keep only what the outer ones do.
 
     Raises:
-        AmcError: it keeps more.
+        AmcError: they keep more.
     """
-    groups = {}
-    for name, group in plan.groups.items():
-        whole = outer.groups.get(name)
-        there = tuple(range(group.size)) if whole is None else whole.keep
-        if len(group.keep) < len(there):
-            groups[name] = GroupKeep(len(there), _places(there, group.keep, name))
-    return Plan(groups, cuts_seen_from(outer.cuts, plan.cuts))
-
-
-def cuts_seen_from(outer: Iterable[Cut], cuts: Iterable[Cut]) -> tuple[Cut, ...]:
-    """Cuts of tensors as those of what outer cuts have left of them, see `seen_from`."""
     left = {(one.tensor, one.dim): one.keep for one in outer}
     found, known = [], dict[tuple[tuple[int, ...], ...], tuple[int, ...]]()
     for one in cuts:

@@ -16,9 +16,9 @@ from amc.graph.arrays import IntArray
 from amc.graph.attributes import is_attribute
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup
-from amc.graph.plan import Cut, Plan, Strategy, cuts_seen_from, seen_from
+from amc.graph.plan import Cut, Plan, Strategy, cuts_seen_from
 from amc.graph.scratch_network import ScratchNetwork
-from amc.graph.shrink import cut, shrink, tensors
+from amc.graph.shrink import cut, duplicate, shrink, tensors
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import lasting
 
@@ -56,15 +56,19 @@ class SharedWeights(Compressor):
         super().__init__(
             compressor.graph, compressor.model, compressor.stats, select, compressor.memory
         )
-        self.network, self.widest = network, plan
-        self._sizes = {**self.graph.sizes, **plan.strategy}
-        self._full = self.graph.counts(plan.strategy)
-        self._whole = {name: held.detach() for name, held in tensors(network).items()}
-        self._left = plan.by_tensor
+        self.widest, self._left = plan, plan.by_tensor
+        self._shared = {name: held.detach() for name, held in tensors(network).items()}
+        # Slices look as they do in the original: a grouped convolution that was cut may look like
+        # a depthwise one. What the widest plan leaves whole has the shared weights.
+        self._whole = duplicate(compressor.model)
+        with torch.no_grad():
+            for name, held in tensors(self._whole).items():
+                if held.shape == self._shared[name].shape:
+                    held.copy_(self._shared[name])
 
     @cached_property
     def _scratch(self) -> ScratchNetwork:
-        return ScratchNetwork(self.network)
+        return ScratchNetwork(self._whole)
 
     def view(self, strategy: Strategy) -> nn.Module:
         """The slice of a strategy, in eval mode; of what is not there it has all that is.
@@ -72,9 +76,9 @@ class SharedWeights(Compressor):
         Batch norms have the statistics of the whole. Valid until the next call, and not to be
         changed.
         """
-        sizes = self._sizes
-        most = {name: min(count, sizes.get(name, count)) for name, count in strategy.items()}
-        return super().view({**sizes, **most})
+        most = {**self.graph.sizes, **self.widest.strategy}
+        asked = {name: min(count, most.get(name, count)) for name, count in strategy.items()}
+        return super().view({**self.widest.strategy, **asked})
 
     def sliced(self, plan: Plan) -> nn.Module:
         """A new network: what a plan of the original leaves of the shared one.
@@ -82,9 +86,17 @@ class SharedWeights(Compressor):
         Raises:
             AmcError: the plan keeps channels that the shared network has not.
         """
-        return shrink(self.network, seen_from(self.widest, plan))
+        small, cuts = shrink(self._whole, plan), plan.by_tensor
+        with torch.no_grad():
+            for name, held in tensors(small).items():
+                if name in cuts:
+                    held.copy_(self._part(name, cuts[name]))
+                elif name in self._left:
+                    cuts_seen_from(self._left[name], ())  # says so
+        return small
 
     def _part(self, tensor: str, cuts: Sequence[Cut]) -> Tensor:
+        """What is left of a shared tensor by cuts of the original's."""
         if is_attribute(tensor):
             return torch.empty(len(cuts[0].keep))
-        return cut(self._whole[tensor], cuts_seen_from(self._left.get(tensor, ()), cuts))
+        return cut(self._shared[tensor], cuts_seen_from(self._left.get(tensor, ()), cuts))

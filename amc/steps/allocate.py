@@ -178,21 +178,23 @@ def _within(
 ) -> Candidates:
     """What the settings lead to within a budget, judged in the regime that they say."""
     if job.judging.regime != "shared":
-        return _decided(budget, job, network, compressor, allocation, config, folder, log)
+        errors = errors_of(job, compressor, budget)
+        return _decided(budget, errors, job, network, compressor, allocation, config, folder, log)
     training, distill, data = config.training, config.distill, config.data
     graph, original = network.graph, network.model
     recovery = Recovery(job, graph, original, training, distill, data, log, folder)
     shared = share(recovery, compressor, [budget])
-    budget, weights = shared.band.budgets[0], shared.weights
+    budget, errors, weights = shared.band.budgets[0], shared.band.errors[0], shared.weights
     if allocation.policy:
         known = known_strategies(allocation.policy, budget)
         allocation = replace(allocation, budget=budget, known=known)
-    found = _decided(budget, job, network, weights, allocation, config, folder, log)
+    found = _decided(budget, errors, job, network, weights, allocation, config, folder, log)
     return replace(found, cut=shared.cut, compressor=weights, shared=shared.account)
 
 
 def _decided(
     budget: Budget,
+    errors: Errors,
     job: Job,
     network: Network,
     compressor: Compressor,
@@ -202,7 +204,6 @@ def _decided(
     log: TensorBoardLog,
 ) -> Candidates:
     """What the settings lead to within a budget."""
-    errors = errors_of(job, compressor, budget)
     if config.allocation.mode == "uniform":
         return Candidates([uniform(budget, errors)], budget=budget)
     if config.allocation.mode == "policy":

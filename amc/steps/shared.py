@@ -16,15 +16,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from amc.allocators.family import family
+from amc.allocators.scores import Errors
 from amc.allocators.uniform import uniform
 from amc.graph.channel_graph import ChannelGraph
-from amc.graph.plan import Plan, Strategy, seen_from
+from amc.graph.plan import Plan, Strategy
 from amc.graph.shrink import duplicate, shrink
 from amc.objectives.budget import Budget
 from amc.objectives.objective import together
 from amc.proposals.variations import Variations
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
+from amc.reconstruction.sensitivity import sensitivity
 from amc.reconstruction.shared_weights import SharedWeights, nested
 from amc.runtime import weights
 from amc.runtime.errors import InfeasibleBudgetError
@@ -57,11 +60,13 @@ class Band:
     Attributes:
         budgets: of the original, within what the widest strategy keeps.
         widest, narrowest: strategies; all of the band lie between, or nearly.
+        errors: of every group, for each budget; empty where they are not known yet.
     """
 
     budgets: tuple[Budget, ...]
     widest: Strategy
     narrowest: Strategy
+    errors: tuple[Errors, ...] = ()
 
     @classmethod
     def around(cls, budgets: Sequence[Budget], ratio: float) -> "Band":
@@ -84,17 +89,19 @@ class Band:
         return cls(within, widest, narrowest)
 
     @cached_property
-    def uniform(self) -> list[dict[str, int]]:
-        """Of every budget."""
-        return [uniform(budget) for budget in self.budgets]
+    def centres(self) -> list[list[Strategy]]:
+        """What needs no search, under each budget: the uniform strategy first."""
+        errors = self.errors or ({},) * len(self.budgets)
+        return [family(*pair) for pair in zip(self.budgets, errors, strict=True)]
 
     def draw(self, rng: np.random.Generator) -> list[dict[str, int]]:
         """Strategies as a search tries them: variations of those that need none."""
         found = []
         for _ in range(DRAWN):
             which = int(rng.integers(len(self.budgets)))
+            centre = self.centres[which][rng.integers(len(self.centres[which]))]
             vary = Variations(self.budgets[which], candidates=1)
-            found.append(vary([vary.tried(self.uniform[which], 0.0)], rng))
+            found.append(vary([vary.tried(centre, 0.0)], rng))
         return found
 
 
@@ -154,8 +161,8 @@ class Shared:
         graph, judging = self.weights.graph, self.job.judging
         known = [("widest", self.band.widest), ("narrowest", self.band.narrowest)]
         known[1:1] = [
-            (f"uniform {budget.preserve_ratio:g}", strategy)
-            for budget, strategy in zip(self.band.budgets, self.band.uniform, strict=True)
+            (f"uniform {budget.preserve_ratio:g}", centres[0])
+            for budget, centres in zip(self.band.budgets, self.band.centres, strict=True)
         ]
         scores = {}
         for name, strategy in known:
@@ -193,7 +200,9 @@ def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget])
     band = Band.around(budgets, judging.shared_ratio)
     least = {name: min(count, band.narrowest[name]) for name, count in fewest(budgets).items()}
     chosen = nested(compressor, band.budgets[0].graph, least)
-    plan = chosen.plan(band.widest)
+    with job.terminal.bar("errors"):
+        errors = tuple(sensitivity(chosen, budget) for budget in band.budgets)
+    band, plan = replace(band, errors=errors), chosen.plan(band.widest)
     network = trained(recovery, chosen, plan, band)
     shared = Shared(job, SharedWeights(chosen, network, plan), band)
     job.terminal.say(shared.line())
@@ -223,7 +232,7 @@ def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) 
         small.load_state_dict(known)
         return small.eval()
     small = cut(job, compressor, plan) if plan.cuts else duplicate(compressor.model)
-    loss = slimmable(recovery, compressor, plan, band, small)
+    loss = slimmable(recovery, compressor, plan, band)
     device, steps = job.device, epochs * len(job.data.train)
     with (
         job.terminal.bar(f"share epoch 1 of {epochs}", steps) as bar,
@@ -243,17 +252,14 @@ def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) 
     return small
 
 
-def slimmable(
-    recovery: Recovery, compressor: Compressor, plan: Plan, band: Band, network: nn.Module
-) -> Slimmable:
-    """The loss over slices of a network: of every slice what the final training minimises."""
+def slimmable(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) -> Slimmable:
+    """The loss over slices of what a plan leaves: of each what the final training minimises."""
     return Slimmable(
         per_slice(recovery),
         plan,
         compressor.plan(band.narrowest),
         lambda rng: [compressor.plan(strategy) for strategy in band.draw(rng)],
-        lambda one: seen_from(plan, one),
-        Slices(network),
+        Slices(compressor.model, plan),
         recovery.job.seed,
     )
 
@@ -279,5 +285,5 @@ def about_of(recovery: Recovery, recipe: Recipe, plan: Plan, band: Band) -> dict
         "original": weights.digest(recovery.original),
         "widest": hashlib.sha256(kept.encode()).hexdigest(),
         "narrowest": dict(band.narrowest),
-        "uniform": band.uniform,
+        "centres": band.centres,
     }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.graph import attributes
-from amc.graph.plan import Plan
+from amc.graph.plan import Plan, cuts_seen_from
 from amc.graph.scratch_network import ScratchNetwork
 from amc.graph.shrink import sliced, tensors
 from amc.runtime.feed import Feed
@@ -27,13 +27,15 @@ class Slices:
     a batch norm in training mode leaves the network's running statistics alone.
 
     Args:
-        model: whose slices are asked for; its weights and buffers may be others later.
+        original: before any cut. What slices look like is told from it: a grouped convolution that
+            was cut may look like a depthwise one.
+        outer: what the network whose slices are asked for keeps of it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._scratch = ScratchNetwork(model)
+    def __init__(self, original: nn.Module, outer: Plan) -> None:
+        self._scratch, self._outer = ScratchNetwork(original), outer
         names: dict[int, list[str]] = {}
-        for name, held in tensors(model).items():
+        for name, held in tensors(original).items():
             names.setdefault(id(held), []).append(name)
         self._names = list(names.values())  # tied tensors have several
 
@@ -41,23 +43,22 @@ class Slices:
         """The slice that a plan leaves, in the model's mode; valid until the next call.
 
         Args:
-            model: the network, or a copy of it.
-            plan: of the network.
+            model: the network, or a copy of it, with any weights.
+            plan: of the original.
         """
-        state, cuts = tensors(model), plan.by_tensor
-        places = {
-            one.keep: torch.tensor(one.keep, device=state[one.tensor].device)
-            for one in plan.cuts
-            if not attributes.is_attribute(one.tensor)
-        }
-        parts = {}
+        state, parts = tensors(model), dict[str, Tensor]()
+        cuts = Plan({}, cuts_seen_from(self._outer.cuts, plan.cuts)).by_tensor
+        places: dict[tuple[int, ...], Tensor] = {}
         for names in self._names:
             name = next((one for one in names if one in cuts), names[0])
-            held = state[name]
-            part = sliced(held, [(one.dim, places[one.keep]) for one in cuts.get(name, ())])
-            if not isinstance(held, nn.Parameter):
-                part = part.clone() if part is held else part
-            parts[name] = part
+            held, where = state[name], []
+            for one in cuts.get(name, ()):
+                if one.keep not in places:
+                    places[one.keep] = torch.tensor(one.keep, device=held.device)
+                where.append((one.dim, places[one.keep]))
+            part = sliced(held, where)
+            copied = part is held and not isinstance(held, nn.Parameter)
+            parts[name] = part.clone() if copied else part
         sizes = {
             one.tensor: len(one.keep) for one in plan.cuts if attributes.is_attribute(one.tensor)
         }
@@ -70,11 +71,10 @@ class Slimmable:
     """The sum of a loss over slices of a network; which ones is a function of seed and progress.
 
     Attributes:
-        loss: plan of a slice -> what is minimised of it.
-        widest: what the original was cut to.
+        loss: plan of a slice, of the original -> what is minimised of it.
+        widest: what the original was cut to; the whole of the network that is trained.
         narrowest: the slice that all others hold, or nearly.
         draw: some slices between.
-        inside: a plan of the original -> what it is of the widest.
         slices: of the network that is trained.
         seed: of the slices that are drawn.
         progress: part of the training that is over, in [0, 1].
@@ -84,7 +84,6 @@ class Slimmable:
     widest: Plan
     narrowest: Plan
     draw: Callable[[np.random.Generator], Sequence[Plan]]
-    inside: Callable[[Plan], Plan]
     slices: Slices
     seed: int = 0
     progress: float = 0.0
@@ -102,5 +101,5 @@ class Slimmable:
         total = at(self.loss(self.widest), self.progress)(model, images, targets)
         for plan in (self.narrowest, *self.draw(rng)):
             own = at(self.loss(plan), self.progress)
-            total = total + own(self.slices(model, self.inside(plan)), images, targets)
+            total = total + own(self.slices(model, plan), images, targets)
         return total

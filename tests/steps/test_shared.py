@@ -1,0 +1,274 @@
+"""One training for all strategies: what it spans, how it goes on, and what comes of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import amc
+from amc.config.train import TrainConfig
+from amc.graph.shrink import tensors
+from amc.objectives.budget import Budget
+from amc.objectives.objective import together
+from amc.objectives.sizes import macs, params
+from amc.reconstruction.batchnorm import adapt_batchnorm
+from amc.reconstruction.shared_weights import SharedWeights
+from amc.runs.tensorboard import TensorBoardLog
+from amc.runs.terminal import Terminal
+from amc.runtime.errors import AmcError
+from amc.steps import shared as shared_step
+from amc.steps.allocate import allocation_of
+from amc.steps.cut import calibrate, cut
+from amc.steps.finetune import Recovery
+from amc.steps.job import Job, open_job
+from amc.steps.shared import NARROW, Band, scaled, share
+from amc.tasks.evaluate import evaluate
+from amc.train import run
+from small_runs import SMALL, original, report_of
+
+SETTINGS: dict[str, Any] = dict(
+    SMALL, regime="shared", shared_epochs=1, preserve_ratio=0.3, metric="l1", channel_multiple=1,
+    learning_rate=0.01,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graph(checkpoint: Path) -> amc.ChannelGraph:
+    return amc.trace(original(checkpoint), (torch.zeros(2, 1, 16, 16),))
+
+
+# The band
+
+
+def test_band_reaches_from_a_part_of_the_target_to_a_multiple_of_it(
+    graph: amc.ChannelGraph,
+) -> None:
+    budgets = [Budget(graph, 0.2), Budget(graph, 0.3)]
+    band = Band.around(budgets, 2.0)
+    wide, narrow = (
+        graph.cost.macs(graph.counts(one)) / graph.macs() for one in (band.widest, band.narrowest)
+    )
+    assert 0.58 < wide <= 0.61 and 0.97 * 0.2 * NARROW < narrow <= 0.2 * NARROW
+    rng = np.random.default_rng(0)
+    drawn = [one for _ in range(40) for one in band.draw(rng)]
+    costs = np.array([graph.cost.macs(graph.counts(one)) / graph.macs() for one in drawn])
+    near = [(costs > 0.98 * t) & (costs <= t) for t in (0.2, 0.3)]
+    assert (near[0] | near[1]).all() and min(n.sum() for n in near) > 20
+    assert all(one[name] <= most for one in drawn for name, most in band.widest.items())
+    assert len({tuple(one.values()) for one in drawn}) > 70
+    again = np.random.default_rng(0)
+    assert [one for _ in range(40) for one in band.draw(again)] == drawn
+
+
+def test_band_is_never_wider_than_the_network(graph: amc.ChannelGraph) -> None:
+    band = Band.around([Budget(graph, 0.7)], 2.0)
+    assert band.widest == graph.sizes
+    assert [g.bounds for g in band.budgets[0].graph.decisions] == [
+        g.bounds for g in graph.decisions
+    ]
+
+
+def test_band_ends_at_the_fewest_channels_where_less_is_out_of_reach(
+    graph: amc.ChannelGraph,
+) -> None:
+    tight = Budget(graph, 0.3, min_ratio=0.42)
+    band = Band.around([tight], 1.5)
+    assert list(band.narrowest.values()) == [int(o[0]) for o in tight.options]
+
+
+def test_multiples_stay_multiples_within_the_band(graph: amc.ChannelGraph) -> None:
+    band = Band.around([Budget(graph, 0.4, multiple=4)], 1.5)
+    for one in band.draw(np.random.default_rng(1)):
+        for group in graph.decisions:
+            assert one[group.name] % 4 == 0 or one[group.name] == group.size
+
+
+def test_target_of_any_objective_is_scaled(graph: amc.ChannelGraph) -> None:
+    by_params = scaled(Budget(graph, 0.2, objective=params(graph)), 2.0)
+    assert by_params.target == int(0.4 * by_params.original)
+    full = graph.counts({})
+    both = together([(macs(graph), 0.2), (params(graph), 0.6)], full)
+    several = scaled(Budget(graph, 1 / float(both(full)), objective=both), 2.0)
+    assert [(one.name, part) for one, part in several.limits] == [("macs", 0.4), ("params", 1.0)]
+    counts = full // 2
+    used = max(
+        macs(graph)(counts) / (0.4 * macs(graph)(full)),
+        params(graph)(counts) / params(graph)(full),
+    )
+    assert several.cost(counts) == pytest.approx(used, rel=1e-4)
+    assert several.target == 1.0
+
+
+# The training
+
+
+Made = Callable[..., tuple[Recovery, Any, Budget]]
+
+
+@pytest.fixture
+def made(checkpoint: Path, few_digits: str, tmp_path: Path) -> Made:
+    """What `share` is called with, in a folder of its own."""
+
+    def of(folder: str = "run", **settings: Any) -> tuple[Recovery, Any, Budget]:
+        config = TrainConfig.of(**{**SETTINGS, "data": few_digits, **settings})
+        job: Job = open_job(config, Terminal(True))
+        model = original(checkpoint)
+        graph = amc.trace(model, job.example.args)
+        place = tmp_path / folder
+        place.mkdir(exist_ok=True)
+        log = TensorBoardLog(place, graph.sizes, graph.macs())
+        training, distill = config.training, config.distill
+        recovery = Recovery(job, graph, model, training, distill, config.data, log, place)
+        budget = allocation_of(graph, config).budget
+        assert budget is not None
+        return recovery, calibrate(job, graph, model), budget
+
+    return of
+
+
+class Stopped(Exception):
+    pass
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: t.detach().clone() for n, t in model.state_dict().items()}
+
+
+def test_stopped_training_goes_on_to_the_same_bits_and_is_done_once(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovery, compressor, budget = made("whole", shared_epochs=2)
+    random_state = torch.get_rng_state()
+    whole = share(recovery, compressor, [budget])
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not (recovery.folder / shared_step.STATE).exists()
+
+    recovery, compressor, budget = made("stopped", shared_epochs=2)
+    steps, shown = 0, recovery.log.shared_step
+
+    def stop(step: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 6:  # of 4 in an epoch
+            raise Stopped
+        shown(step)
+
+    monkeypatch.setattr(recovery.log, "shared_step", stop)
+    with pytest.raises(Stopped):
+        share(recovery, compressor, [budget])
+    assert (recovery.folder / shared_step.STATE).exists()
+    assert not (recovery.folder / shared_step.FILE).exists()
+    steps = -100
+    resumed = share(recovery, compressor, [budget])
+    assert steps == -100 + 4  # only the second epoch
+    expected = state(whole.weights.sliced(whole.weights.widest))
+    for name, held in state(resumed.weights.sliced(resumed.weights.widest)).items():
+        assert torch.equal(held, expected[name]), name
+
+    steps = -100
+    monkeypatch.setattr(shared_step, "cut", None)  # would fail if it were called
+    again = share(recovery, compressor, [budget])
+    assert steps == -100
+    for name, held in state(again.weights.sliced(again.weights.widest)).items():
+        assert torch.equal(held, expected[name]), name
+    assert again.account == whole.account
+
+
+def test_other_settings_train_anew(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery, compressor, budget = made()
+    share(recovery, compressor, [budget])
+    before = (recovery.folder / shared_step.FILE).read_bytes()
+    other = replace(recovery, training=replace(recovery.training, learning_rate=0.02))
+    share(other, compressor, [budget])
+    assert (recovery.folder / shared_step.FILE).read_bytes() != before
+
+
+def test_training_makes_slices_better_and_leaves_the_original_alone(made: Made) -> None:
+    recovery, compressor, budget = made(preserve_ratio=0.15)
+    before = {n: t.detach().clone() for n, t in tensors(recovery.original).items()}
+    shared = share(recovery, compressor, [budget])
+    assert all(torch.equal(tensors(recovery.original)[n], t) for n, t in before.items())
+    uniform, images = shared.band.centres[0][0], recovery.job.validation
+    chosen, plan = shared.weights, shared.weights.widest
+    untrained = SharedWeights(chosen, cut(recovery.job, chosen, plan), plan)
+    before = evaluate(untrained.view(uniform), images, True).loss
+    assert evaluate(shared.weights.view(uniform), images, True).loss < 0.9 * before
+
+
+def test_a_cut_is_the_slice_with_batch_norm_of_the_calibration_images(made: Made) -> None:
+    recovery, compressor, budget = made()
+    shared = share(recovery, compressor, [budget])
+    plan = shared.weights.plan(shared.band.centres[0][-1])
+    found, expected = shared.cut(plan), shared.weights.sliced(plan)
+    adapt_batchnorm(expected, recovery.job.images)
+    assert not any(module.training for module in found.modules())
+    for name, held in state(found).items():
+        assert torch.equal(held, state(expected)[name]), name
+    assert recovery.graph.macs(plan) <= budget.target
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"distill": False}, {"feature_weight": 0.5, "ema": 0.9}],
+    ids=str,
+)
+def test_slices_learn_by_the_settings_of_training(made: Made, settings: dict[str, Any]) -> None:
+    recovery, compressor, budget = made(**settings)
+    score = share(recovery, compressor, [budget]).account["scores"]["widest"]["accuracy"]
+    assert score > 0.5
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allocator": "ddpg"},
+        {"allocator": "knapsack", "objective": "params=0.4,macs=0.3", "preserve_ratio": 0.5},
+    ],
+    ids=str,
+)
+def test_whole_run(
+    checkpoint: Path, few_digits: str, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = TrainConfig.of(
+        **{
+            **SETTINGS,
+            "checkpoint": checkpoint,
+            "data": few_digits,
+            "run_dir": tmp_path / "run",
+            **settings,
+        }
+    )
+    folder = run(config)
+    report, network = report_of(folder), original(checkpoint)
+    scores = report["shared"]["scores"]
+    assert scores.keys() >= {"widest", "narrowest"} and len(scores) == 3
+    smaller = amc.load_pruned(network, folder)
+    assert sum(p.numel() for p in smaller.parameters()) == report["params"]["pruned"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "agp"}, "--schedule agp cuts in stages"),
+        ({"group_size": 2}, "--group-size cuts in stages"),
+        ({"channel_ratio": 0.5, "mode": "uniform"}, "--channel-ratio is given channels"),
+        ({"bn_adapt": False}, "does not go with --no-bn-adapt"),
+        ({"shared_ratio": 0.5}, "--shared-ratio must be 1 or more, got 0.5"),
+        ({"shared_epochs": 0}, "--shared-epochs"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AmcError, match=message) as caught:
+        TrainConfig.of(regime="shared", **settings)
+    assert "\n" not in str(caught.value)
