@@ -72,7 +72,8 @@ class ApplyConfig(Composed):
         check_ratios(self.limits, self.preserve_ratio)
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, StagesConfig())
-        check_shared(self.reward, self.reconstruction, self.allocation, StagesConfig())
+        if self.resume is None:
+            check_shared(self.reward, self.reconstruction, self.allocation, StagesConfig())
 
     @property
     def allocation(self) -> AllocationConfig:
