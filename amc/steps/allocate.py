@@ -189,6 +189,7 @@ def _within(
         known = known_strategies(allocation.policy, budget)
         allocation = replace(allocation, budget=budget, known=known)
     found = _decided(budget, errors, job, network, weights, allocation, config, folder, log)
+    found = found.having_trained(search=shared.trained_macs)
     return replace(found, cut=shared.cut, compressor=weights, shared=shared.account)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from amc.allocators.family import family
 from amc.allocators.scores import Errors
 from amc.allocators.uniform import uniform
+from amc.data import images_in
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
 from amc.graph.shrink import duplicate, shrink
@@ -170,6 +171,14 @@ class Shared:
             scores[name] = {"macs": round(macs, 6), self.job.task.name: self.score(strategy)}
         return {"epochs": judging.shared_epochs, "ratio": judging.shared_ratio, "scores": scores}
 
+    @property
+    def trained_macs(self) -> int:
+        """Forward MACs of all images in the training; those that are drawn taken as uniform."""
+        graph, (usual, *_) = self.weights.graph, (centres[0] for centres in self.band.centres)
+        step = [self.band.widest, self.band.narrowest, *[usual] * DRAWN]
+        macs = sum(graph.cost.macs(graph.counts(strategy)) for strategy in step)
+        return macs * images_in(self.job.data.train) * self.job.judging.shared_epochs
+
     def score(self, strategy: Strategy) -> float:
         """The score of a slice on the images that the reward sees, by batch statistics."""
         small = self.weights.view(strategy)
@@ -241,7 +250,8 @@ def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) 
     ):
 
         def show(step: Step) -> None:
-            recovery.log.shared_step(step)
+            if recovery.log:
+                recovery.log.shared_step(step)
             bar.step(f"loss {step.loss:.4f}", name=f"share epoch {step.epoch} of {epochs}")
 
         torch.manual_seed(job.seed)  # dropout, if the network has any
