@@ -220,7 +220,7 @@ def test_a_cut_is_the_slice_with_batch_norm_of_the_calibration_images(made: Made
 def test_slices_learn_by_the_settings_of_training(made: Made, settings: dict[str, Any]) -> None:
     recovery, compressor, budget = made(**settings)
     score = share(recovery, compressor, [budget]).account["scores"]["widest"]["accuracy"]
-    assert score > 0.5
+    assert score > 0.3  # after four steps
 
 
 # Whole runs
