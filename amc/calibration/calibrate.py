@@ -11,7 +11,8 @@ from amc.graph.groups import Layer
 from amc.runtime.errors import AmcError
 
 MAX_COLUMNS = 8192
-"""Layers with more inputs x kernel than this are cut but not reconstructed (X'X: 0.5 GB)."""
+"""Layers with more inputs x kernel than this have no statistics (X'X: 0.5 GB); once cut they are
+reconstructed all the same, see `amc.calibration.descent`."""
 
 
 SOLVED = ("conv1d", "conv2d", "conv3d", "linear")
@@ -21,12 +22,15 @@ SOLVED = ("conv1d", "conv2d", "conv3d", "linear")
 def reconstructed_layers(graph: ChannelGraph) -> tuple[Layer, ...]:
     """The readers of prunable groups whose weights can be solved for, in execution order."""
     readers = {name for group in graph.decisions for name in group.readers}
+    return tuple(v for v in graph.layers if v.name in readers and v.kind in SOLVED)
+
+
+def calibrated_layers(graph: ChannelGraph) -> tuple[Layer, ...]:
+    """Those of them that are narrow enough to have statistics."""
     return tuple(
         layer
-        for layer in graph.layers
-        if layer.name in readers
-        and layer.kind in SOLVED
-        and layer.in_channels // layer.groups * _kernel(graph, layer) <= MAX_COLUMNS
+        for layer in reconstructed_layers(graph)
+        if layer.in_channels // layer.groups * _kernel(graph, layer) <= MAX_COLUMNS
     )
 
 
@@ -77,7 +81,7 @@ def calibrate(
             _check(layer, stats.get(layer.name))
         return stats
 
-    return in_passes(graph, reconstructed_layers(graph), memory, one_pass)
+    return in_passes(graph, calibrated_layers(graph), memory, one_pass)
 
 
 def _check(layer: Layer, stats: LayerStats | None) -> None:

@@ -214,6 +214,24 @@ def accumulated(found: Iterable[Rows], target: Iterable[Rows]) -> LayerStats:
     return _over_ranks({"": total}, total.xx.device)[""]
 
 
+def sampled(
+    model: nn.Module,
+    layer: Layer,
+    batches: Batches,
+    sampling: Sampling,
+    outputs: Sequence[Rows],
+    additions: Collection[str] = (),
+) -> list[tuple[Tensor, Tensor]]:
+    """Inputs [G, R, D] and target outputs [G, R, N] of one layer; arguments as for `collect`.
+
+    They are kept in memory; a rank has those of its own batches.
+    """
+    recorder = Recorder(model, [layer], sampling, additions=additions)
+    found = _executions(model, recorder, batches)
+    rows = [row for rows in found for row in rows[layer.name]]
+    return [(row.x, _target(goal, row)) for row, goal in zip(rows, outputs, strict=False)]
+
+
 def _target(target: Rows, row: Rows) -> Tensor:
     """What the layer should put out, so that the sum with its shortcut is that of ``target``."""
     if target.shortcut is None or target.gain is None or row.shortcut is None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amc.calibration.calibrate import reconstructed_layers
+from amc.calibration.calibrate import calibrated_layers, reconstructed_layers
 from amc.calibration.columns import as_columns, as_weight, input_columns
 from amc.calibration.least_squares import solve
 from amc.calibration.statistics import LayerStats
@@ -60,7 +60,7 @@ class Compressor:
     Args:
         graph: of the model.
         model: never changed.
-        stats: statistics of `reconstructed_layers`, inputs and outputs of the original network.
+        stats: statistics of `calibrated_layers`, inputs and outputs of the original network.
         select: group -> number of channels -> the kept ones, increasing; see `amc.metrics`.
         memory: bytes that may be held, see `Memo`.
     """
@@ -76,7 +76,9 @@ class Compressor:
         self.graph, self.model, self.stats, self.memory = graph, model, stats, memory
         self._select = select
         self._source = {name: t.detach() for name, t in tensors(model).items()}
-        self._solved = {x.weight: x for x in reconstructed_layers(graph) if x.name in stats}
+        wide = set(reconstructed_layers(graph)) - set(calibrated_layers(graph))
+        self._fitted = [x for x in reconstructed_layers(graph) if x.name in stats or x in wide]
+        self._solved = {x.weight: x for x in self._fitted if x.name in stats}
         self._holders = _holders(graph)
         self._full = graph.counts({})
         self._selections: dict[str, Callable[[int], IntArray]] = {}
@@ -148,8 +150,12 @@ class Compressor:
 
     def changed_layers(self, plan: Plan) -> list[Layer]:
         """The layers with statistics that lose inputs, in execution order."""
+        return [v for v in self.fitted_layers(plan) if v.weight in self._solved]
+
+    def fitted_layers(self, plan: Plan) -> list[Layer]:
+        """Layers that lose inputs, also those without statistics, in execution order."""
         lost = {(one.tensor, one.dim) for one in plan.cuts}
-        return [v for v in self._solved.values() if (v.weight, v.in_dim) in lost]
+        return [v for v in self._fitted if (v.weight, v.in_dim) in lost]
 
     def _part(self, tensor: str, cuts: Sequence[Cut]) -> Tensor:
         """What is left of a tensor; solved for if it is a weight that loses inputs."""

@@ -10,10 +10,11 @@ from functools import cached_property
 from itertools import islice
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from amc.calibration.calibrate import reconstructed_layers
+from amc.calibration.calibrate import MAX_COLUMNS, reconstructed_layers
 from amc.calibration.columns import as_columns, as_weight
+from amc.calibration.descent import descend
 from amc.calibration.least_squares import solve
 from amc.calibration.rows import Rows
 from amc.calibration.shortcuts import additions
@@ -25,6 +26,7 @@ from amc.calibration.statistics import (
     accumulated,
     collect,
     sample_outputs,
+    sampled,
 )
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import Layer
@@ -39,6 +41,11 @@ from amc.runtime.memory import share
 
 OUTPUT_BYTES = 2**30
 """Outputs of the original network that are held at a time; more layers take more passes."""
+
+ROW_BYTES = 4 * 2**30
+"""Rows of a layer that is too wide for its X'X; where there are more, the first batches do."""
+
+FLOAT32 = 4
 
 FOLLOWING = 8
 """Batches that batch norm is adapted on after each layer."""
@@ -168,7 +175,7 @@ class _Task:
         where = owners(self.small)
         for name, weight in compressor.weights(plan).items():
             place(where[name], weight)
-        self._layers = compressor.changed_layers(plan)
+        self._layers = compressor.fitted_layers(plan)
         self._cuts = {(c.tensor, c.dim): c for c in plan.cuts}
         names = {layer.name for layer in self._layers}
         self._corrected = frozenset(
@@ -177,6 +184,8 @@ class _Task:
 
     def in_step(self) -> bool:
         """All layers in one pass, batch norm following exactly; False where it is impossible."""
+        if any(self._columns(layer) > MAX_COLUMNS for layer in self._layers):
+            return False
         device = next(self.small.parameters()).device
         batches = [
             feed.moved(images, device) for images, _ in distributed.shard(self._originals.batches)
@@ -205,10 +214,13 @@ class _Task:
         for position, layer in enumerate(self._layers):
             target = {layer.name: self._target(self._layers[position:])}
             corrected = [layer.name] if layer.name in self._corrected else []
-            stats = collect(
-                self.small, [layer], originals.batches, originals.sampling, target, corrected
-            )[layer.name]
-            self._solve(layer, stats)
+            if self._columns(layer) > MAX_COLUMNS:
+                self._descend(layer, target[layer.name], corrected)
+            else:
+                stats = collect(
+                    self.small, [layer], originals.batches, originals.sampling, target, corrected
+                )[layer.name]
+                self._solve(layer, stats)
             if self._adapt:
                 adapt_batchnorm(self.small, islice(originals.batches, FOLLOWING))
         return adapt_batchnorm(self.small, originals.batches) if self._adapt else self.small
@@ -223,10 +235,32 @@ class _Task:
         keep = torch.tensor(per_group, device=target[0].y.device)
         return [rows.select(keep) for rows in target]
 
+    def _columns(self, layer: Layer) -> int:
+        """Inputs x kernel that the cut layer has."""
+        return tensors(self.small)[layer.weight][0].numel()
+
     def _solve(self, layer: Layer, stats: LayerStats) -> None:
         weight = tensors(self.small)[layer.weight]
         columns = torch.arange(stats.xx.shape[1], device=stats.xx.device)
-        solution = solve(stats, columns, as_columns(weight, layer))
+        self._take(layer, solve(stats, columns, as_columns(weight, layer)))
+
+    def _descend(self, layer: Layer, target: Sequence[Rows], corrected: Sequence[str]) -> None:
+        originals = self._originals
+        size = self._columns(layer) * target[0].y.shape[:2].numel() * layer.calls * FLOAT32
+        few = max(1, share(originals.memory, 1 / 2, ROW_BYTES) // size)
+        pairs = sampled(
+            self.small,
+            layer,
+            islice(originals.batches, few),
+            originals.sampling,
+            target,
+            corrected,
+        )
+        weight = tensors(self.small)[layer.weight]
+        self._take(layer, descend(pairs, as_columns(weight, layer)))
+
+    def _take(self, layer: Layer, solution: Tensor) -> None:
+        weight = tensors(self.small)[layer.weight]
         with torch.no_grad():
             weight.copy_(as_weight(solution, weight))
         self._on_layer(layer.name)

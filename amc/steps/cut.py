@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from amc.calibration.calibrate import calibrate as statistics_of
-from amc.calibration.calibrate import reconstructed_layers
+from amc.calibration.calibrate import calibrated_layers
 from amc.calibration.passes import passes
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
@@ -174,7 +174,7 @@ def calibrate(
         model: never changed.
         movement: of its weights in the training that led to it, see `Evidence`.
     """
-    rounds = passes(graph, reconstructed_layers(graph), job.memory)
+    rounds = passes(graph, calibrated_layers(graph), job.memory)
     shared = len(list(distributed.shard(job.images)))
     with job.terminal.bar("calibrate", len(rounds) * shared) as bar:
         stats = statistics_of(graph, model, job.images, job.sampling, bar.step, job.memory)

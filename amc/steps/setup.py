@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.calibration.calibrate import reconstructed_layers
+from amc.calibration.calibrate import calibrated_layers
 from amc.calibration.passes import passes
 from amc.config.sections.job import DataConfig, NetworkConfig
 from amc.config.sections.recovery import TrainingConfig
@@ -103,7 +103,7 @@ def trace_network(job: Job, given: nn.Module, restrictions: Restrictions) -> Cha
     with job.terminal.bar("trace"):
         model = bake(given.to(job.device), example.args, example.kwargs)
         graph = restrict(trace(model, example.args, example.kwargs), model, restrictions)
-    passes(graph, reconstructed_layers(graph), job.memory)  # says what does not fit
+    passes(graph, calibrated_layers(graph), job.memory)  # says what does not fit
     return graph
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import amc
-from amc.calibration.calibrate import calibrate, reconstructed_layers
+from amc.calibration.calibrate import calibrate, calibrated_layers
 from amc.calibration.on_disk import TensorFile
 from amc.calibration.passes import Shelf, passes, statistics_bytes
 from amc.calibration.statistics import Sampling
@@ -113,7 +113,7 @@ def test_statistics_are_predicted_to_the_byte(
 ) -> None:
     model, graph = network
     stats = calibrate(graph, model, BATCHES, SAMPLING)
-    for layer in reconstructed_layers(graph):
+    for layer in calibrated_layers(graph):
         held = stats[layer.name]
         taken = sum(t.nbytes for t in (held.xx, held.xy, held.yy))
         assert statistics_bytes(graph, layer) == taken
@@ -123,7 +123,7 @@ def test_a_pass_takes_as_many_layers_as_fit_in_execution_order(
     network: tuple[torch.nn.Module, amc.ChannelGraph],
 ) -> None:
     _, graph = network
-    layers = reconstructed_layers(graph)
+    layers = calibrated_layers(graph)
     sizes = {layer.name: statistics_bytes(graph, layer) for layer in layers}
     assert passes(graph, layers, None) == [layers]
     for limit in (max(sizes.values()), 2 * max(sizes.values()), sum(sizes.values())):
@@ -140,7 +140,7 @@ def test_a_layer_that_does_not_fit_is_named_with_what_it_needs(
     network: tuple[torch.nn.Module, amc.ChannelGraph],
 ) -> None:
     _, graph = network
-    layers = reconstructed_layers(graph)
+    layers = calibrated_layers(graph)
     widest = max(layers, key=lambda layer: statistics_bytes(graph, layer))
     with pytest.raises(AmcError) as raised:
         passes(graph, layers, 10_000)
@@ -171,7 +171,7 @@ def test_results_are_the_same_with_and_without_a_limit(
     network: tuple[torch.nn.Module, amc.ChannelGraph], selector: str
 ) -> None:
     model, graph = network
-    layers = reconstructed_layers(graph)
+    layers = calibrated_layers(graph)
     limit = max(statistics_bytes(graph, layer) for layer in layers)
     plain, batches = calibrate(graph, model, BATCHES, SAMPLING), Counted()
     bounded = calibrate(graph, model, batches, SAMPLING, memory=limit)
@@ -203,7 +203,7 @@ def test_statistics_that_take_little_of_the_limit_stay_in_memory(
     network: tuple[torch.nn.Module, amc.ChannelGraph],
 ) -> None:
     model, graph = network
-    total = sum(statistics_bytes(graph, layer) for layer in reconstructed_layers(graph))
+    total = sum(statistics_bytes(graph, layer) for layer in calibrated_layers(graph))
     assert isinstance(calibrate(graph, model, BATCHES, SAMPLING, memory=4 * total), dict)
     assert isinstance(calibrate(graph, model, BATCHES, SAMPLING, memory=2 * total), Shelf)
 
