@@ -228,7 +228,7 @@ def finals_table(rounds: Sequence[Mapping[str, Any]], task: Task = CLASSIFICATIO
 
     And what it had more or less than the first one after the last of these.
     """
-    title = "Finals: score on validation images after so many epochs"
+    title = "Finals: validation score after epochs of training"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("strategy", overflow="fold")
     for one in rounds:

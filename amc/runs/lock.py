@@ -38,7 +38,7 @@ WITHIN = ("", "points/*/", "stage-*/", "finals/*/", "attempts/*/", "attempts/*/f
 
 OF_A_RUN = (
     "training-*.safetensors", "finals", "attempts", "stage-*", "stages.json", "latency.json",
-    "ranking.json", "score_curves.json",
+    "ranking.json", "score_curves.json", "shared.safetensors",
 )  # fmt: skip
 """What only a run writes: a new one in its folder must not find it."""
 

@@ -107,10 +107,10 @@ class Recovery:
             score = self._shown(judged.scores[0])
             if not again:
                 say(
-                    f"again    training at a rate of {now:g} does not come above {score} of the "
-                    f"cut network on validation images; once more at {now / 10:g}"
+                    f"again    training at a rate of {now:g} does not come above {score} on "
+                    f"validation images, which the network had before; once more at {now / 10:g}"
                 )
-        say(f"kept     training does not come above {score}: the network stays as it was cut")
+        say(f"kept     training does not come above {score}: the network stays as it was")
         return tuned
 
     def once(
@@ -213,10 +213,10 @@ class Recovery:
         had, has = self._score(before), self._score(tuned)
         if has >= had:
             return tuned
+        name, (first, last) = self.job.task.name, map(self.job.task.shown, (had, has))
         self.job.terminal.say(
-            f"kept     training has lowered {self.job.task.name} on validation images from "
-            f"{self.job.task.shown(had)} to {self.job.task.shown(has)}: the network stays as it "
-            "was cut"
+            f"kept     training has lowered {name} on validation images from {first} to {last}: "
+            "the network stays as it was"
         )
         return copy.deepcopy(before).eval()
 
