@@ -17,7 +17,7 @@ from amc.calibration.calibrate import calibrate
 from amc.calibration.statistics import Sampling
 from amc.data.loader import TensorLoader
 from amc.metrics import METRICS, Evidence, selection_of
-from amc.reconstruction import one_pass
+from amc.reconstruction import layer_by_layer, one_pass
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
@@ -64,6 +64,14 @@ def held(size: int) -> Iterator[None]:
     one_pass.HELD_BYTES = before
 
 
+@contextmanager
+def wide() -> Iterator[None]:
+    """All layers are too wide for their X'X."""
+    before, layer_by_layer.MAX_COLUMNS = layer_by_layer.MAX_COLUMNS, 0
+    yield
+    layer_by_layer.MAX_COLUMNS = before
+
+
 def statistics() -> Iterator[tuple[str, Tensor]]:
     model = network(0)
     for name, batches in (("five", images(8, 8, 8, 8, 3)), ("one", images(8))):
@@ -101,6 +109,12 @@ def cuts() -> Iterator[tuple[str, Tensor]]:
                 small = compress(compressor, plan, originals, adapt=True)
             for key, tensor in small.state_dict().items():
                 yield f"cut.{name}.{way}.{key}", tensor
+        with wide():
+            small = compress(
+                compressor, plan, OriginalOutputs(graph, model, batches, SAMPLING), adapt=True
+            )
+        for key, tensor in small.state_dict().items():
+            yield f"descent.{name}.{key}", tensor
     for key, tensor in adapt_batchnorm(network(0), images(8)).state_dict().items():
         yield f"adapted.{key}", tensor
 

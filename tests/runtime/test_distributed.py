@@ -142,6 +142,13 @@ def test_cuts_are_those_of_one_process(
             torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
 
 
+def test_layers_fitted_by_descent_are_those_of_one_process(
+    computed: list[dict[str, Tensor]], expected: dict[str, Tensor]
+) -> None:
+    for found, reference in under("descent.", computed[0], expected):
+        torch.testing.assert_close(found, reference, rtol=1e-3, atol=1e-4)
+
+
 def test_metrics_are_those_of_one_process(
     computed: list[dict[str, Tensor]], expected: dict[str, Tensor]
 ) -> None:
