@@ -8,6 +8,7 @@ from amc.calibration.descent import descend
 from amc.calibration.least_squares import error, solve
 from amc.calibration.rows import Rows
 from amc.calibration.statistics import LayerStats, accumulated
+from strict_device import reachable
 
 
 def problem(columns: int, rows: int, groups: int) -> tuple[Tensor, Tensor, Tensor, LayerStats]:
@@ -44,3 +45,11 @@ def test_what_is_solved_already_and_what_nothing_is_known_of_stay() -> None:
     assert torch.equal(found[:, 3], start[:, 3])
     nothing = descend([(torch.zeros(1, 9, 20), torch.zeros(1, 9, 5))], start)
     assert torch.equal(nothing, start)
+
+
+def test_it_goes_where_the_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, start, _ = problem(20, 60, 2)
+    here = descend([(x, y)], start)
+    with reachable(monkeypatch):
+        there = descend([(x.to("lazy"), y.to("lazy"))], start.to("lazy"))
+        assert there.cpu().equal(here)

@@ -15,7 +15,8 @@ from amc.models.checkpoint import load_checkpoint
 from amc.runtime.errors import AmcError
 from amc.runtime.files import write_atomically
 from amc.runtime.user_code import load_object
-from amc.tasks.evaluate import evaluate
+from amc.tasks.evaluate import evaluate, reference_outputs
+from strict_device import reachable
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -97,6 +98,17 @@ def test_loss_and_distance_by_hand() -> None:
     assert float(of("tones.py", "loss")(torch.full((1, 360), 0.5), torch.tensor([5000.0]))) == (
         pytest.approx(math.log(2), rel=1e-5)
     )
+
+
+def test_loss_and_score_go_where_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, cents = of("tones.py", "drawn")(30, torch.Generator().manual_seed(0))
+    net, task = of("crepe.py", "tiny_untrained")().eval(), of("tones.py", "task")()
+    stream = [(frames, cents)]
+    here = evaluate(net, stream, reference=reference_outputs(net, stream, task), task=task)
+    with reachable(monkeypatch):
+        net.to("lazy")
+        there = evaluate(net, stream, reference=reference_outputs(net, stream, task), task=task)
+    assert there == here and here.divergence == pytest.approx(0, abs=1e-6)
 
 
 def test_streams_are_the_same_every_time_and_training_is_new_every_epoch() -> None:
