@@ -53,11 +53,11 @@ def pretrained(
         model = build(
             name, num_classes=data.num_classes, in_channels=data.in_channels, width=width
         )
-        variant = name if width == 1 else f"{name}-x{width:g}"
-        shipped = Path(str(files("amc.models") / "weights" / f"{variant}-{data.name}.safetensors"))
-        if shipped.is_file():
-            return load_checkpoint(model, shipped), "shipped with amc-pruning"
+        ours = shipped(name, width, data.name)
+        if ours.is_file():
+            return load_checkpoint(model, ours), "shipped with amc-pruning"
         recipe = RECIPES.get(data.name, DEFAULT_RECIPE)
+        variant = _variant(name, width)
         key = [variant, data.name, data.input_shape, asdict(recipe)]
         safe = "".join(c if c.isalnum() else "-" for c in data.name)
 
@@ -68,6 +68,16 @@ def pretrained(
         found = os.fsdecode(distributed.on_rank_zero(lambda: os.fsencode(source())))
         distributed.broadcast_model(model)
     return model, found
+
+
+def shipped(name: str, width: float, data: str) -> Path:
+    """Where the package has the weights of a bundled network for a data set, if it has them."""
+    file = f"{_variant(name, width)}-{data}.safetensors"
+    return Path(str(files("amc.models") / "weights" / file))
+
+
+def _variant(name: str, width: float) -> str:
+    return name if width == 1 else f"{name}-x{width:g}"
 
 
 def trained(
