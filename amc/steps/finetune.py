@@ -99,7 +99,7 @@ class Recovery:
         for again, now in enumerate((rate, rate / 10)):
             path = self.folder / f"training-{stage}{'-again' if again else ''}.safetensors"
             tuned, judged = self._trained(
-                model, plan, self._recipe(epochs, now), path, first_epoch, moving
+                model, plan, self.recipe(epochs, now), path, first_epoch, moving
             )
             tuned = replace(tuned, epochs=(1 + again) * epochs)
             if judged.best:
@@ -137,11 +137,12 @@ class Recovery:
             for _ in range(epochs):
                 on_epoch()
             return tuned
-        recipe = self._recipe(epochs, self.training.learning_rate)
+        recipe = self.recipe(epochs, self.training.learning_rate)
         path = self.folder / f"training-{name}.safetensors"
         return self._trained(model, plan, recipe, path, first_epoch, False, on_epoch)[0].network
 
-    def _recipe(self, epochs: int, rate: float) -> Recipe:
+    def recipe(self, epochs: int, rate: float) -> Recipe:
+        """How so many epochs are trained at this rate."""
         config = self.training
         return Recipe(
             epochs,

@@ -226,15 +226,8 @@ def fewest(budgets: Sequence[Budget]) -> dict[str, int]:
 
 def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) -> nn.Module:
     """What the widest plan leaves, trained for all strategies of the band."""
-    job, training, epochs = recovery.job, recovery.training, recovery.job.judging.shared_epochs
-    recipe = Recipe(
-        epochs,
-        training.learning_rate,
-        weight_decay=training.weight_decay,
-        clip=training.clip,
-        ema=training.ema,
-        mixed=training.mixed,
-    )
+    job, epochs = recovery.job, recovery.job.judging.shared_epochs
+    recipe = recovery.recipe(epochs, recovery.training.learning_rate)
     about = about_of(recovery, recipe, plan, band)
     finished, small = Checkpoint(recovery.folder / FILE, about), shrink(compressor.model, plan)
     if known := finished.load():
