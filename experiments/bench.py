@@ -29,6 +29,7 @@ class Bench:
     data_name: str = "digits"
     selector: str = "lasso"
     width: float = 1.0
+    device: str = "cpu"
 
     @cached_property
     def data(self) -> Data:
@@ -38,12 +39,14 @@ class Bench:
     @cached_property
     def model(self) -> nn.Module:
         """The network with its weights."""
-        return pretrained(self.model_name, self.width, load_data(self.data_name, seed=0))[0].eval()
+        data = load_data(self.data_name, seed=0)
+        model, _ = pretrained(self.model_name, self.width, data)
+        return model.to(self.device).eval()
 
     @cached_property
     def job(self) -> Job:
         """What the steps of a run need, with the default settings."""
-        return Job(self.data, torch.device("cpu"), Terminal(quiet=True))
+        return Job(self.data, torch.device(self.device), Terminal(quiet=True))
 
     @cached_property
     def images(self) -> list[tuple[Feed, Tensor]]:

@@ -19,7 +19,7 @@ import torch
 import tyro
 from bench import Bench
 
-import amc.search.search
+import amc.search.evaluator
 from agents import AmcDDPG
 from amc.allocators.uniform import uniform
 from amc.reconstruction.sensitivity import sensitivity
@@ -41,6 +41,7 @@ class Setting:
     preserve_ratio: float = 0.3
     episodes: int = 60
     threads: int = 2
+    device: str = "cpu"
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def main() -> None:
     """Prints the table."""
     setting = tyro.cli(Setting)
     torch.set_num_threads(setting.threads)
-    bench = Bench(setting.model, setting.data)
+    bench = Bench(setting.model, setting.data, device=setting.device)
     budget, validation = bench.budget(setting.preserve_ratio), bench.job.validation
 
     def once() -> float:
@@ -80,7 +81,7 @@ def main() -> None:
     validating: list[float] = []
     learning: list[float] = []
     with (
-        timed(amc.search.search, "evaluate", validating),
+        timed(amc.search.evaluator, "evaluate", validating),
         timed(AmcDDPG, "train", learning),
         timed(AmcDDPG, "_imitate", learning),
     ):

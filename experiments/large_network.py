@@ -56,30 +56,41 @@ class Setting:
     steps: Literal["all", "selection", "calibrate"] = "all"
     """Up to which step."""
     threads: int = 2
+    device: str = "cpu"
 
 
 class Noise:
     """Batches of random images, made anew on every pass, so that they take no memory."""
 
-    def __init__(self, images: int, batch: int, size: int) -> None:
-        self.images, self.batch, self.size = images, batch, size
+    def __init__(self, images: int, batch: int, size: int, device: str) -> None:
+        self.images, self.batch, self.size, self.device = images, batch, size, device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for number, start in enumerate(range(0, self.images, self.batch)):
             random = torch.Generator().manual_seed(number)
             count = min(self.batch, self.images - start)
             images = torch.randn(count, 3, self.size, self.size, generator=random)
-            yield images, torch.randint(1000, (count,), generator=random)
+            labels = torch.randint(1000, (count,), generator=random)
+            yield images.to(self.device), labels.to(self.device)
 
 
 def resident(name: str) -> float:
-    """A line of this process's account, GB: VmHWM, the most since `forget_peak`, or VmRSS."""
+    """A line of this process's account, GB: VmHWM, the most since `forget_peak`, or VmRSS.
+
+    On a GPU: what is taken there.
+    """
+    if torch.cuda.is_initialized():
+        peak = name == "VmHWM"
+        taken = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+        return taken / 1e9
     found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 / 1e9 if found else float("nan")
 
 
 def forget_peak() -> None:
     """The next peak is that of what comes now."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -89,12 +100,12 @@ def main() -> None:
     torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
     limit = parse_bytes(setting.memory) if setting.memory else None
-    model = build(setting.model, num_classes=1000, in_channels=3).eval()
-    images = Noise(setting.images, setting.batch, setting.size)
-    check = list(Noise(setting.validation, setting.batch, setting.size))
+    model = build(setting.model, num_classes=1000, in_channels=3).to(setting.device).eval()
+    images = Noise(setting.images, setting.batch, setting.size, setting.device)
+    check = list(Noise(setting.validation, setting.batch, setting.size, setting.device))
     print(
         f"{setting.model}, {setting.size} x {setting.size}, {setting.images} images, "
-        f"{setting.selector}, memory {setting.memory or 'without a limit'}"
+        f"{setting.selector}, {setting.device}, memory {setting.memory or 'without a limit'}"
     )
     print("| step | s | CPU s | s per image | peak, GB |\n|---|---|---|---|---|")
 
@@ -102,6 +113,8 @@ def main() -> None:
         forget_peak()
         start, cpu = time.perf_counter(), time.process_time()
         result = work()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         each = f"{seconds / count:.3f}" if count else ""
         row = (name, f"{seconds:.1f}", f"{cpu:.1f}", each, f"{resident('VmHWM'):.2f}")
