@@ -82,10 +82,19 @@ class Cell:
 
 
 class Lab:
-    """A network with its data and statistics."""
+    """A network with its data and statistics.
 
-    def __init__(self, cell: Cell, common: dict[str, Any]) -> None:
+    Args:
+        cell: whose ratio and multiple do not matter here.
+        common: settings of all arms.
+        weights: folder of ``NETWORK-DATA.safetensors``, for networks that have one there.
+    """
+
+    def __init__(self, cell: Cell, common: dict[str, Any], weights: Path) -> None:
         self._common = {"metric": "obs", "quiet": True, **common}
+        place = weights / f"{cell.network}-{short(cell.data)}.safetensors"
+        if place.is_file():
+            self._common["checkpoint"] = place
         self.config = self.settings(cell)
         self.job = open_job(self.config, Terminal(quiet=True))
         given = build_network(self.job, self.config.network)
@@ -207,10 +216,15 @@ def cut_by_torch_pruning(
     return cut(high)[0]
 
 
+def short(data: str) -> str:
+    """The name of data without path and options."""
+    return data.partition("?")[0].split("/")[-1]
+
+
 @lru_cache(maxsize=1)
-def lab(cell: Cell, common: str) -> Lab:
+def lab(cell: Cell, common: str, weights: Path) -> Lab:
     """The lab of a cell; the last one is remembered."""
-    return Lab(cell, json.loads(common))
+    return Lab(cell, json.loads(common), weights)
 
 
 @dataclass(frozen=True)
@@ -223,6 +237,7 @@ class Work:
         known: name -> settings of a run, or a strategy that needs no search.
         common: settings of all arms.
         out: file of rows.
+        weights: folder of weights, see `Lab`.
         proxies: whether rows tell what is known before the training.
     """
 
@@ -231,6 +246,7 @@ class Work:
     known: dict[str, dict[str, Any] | Ready]
     common: dict[str, Any]
     out: Path
+    weights: Path = Path("weights")
     proxies: bool = False
 
     def share(self, worker: int = 0) -> None:
@@ -259,7 +275,7 @@ class Work:
         name, _, rest = arm.partition("+")
         own = {k: _value(v) for k, _, v in (one.partition("=") for one in rest.split("+") if one)}
         try:
-            place = lab(key, common)
+            place = lab(key, common, self.weights)
             if name in TORCH_PRUNING:
                 found = place.of_torch_pruning(cell, name, own)
             else:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tyro
 from amc.allocators.family import Shape, inside_only, shaped, streams_whole
-from cells import Cell, Ready, Work, forget_unfinished, rows, side_by_side
+from cells import Cell, Ready, Work, forget_unfinished, rows, short, side_by_side
 from scipy.stats import spearmanr
 
 
@@ -61,6 +61,8 @@ class Table:
     seeds: int = 3
     epochs: int = 5
     device: str = "auto"
+    weights: Path = Path("weights")
+    """Folder of NETWORK-DATA.safetensors, for networks that are not shipped."""
     jobs: int = 1
     """Processes side by side."""
     worker: int | None = None
@@ -81,7 +83,7 @@ class Table:
             for ratio in self.ratios
         ]
         common = {"finetune_epochs": self.epochs, "device": self.device, **self.common}
-        return Work(cells, tuple(PLANS), PLANS, common, self.out, proxies=True)
+        return Work(cells, tuple(PLANS), PLANS, common, self.out, self.weights, proxies=True)
 
 
 def lines(known: list[dict[str, Any]]) -> Iterator[str]:
@@ -101,7 +103,7 @@ def lines(known: list[dict[str, Any]]) -> Iterator[str]:
         best = max(trained, key=lambda plan: trained[plan])
         told = " | ".join(judged(plans, trained, proxy) for proxy in PROXIES)
         yield (
-            f"| {network}, {data.split('/')[-1]} | {ratio:g} | {trained['uniform']:.1f} | {best} "
+            f"| {network}, {short(data)} | {ratio:g} | {trained['uniform']:.1f} | {best} "
             f"| {trained[best] - trained['uniform']:+.1f} "
             f"| {f'± {mean(noise):.1f}' if noise else ''} | {told} |"
         )

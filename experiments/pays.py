@@ -19,7 +19,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import tyro
-from cells import TORCH_PRUNING, Cell, Ready, Work, forget_unfinished, rows, side_by_side
+from cells import TORCH_PRUNING, Cell, Ready, Work, forget_unfinished, rows, short, side_by_side
 
 ARMS: dict[str, dict[str, Any] | Ready] = {
     "uniform": {"mode": "uniform"},
@@ -44,6 +44,8 @@ class Table:
     """Of `ARMS` and torch-pruning, with settings: ``searched+learning_rate=0.08``."""
     epochs: int = 5
     device: str = "auto"
+    weights: Path = Path("weights")
+    """Folder of NETWORK-DATA.safetensors, for networks that are not shipped."""
     jobs: int = 1
     """Processes side by side."""
     worker: int | None = None
@@ -65,7 +67,7 @@ class Table:
             for ratio in self.ratios
         ]
         common = {"finetune_epochs": self.epochs, "device": self.device, **self.common}
-        return Work(cells, self.arms, ARMS, common, self.out)
+        return Work(cells, self.arms, ARMS, common, self.out, self.weights)
 
 
 def lines(known: list[dict[str, Any]], table: Table) -> Iterator[str]:
@@ -83,7 +85,7 @@ def lines(known: list[dict[str, Any]], table: Table) -> Iterator[str]:
             )
             more = difference(found, arms.get(table.arms[0], {})) if arm != table.arms[0] else ""
             yield (
-                f"| {network}, {data.split('/')[-1]} | {ratio:g} | {multiple} | {arm} | {cut} "
+                f"| {network}, {short(data)} | {ratio:g} | {multiple} | {arm} | {cut} "
                 f"| {trained} | {more} | {len(found)} |"
             )
 
