@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import graphed
 import numpy as np
 import torch
 import torch_pruning
@@ -97,6 +98,8 @@ class Lab:
             self._common["checkpoint"] = place
         self.config = self.settings(cell)
         self.job = open_job(self.config, Terminal(quiet=True))
+        if self.job.device.type == "cuda":
+            graphed.install()
         given = build_network(self.job, self.config.network)
         graph = trace_network(self.job, given, self.config.restrictions)
         config = self.config
