@@ -79,7 +79,7 @@ def resident(name: str) -> float:
 
     On a GPU: what is taken there.
     """
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         peak = name == "VmHWM"
         taken = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
         return taken / 1e9
@@ -89,7 +89,7 @@ def resident(name: str) -> float:
 
 def forget_peak() -> None:
     """The next peak is that of what comes now."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -113,7 +113,7 @@ def main() -> None:
         forget_peak()
         start, cpu = time.perf_counter(), time.process_time()
         result = work()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         each = f"{seconds / count:.3f}" if count else ""
