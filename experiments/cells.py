@@ -7,6 +7,7 @@ number of processes share the work.
 """
 
 import copy
+import gc
 import json
 import os
 import subprocess
@@ -288,6 +289,8 @@ class Work:
                 found = place.ours(cell, settings, ready, self.proxies)
         except Exception as error:  # one arm that fails must not end the night
             found = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        gc.collect()
+        torch.cuda.empty_cache()  # what a record has held
         row = {**asdict(cell), "arm": arm, **found, "seconds": time.perf_counter() - start}
         with self.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -303,9 +306,10 @@ def _value(text: str) -> Any:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """What is known, without arms that failed or do not exist."""
+    """What is known, without arms that failed, do not exist, or missed the target."""
     found = [json.loads(line) for line in path.open()] if path.exists() else []
-    return [row for row in found if "trained" in row]
+    reached = [row for row in found if row.get("macs", 1) <= 1.02 * row["ratio"]]
+    return [row for row in reached if "trained" in row]
 
 
 def forget_unfinished(out: Path) -> None:

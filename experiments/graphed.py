@@ -6,6 +6,9 @@ the same whatever the numbers are, which is known of the bundled networks, and n
 users; therefore it is no part of the product.
 """
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,6 +21,12 @@ EAGER = 3
 """Steps of every shape of a batch before it is recorded."""
 
 
+@cache
+def pool() -> Any:
+    """The memory that all records of a process share: one training follows the other."""
+    return torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+
+
 class Recorded:
     """Forward pass, backward pass and clipping of one step, for batches of one shape."""
 
@@ -26,7 +35,7 @@ class Recorded:
         self._graph, self._parameters = torch.cuda.CUDAGraph(), training.trained
         for parameter in self._parameters:
             parameter.grad = None
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, pool=pool()):
             self._loss = training.gradients(self._images, self._labels)
         self._gradients = [parameter.grad for parameter in self._parameters]
 
@@ -77,7 +86,8 @@ class Graphed(trainer._Training):
 
     def _on_the_side(self, images: Tensor, labels: Tensor, whole: int, progress: float) -> Tensor:
         """A usual step, on a stream of its own, as those before a record have to be."""
-        side, main = torch.cuda.Stream(), torch.cuda.current_stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        main = torch.cuda.current_stream()
         side.wait_stream(main)
         with torch.cuda.stream(side):
             loss = super()._step(images, labels, whole, progress)

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import tyro
-from amc.allocators.family import Shape, inside_only, shaped, streams_whole
 from cells import Cell, Ready, Work, forget_unfinished, rows, short, side_by_side
 from scipy.stats import spearmanr
+
+from amc.allocators.family import Shape, inside_only, shaped, streams_whole
 
 
 def of(shape: Shape) -> Ready:
