@@ -24,7 +24,7 @@ EAGER = 3
 @cache
 def pool() -> Any:
     """The memory that all records of a process share: one training follows the other."""
-    return torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+    return torch.cuda.graph_pool_handle()
 
 
 class Recorded:
