@@ -3,9 +3,10 @@
     python experiments/latency_target.py --model resnet20 --data glyphs --out latency-resnet20
     python experiments/latency_target.py --show latency-resnet20/rows.jsonl
 
-Three networks a seed: ``latency`` has at most `--ratio` of the original's time; ``macs`` that
-part of its MACs; ``as macs`` the time that the second one took, so that the two can be compared:
-the same time, searched for in time and in MACs. Each is exported and timed beside the original,
+Networks of a seed: ``latency`` has at most `--ratio` of the original's time, ``uniform`` as well,
+by one ratio for all groups; ``macs`` has that part of its MACs; ``as macs`` the time that the one
+before took, so that the two can be compared: the same time, searched for in time and in MACs. Each
+is exported and timed beside the original,
 turn by turn, anew for every pair: the median of the pairs' ratios. Accuracy is of the test split,
 after the cut and after `--epochs` of training.
 """
@@ -50,6 +51,8 @@ class Setting:
     seeds: int = 3
     episodes: int = 60
     epochs: int = 1
+    arms: tuple[str, ...] = ("latency", "uniform", "macs", "as macs")
+    """``as macs`` needs ``macs`` before it."""
     out: Path = Path("latency_target")
     show: tuple[Path, ...] = ()
 
@@ -88,16 +91,23 @@ def measured(setting: Setting) -> Iterator[dict[str, Any]]:
     if not table.exists():
         table_of(
             LatencyConfig.of(
-                model=setting.model, width=setting.width, data=setting.data, output=table
+                model=setting.model,
+                width=setting.width,
+                data=setting.data,
+                output=table,
+                checkpoint=setting.checkpoint,
             )
         )
     for seed in range(setting.seeds):
         other = setting.ratio
-        for arm in ("latency", "macs", "as macs"):
+        for arm in setting.arms:
             folder = setting.out / f"{arm.replace(' ', '-')}-{seed}"
-            limits: dict[str, Any] = {"preserve_ratio": setting.ratio}
+            ratio = other if arm == "as macs" else setting.ratio
+            limits: dict[str, Any] = {"preserve_ratio": ratio}
             if arm != "macs":
-                limits = {"objective": "latency", "latency_table": table, "preserve_ratio": other}
+                limits |= {"objective": "latency", "latency_table": table}
+            if arm == "uniform":
+                limits["mode"] = "uniform"
             if not (folder / "report.json").exists():
                 run(
                     TrainConfig.of(
@@ -117,8 +127,6 @@ def measured(setting: Setting) -> Iterator[dict[str, Any]]:
                 "trained": report["accuracy"]["recovered"],
                 "original": report["accuracy"]["original"],
             }  # fmt: skip
-            if arm == "latency":
-                other = setting.ratio
 
 
 def shown(rows: list[dict[str, Any]]) -> None:
