@@ -95,7 +95,6 @@ def measured(setting: Setting) -> Iterator[dict[str, Any]]:
                 width=setting.width,
                 data=setting.data,
                 output=table,
-                checkpoint=setting.checkpoint,
             )
         )
     for seed in range(setting.seeds):
