@@ -28,6 +28,7 @@ from torch import nn
 
 from amc.allocators.scores import Errors
 from amc.config.train import TrainConfig
+from amc.gradual.finals import finals
 from amc.gradual.recover import recover
 from amc.graph.plan import Strategy
 from amc.graph.tracing.trace import trace
@@ -124,12 +125,10 @@ class Lab:
             proxies: whether to tell as well what is known before the training.
         """
         config = self.settings(cell, **own)
-        job, network, compressor, graph = (
-            self.job,
-            self.network,
-            self.compressor,
-            self.network.graph,
-        )
+        job, network, compressor = self.job, self.network, self.compressor
+        graph = network.graph
+        if config.reward != job.judging:
+            job = replace(job, judging=config.reward)
         with TemporaryDirectory() as name:
             folder, start = Path(name), time.perf_counter()
             log = TensorBoardLog(folder, graph.sizes, graph.macs())
@@ -141,11 +140,18 @@ class Lab:
                     return {}
                 allocation = Allocation(strategy=found)
             chosen = candidates(job, network, compressor, allocation, config, folder, log)
-            plan, small = cut_best(job, compressor, chosen.strategies, chosen.plan)
+            chosen = finals(job, network, compressor, chosen, config, folder)
+            by = chosen.compressor or compressor
+            plan, small = cut_best(job, by, chosen.strategies, chosen.plan, own=chosen.cut)
             searched = time.perf_counter() - start
             cut = job.tested(small).accuracy
-            told = self._proxies(plan.strategy, small, config) if proxies else {}
-            tuned, plan = recover(job, network, small, plan, config, folder, log, allocation)
+            told: dict[str, Any] = self._proxies(plan.strategy, small, config) if proxies else {}
+            tuned, plan, macs = recover(
+                job, network, small, plan, config, folder, log, allocation, chosen.begun
+            )
+        spent = chosen.having_trained(finetune=macs)
+        told |= {"trained_macs": dict(spent.trained), "shared": spent.shared}
+        told["finals"] = list(chosen.finals)
         return {
             **told,
             "macs": graph.macs(plan) / graph.macs(), "params": graph.params(plan),
