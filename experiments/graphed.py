@@ -6,9 +6,6 @@ the same whatever the numbers are, which is known of the bundled networks, and n
 users; therefore it is no part of the product.
 """
 
-from functools import cache
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,12 +18,6 @@ EAGER = 3
 """Steps of every shape of a batch before it is recorded."""
 
 
-@cache
-def pool() -> Any:
-    """The memory that all records of a process share: one training follows the other."""
-    return torch.cuda.graph_pool_handle()
-
-
 class Recorded:
     """Forward pass, backward pass and clipping of one step, for batches of one shape."""
 
@@ -35,7 +26,7 @@ class Recorded:
         self._graph, self._parameters = torch.cuda.CUDAGraph(), training.trained
         for parameter in self._parameters:
             parameter.grad = None
-        with torch.cuda.graph(self._graph, pool=pool()):
+        with torch.cuda.graph(self._graph):
             self._loss = training.gradients(self._images, self._labels)
         self._gradients = [parameter.grad for parameter in self._parameters]
 
