@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import tyro
-from cells import Cell, Ready, Work, forget_unfinished, rows, short, side_by_side
+from cells import Cell, Ready, short
+from rows import Work, rows, settle, side_by_side
 from scipy.stats import spearmanr
 
 from amc.allocators.family import Shape, inside_only, shaped, streams_whole
@@ -127,7 +128,7 @@ def main() -> None:
         table.work().share(table.worker)
         return
     if not table.show:
-        forget_unfinished(table.out)
+        settle(table.out)
         if table.jobs > 1:
             side_by_side(table.jobs)
         else:

@@ -19,7 +19,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import tyro
-from cells import TORCH_PRUNING, Cell, Ready, Work, forget_unfinished, rows, short, side_by_side
+from cells import TORCH_PRUNING, Cell, Ready, short
+from rows import Work, rows, settle, side_by_side
 
 ARMS: dict[str, dict[str, Any] | Ready] = {
     "uniform": {"mode": "uniform"},
@@ -115,7 +116,7 @@ def main() -> None:
         table.work().share(table.worker)
         return
     if not table.show:
-        forget_unfinished(table.out)
+        settle(table.out)
         if table.jobs > 1:
             side_by_side(table.jobs)
         else:
