@@ -26,7 +26,7 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from agents import AmcDDPG, Settings
-from amc.calibration.calibrate import reconstructed_layers
+from amc.calibration.calibrate import calibrated_layers
 from amc.calibration.columns import input_columns
 from amc.calibration.rows import Rows
 from amc.calibration.statistics import Batches, Recorder, Sampling
@@ -130,7 +130,7 @@ class Fake:
         self.graph, self.model = graph, model
         evidence = Evidence(graph, model, {})
         self.order = {g.name: selection_of(METRICS["l1"], evidence, g) for g in graph.decisions}
-        layers = reconstructed_layers(graph)
+        layers = calibrated_layers(graph)
         recorder, parts = Recorder(model, layers, Sampling()), dict[str, list[Rows]]()
         with torch.no_grad():
             for number, (images, _) in enumerate(batches):

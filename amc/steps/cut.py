@@ -123,7 +123,7 @@ def _roughly(job: Job, compressor: Compressor) -> Callable[[Plan], nn.Module]:
 
 def _cut(job: Job, compressor: Compressor, plan: Plan, originals: OriginalOutputs) -> nn.Module:
     adapt = job.reconstruction.bn_adapt
-    with job.terminal.bar("cut", len(compressor.changed_layers(plan))) as bar:
+    with job.terminal.bar("cut", len(compressor.fitted_layers(plan))) as bar:
         return compress(compressor, plan, originals, adapt, lambda _: bar.step())
 
 
