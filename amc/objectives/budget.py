@@ -6,7 +6,7 @@ step the allowed counts are exactly those from which the walk can still end insi
 counts are so coarse that nothing lies inside. Of costs that are no quadratic form, such as
 measured times, only bounds are known: the target is never exceeded, and the lower end is met where
 steps are not coarser than the tolerance. Actions are read relative to what is left: 0.5 is the
-common ratio that spends the rest of the budget evenly.
+common ratio that spends the rest of the budget evenly, or the proportions of a prior.
 """
 
 import math
@@ -146,25 +146,15 @@ class Budget(Limit):
 
     def _knots(self, decided: Sequence[int]) -> FloatArray:
         """The counts that actions of 0, 0.5 and 1 stand for."""
-        allowed = self.allowed(decided)
-        places = [allowed[0], self.middle(decided), allowed[-1]]
-        return self.options[len(decided)][places].astype(float)
+        allowed, options = self.allowed(decided), self.options[len(decided)]
+        return options[[allowed[0], self.middle(decided), allowed[-1]]].astype(float)
 
     def middle(self, decided: Sequence[int]) -> int:
         """Position in `options` that an action of 0.5 stands for: of the prior, else `even`."""
         if not self.prior:
             return self.even(decided)
-        key = tuple(decided)
-        if key not in self._middles:
-            if len(self._middles) >= REMEMBERED:
-                self._middles.clear()
-            shares = np.array(self.prior)
-            self._middles[key] = self._next(decided, self._factor(decided, shares) * shares)
-        return self._middles[key]
-
-    @cached_property
-    def _middles(self) -> dict[tuple[int, ...], int]:
-        return {}
+        shares = np.array(self.prior)
+        return self._next(decided, self._factor(decided, shares) * shares)
 
     def even_ratio(self, decided: Sequence[int] = ()) -> float:
         """The largest common ratio for the groups that are left that stays within the target."""
@@ -202,9 +192,8 @@ class Budget(Limit):
         Every row is scaled by a factor of its own; a group that reaches a bound stays there.
         Without a lower end of the budget, nothing is scaled up.
         """
-        low, high = np.zeros(len(ratios)), 1 / ratios.min(axis=1)
-        if self.tolerance >= 1:
-            high = np.ones(len(ratios))
+        low = np.zeros(len(ratios))
+        high = np.ones(len(ratios)) if self.tolerance >= 1 else 1 / ratios.min(axis=1)
         for _ in range(16):
             middle = (low + high) / 2
             counts = self.rounded(ratios * middle[:, None])
