@@ -33,6 +33,7 @@ from amc.steps.cut import calibrate
 from amc.steps.job import Job, open_job
 from amc.steps.limits import make_budget
 from amc.steps.setup import build_network, load_network, trace_network
+from amc.steps.shared import shared_for
 from amc.studies.contest import AT_ONCE, Contest
 
 
@@ -60,7 +61,10 @@ def compare(job: Job, config: CompareConfig, methods: Sequence[str]) -> Path:
 
     # The searches, and what their winners are worth once they are cut for real.
     compressor = calibrate(job, graph, network.model)
-    contest = Contest(config, job, network, compressor, budget, folder)
+    shared, own = shared_for(job, network, compressor, [budget], config.data, folder), None
+    if shared:
+        compressor, budget, own = shared.weights, shared.band.budgets[0], shared.cut
+    contest = Contest(config, job, network, compressor, budget, folder, own)
     original = contest.accuracy(network.model)
     terminal.say(f"{task.name} " + ", ".join(f"{s} {task.shown(a)}" for s, a in original.items()))
     if recorded := contest.recorded(methods):

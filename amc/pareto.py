@@ -20,7 +20,7 @@ from typing import Any
 
 from amc.config.command_line import command
 from amc.config.composed import as_json
-from amc.config.many_budgets import LearnConfig, ParetoConfig
+from amc.config.many_budgets import ParetoConfig
 from amc.reporting.pareto_front import Point, draw_front, front_table, smallest
 from amc.runs.lock import locked
 from amc.runs.run import open_run
@@ -56,7 +56,7 @@ def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
     given = build_network(job, config.network)
     graph = trace_network(job, given, config.restrictions)
     budgets = [make_budget(graph, ratio, config) for ratio in config.ratios]
-    policy = load_learned(config.policy or learned(job, config.learning))
+    policy = load_learned(config.policy or learned(job, config))
 
     # The network with its weights and statistics.
     network = load_network(job, given, graph, config.network, config.data)
@@ -112,10 +112,10 @@ def show(job: Job, config: ParetoConfig, sweep: Sweep, found: Sequence[Point]) -
     )
 
 
-def learned(job: Job, config: LearnConfig) -> Path:
+def learned(job: Job, config: ParetoConfig) -> Path:
     """The folder of a policy that is learned for these budgets, here and first."""
-    with locked(config.folder):
-        return learn(job, config)
+    with locked(config.learning.folder):
+        return learn(job, config.learning, config.training, config.distill)
 
 
 def verdict(

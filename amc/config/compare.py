@@ -13,7 +13,9 @@ from amc.config.sections.job import (
     RewardConfig,
 )
 from amc.config.sections.objective import ObjectiveConfig
-from amc.config.train import check_ratios
+from amc.config.sections.recovery import StagesConfig
+from amc.config.sections.search import AllocationConfig
+from amc.config.train import check_ratios, check_shared
 from amc.graph.restrictions import Restrictions
 from amc.runtime.files import as_paths, safe_name
 from amc.runtime.limits import whole, within
@@ -65,6 +67,7 @@ class CompareConfig(Composed):
         as_paths(self)
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
         check_ratios(self.limits, self.preserve_ratio)
+        check_shared(self.reward, self.reconstruction, AllocationConfig(), StagesConfig())
         for name, least in (("seeds", 1), ("episodes", 1), ("warmup_episodes", 0)):
             whole(name, getattr(self, name), least)
 

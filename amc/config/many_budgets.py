@@ -17,7 +17,8 @@ from amc.config.sections.job import (
 )
 from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
-from amc.config.train import check_task
+from amc.config.sections.search import AllocationConfig
+from amc.config.train import check_shared, check_task
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
@@ -61,6 +62,7 @@ class LearnConfig(Composed):
         whole("seed", self.seed, 0)
         whole("episodes", self.episodes, 1)
         without_ratios(self.limits)
+        check_shared(self.reward, self.reconstruction, AllocationConfig(), StagesConfig())
         model = self.network.model
         if not self.models:
             raise AmcError(f"--model {model!r} names no network")
@@ -143,6 +145,7 @@ class ParetoConfig(Composed):
         whole("seed", self.seed, 0)
         whole("episodes", self.episodes, 1)
         without_ratios(self.limits)
+        check_shared(self.reward, self.reconstruction, AllocationConfig(), StagesConfig())
         _ = self.ratios  # which checks them
         whole("steps", self.steps, 0)
         check_task(self.data, self.training, StagesConfig())

@@ -36,13 +36,12 @@ from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
 from amc.steps.candidates import Candidates
-from amc.steps.finetune import Recovery
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.on_device import OnDevice
 from amc.steps.search import evaluator, search, trained_in
 from amc.steps.setup import Network
-from amc.steps.shared import share
+from amc.steps.shared import shared_for
 
 
 @dataclass(frozen=True)
@@ -177,13 +176,11 @@ def _within(
     log: TensorBoardLog,
 ) -> Candidates:
     """What the settings lead to within a budget, judged in the regime that they say."""
-    if job.judging.regime != "shared":
+    training, distill, data = config.training, config.distill, config.data
+    shared = shared_for(job, network, compressor, [budget], data, folder, training, distill, log)
+    if shared is None:
         errors = errors_of(job, compressor, budget)
         return _decided(budget, errors, job, network, compressor, allocation, config, folder, log)
-    training, distill, data = config.training, config.distill, config.data
-    graph, original = network.graph, network.model
-    recovery = Recovery(job, graph, original, training, distill, data, log, folder)
-    shared = share(recovery, compressor, [budget])
     budget, errors, weights = shared.band.budgets[0], shared.band.errors[0], shared.weights
     if allocation.policy:
         known = known_strategies(allocation.policy, budget)

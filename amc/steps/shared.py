@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch import nn
 from amc.allocators.family import family
 from amc.allocators.scores import Errors
 from amc.allocators.uniform import uniform
+from amc.config.sections.job import DataConfig
+from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.data import images_in
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
@@ -30,11 +33,13 @@ from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reconstruction.shared_weights import SharedWeights, nested
+from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
 from amc.runtime.errors import InfeasibleBudgetError
 from amc.steps.cut import cut
 from amc.steps.finetune import Recovery
 from amc.steps.job import Job
+from amc.steps.setup import Network
 from amc.tasks.evaluate import evaluate
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Distillation, Loss
@@ -88,6 +93,11 @@ class Band:
         except InfeasibleBudgetError:
             narrowest = least.strategy([int(options[0]) for options in least.options])
         return cls(within, widest, narrowest)
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """Of the original, whose groups keep no more than the widest strategy."""
+        return self.budgets[0].graph
 
     @cached_property
     def centres(self) -> list[list[Strategy]]:
@@ -194,6 +204,46 @@ class Shared:
         return f"shared   {task.name} on validation images: {', '.join(shown)}"
 
 
+def shared_for(
+    job: Job,
+    network: Network,
+    compressor: Compressor,
+    budgets: Sequence[Budget],
+    data: DataConfig,
+    folder: Path,
+    training: TrainingConfig | None = None,
+    distill: DistillConfig | None = None,
+    log: TensorBoardLog | None = None,
+) -> Shared | None:
+    """Shared weights for some budgets, where these judge strategies; see `share`.
+
+    Args:
+        job: the run.
+        network: before any cut.
+        compressor: statistics of it.
+        budgets: of it.
+        data: their name.
+        folder: for the weights, and the state of their training; made if it is missing.
+        training: how to train; as usual if it is not said.
+        distill: likewise.
+        log: is told of every step.
+    """
+    if job.judging.regime != "shared":
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    recovery = Recovery(
+        job,
+        network.graph,
+        network.model,
+        training or TrainingConfig(),
+        distill or DistillConfig(),
+        data,
+        log,
+        folder,
+    )
+    return share(recovery, compressor, budgets)
+
+
 def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget]) -> Shared:
     """Trains one network for all strategies within some budgets; or loads it from the folder.
 
@@ -208,7 +258,7 @@ def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget])
     job, judging = recovery.job, recovery.job.judging
     band = Band.around(budgets, judging.shared_ratio)
     least = {name: min(count, band.narrowest[name]) for name, count in fewest(budgets).items()}
-    chosen = nested(compressor, band.budgets[0].graph, least)
+    chosen = nested(compressor, band.graph, least)
     with job.terminal.bar("errors"):
         errors = tuple(sensitivity(chosen, budget) for budget in band.budgets)
     band, plan = replace(band, errors=errors), chosen.plan(band.widest)
@@ -280,10 +330,11 @@ def per_slice(recovery: Recovery) -> Callable[[Plan], Loss]:
 def about_of(recovery: Recovery, recipe: Recipe, plan: Plan, band: Band) -> dict[str, Any]:
     """What the trained weights depend on."""
     kept = json.dumps({name: group.keep for name, group in plan.groups.items()})
-    sections = (recovery.training, recovery.distill, recovery.data, recovery.job.reconstruction)
+    sections = (recipe, recovery.distill, recovery.data, recovery.job.reconstruction)
     return {
         **{name: value for section in sections for name, value in asdict(section).items()},
-        **asdict(recipe),
+        "label_smoothing": recovery.training.label_smoothing,
+        "batch_size": recovery.training.batch_size,
         "seed": recovery.job.seed,
         "original": weights.digest(recovery.original),
         "widest": hashlib.sha256(kept.encode()).hexdigest(),

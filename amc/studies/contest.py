@@ -15,7 +15,7 @@ from amc.config.compare import CompareConfig
 from amc.config.composed import flags
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.config.train import record_settings
-from amc.graph.plan import Strategy
+from amc.graph.plan import Plan, Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import OriginalOutputs
@@ -44,6 +44,15 @@ class Contest:
     """What all methods share; every search is on file from its first evaluation on.
 
     ``<method>-<seed>.jsonl`` is the record of a search, ``<method>-<seed>.json`` what it found.
+
+    Attributes:
+        config: of the comparison.
+        job: data and task.
+        network: before any cut.
+        compressor: applies strategies.
+        budget: what these may cost.
+        folder: of the files.
+        own: carries out plans, instead of the reconstruction layer by layer.
     """
 
     config: CompareConfig
@@ -52,6 +61,7 @@ class Contest:
     compressor: Compressor
     budget: Budget
     folder: Path
+    own: Callable[[Plan], nn.Module] | None = None
 
     @cached_property
     def evaluate(self) -> Callable[[Strategy], Outcome]:
@@ -158,9 +168,14 @@ class Contest:
         key = _key(attempt)
         if key not in self.cuts:
             plan = self.compressor.plan(attempt.strategy)
-            self.cuts[key] = self.accuracy(cut(self.job, self.compressor, plan, self.originals))
+            self.cuts[key] = self.accuracy(self._cut(plan))
         step()
         return self.keep(replace(attempt, cut=self.cuts[key]))
+
+    def _cut(self, plan: Plan) -> nn.Module:
+        if self.own:
+            return cut(self.job, self.compressor, plan, own=self.own)
+        return cut(self.job, self.compressor, plan, self.originals)
 
     def keep(self, attempt: Attempt) -> Attempt:
         """Writes what a search found."""

@@ -29,6 +29,7 @@ from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.search import evaluator
 from amc.steps.setup import Network, build_network, load_network, trace_network
+from amc.steps.shared import shared_for
 from envs.outcome import Episode
 
 
@@ -102,8 +103,21 @@ WARMUP = 10
 """Episodes before the agent learns, if there are no more budgets than that."""
 
 
-def learn(job: Job, config: LearnConfig) -> Path:
-    """One policy for all budgets of all networks, in the folder of the settings."""
+def learn(
+    job: Job,
+    config: LearnConfig,
+    training: TrainingConfig | None = None,
+    distill: DistillConfig | None = None,
+) -> Path:
+    """One policy for all budgets of all networks, in the folder of the settings.
+
+    Args:
+        job: the run.
+        config: what is learned.
+        training: how shared weights are trained, where these are the reward; as usual if it is not
+            said.
+        distill: likewise.
+    """
     terminal, folder = job.terminal, config.folder
     torch.manual_seed(config.seed)
 
@@ -121,7 +135,13 @@ def learn(job: Job, config: LearnConfig) -> Path:
     for named, given, graph, budgets in outlines:
         network = load_network(job, given, graph, named, config.data)
         terminal.say(*network.overview(job, *budgets))
-        pupils.append((network, calibrate(job, graph, network.model), budgets))
+        compressor, place = calibrate(job, graph, network.model), folder / safe_name(network.name)
+        shared = shared_for(
+            job, network, compressor, budgets, config.data, place, training, distill
+        )
+        if shared:
+            compressor, budgets = shared.weights, list(shared.band.budgets)
+        pupils.append((network, compressor, budgets))
 
     # One agent walks all of them in turn.
     with terminal.bar("learn", config.each * sum(len(budgets) for *_, budgets in pupils)) as bar:

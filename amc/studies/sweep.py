@@ -1,7 +1,7 @@
 """Networks of every size from one policy and one set of statistics."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from amc.reporting.pareto_front import Point
 from amc.runs.network import save_network
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.feed import Feed
-from amc.runtime.files import read_json, write_json
+from amc.runtime.files import read_json, safe_name, write_json
 from amc.search.policies import known_strategies
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
@@ -32,6 +32,7 @@ from amc.steps.cut import calibrate, cut_best, original_outputs
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.setup import Network
+from amc.steps.shared import Shared, shared_for
 from amc.tasks.batches import tail
 from amc.tasks.evaluate import Score
 from amc.training.checkpoint import remove_states
@@ -55,8 +56,23 @@ class Sweep:
 
     @cached_property
     def compressor(self) -> Compressor:
-        """One set of statistics."""
+        """One set of statistics; with the shared weights, where these judge."""
+        return self.shared.weights if self.shared else self._statistics
+
+    @cached_property
+    def _statistics(self) -> Compressor:
         return calibrate(self.job, self.network.graph, self.network.model)
+
+    @cached_property
+    def shared(self) -> Shared | None:
+        """One network that was trained for all budgets; the policy was learned on it."""
+        config, job, network = self.config, self.job, self.network
+        if job.judging.regime != "shared":
+            return None
+        place = config.learning.folder / safe_name(network.name)
+        given = [make_budget(network.graph, ratio, config) for ratio in config.ratios]
+        training, distill, data = config.training, config.distill, config.data
+        return shared_for(job, network, self._statistics, given, data, place, training, distill)
 
     def errors(self, budget: Budget) -> Errors:
         """Reconstruction errors of every group, at the counts that the budget allows."""
@@ -96,7 +112,8 @@ class Sweep:
 
     def budget(self, ratio: float) -> Budget:
         """What a strategy may cost at this target."""
-        return make_budget(self.network.graph, ratio, self.config)
+        made = make_budget(self.network.graph, ratio, self.config)
+        return replace(made, graph=self.shared.band.graph) if self.shared else made
 
     def place(self, ratio: float) -> Path:
         """The folder of a point."""
@@ -119,7 +136,11 @@ class Sweep:
         walked = proposed(self.policy, budget, errors)
         known = known_strategies(self.policy, budget)
         candidates = [walked, *known, *starts(budget, errors)]
-        plan, small = cut_best(self.job, self.compressor, candidates, originals=self.originals)
+        if self.shared:
+            plan, small = cut_best(self.job, self.compressor, candidates, own=self.shared.cut)
+        else:
+            originals = self.originals
+            plan, small = cut_best(self.job, self.compressor, candidates, originals=originals)
         if self.config.training.finetune_epochs:
             log = TensorBoardLog(place, graph.sizes, graph.macs(), self.job.task.name)
             small, *_ = recover(self.job, self.network, small, plan, self.config, place, log)

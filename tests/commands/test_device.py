@@ -52,6 +52,7 @@ SLOW = [
     {"metric": "obs", "regime": "finetune", "reward_steps": 2, "memory": "1MB"},
     {"mode": "uniform", "schedule": "linear", "schedule_steps": 2, "finetune_epochs": 2,
      "soft": True, "bn_samples": 100, "distill_schedule": "linear"},
+    {"regime": "shared", "shared_epochs": 1, "metric": "l2"},
     {"mode": "uniform", "schedule": "adaptive", "schedule_steps": 2, "metric": "l2"},
     {"mode": "uniform", "model": "mobilenet_v2", "finetune_epochs": 0},
     {"mode": "uniform", "metric": "fisher", "finetune_epochs": 0},

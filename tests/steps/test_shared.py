@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 import amc
+from amc import compare, pareto
+from amc.config.compare import CompareConfig
+from amc.config.many_budgets import LearnConfig, ParetoConfig
 from amc.config.train import TrainConfig
 from amc.graph.shrink import tensors
 from amc.objectives.budget import Budget
@@ -21,6 +24,7 @@ from amc.reconstruction.shared_weights import SharedWeights
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
+from amc.runtime.files import read_json
 from amc.steps import shared as shared_step
 from amc.steps.allocate import allocation_of
 from amc.steps.cut import calibrate, cut
@@ -272,3 +276,54 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     with pytest.raises(AmcError, match=message) as caught:
         TrainConfig.of(regime="shared", **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_one_training_serves_all_budgets_of_a_sweep(
+    checkpoint: Path, few_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy is learned on the shared weights, and every point is a slice of them."""
+    trainings, real = [], shared_step.train
+
+    def counted(*given: Any, **more: Any) -> nn.Module:
+        trainings.append(given)
+        return real(*given, **more)
+
+    monkeypatch.setattr(shared_step, "train", counted)
+    config = ParetoConfig.of(
+        width=0.5, checkpoint=checkpoint, data=few_digits, run_dir=tmp_path / "sweep",
+        preserve_ratio="0.2,0.3", episodes=12, calibration_batches=4, reward_images=60,
+        metric="l1", device="cpu", quiet=True, regime="shared", shared_epochs=1,
+        learning_rate=0.01, channel_multiple=1,
+    )  # fmt: skip
+    folder, network = pareto.run(config), original(checkpoint)
+    assert len(trainings) == 1
+    graph = amc.trace(network, (torch.zeros(2, 1, 16, 16),))
+    for ratio in (0.2, 0.3):
+        smaller = amc.load_pruned(network, folder / "points" / f"{ratio:g}")
+        macs = amc.trace(smaller.eval(), (torch.zeros(2, 1, 16, 16),)).macs()
+        assert 0.97 * ratio < macs / graph.macs() <= ratio
+    before = (folder / "pareto.json").read_bytes()
+    pareto.run(config)
+    assert len(trainings) == 1 and (folder / "pareto.json").read_bytes() == before
+
+
+def test_methods_compete_on_shared_weights(
+    checkpoint: Path, few_digits: str, tmp_path: Path
+) -> None:
+    config = CompareConfig.of(
+        width=0.5, checkpoint=checkpoint, data=few_digits, run_dir=tmp_path / "contest",
+        preserve_ratio=0.3, episodes=4, seeds=1, methods=("random", "uniform"), metric="l1",
+        calibration_batches=4, reward_images=60, device="cpu", quiet=True, regime="shared",
+        shared_epochs=1, channel_multiple=1,
+    )  # fmt: skip
+    folder = compare.run(config)
+    attempts = read_json(folder / "compare.json")["attempts"]
+    assert [one["method"] for one in attempts] == ["random", "uniform"]
+    assert all(one["cut"] for one in attempts)
+    assert (folder / shared_step.FILE).exists()
+
+
+@pytest.mark.parametrize("config", [LearnConfig, ParetoConfig, CompareConfig])
+def test_all_commands_refuse_what_makes_no_sense(config: Any) -> None:
+    with pytest.raises(AmcError, match="does not go with --no-bn-adapt"):
+        config.of(regime="shared", bn_adapt=False)
