@@ -1,17 +1,14 @@
 """Where the strategy comes from: it is given, or a budget decides."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from amc.allocators.multiples import common_ratio_for
-from amc.allocators.problem import AllocationProblem
 from amc.allocators.scores import Errors
 from amc.allocators.strategy_file import read_strategy
 from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
-from amc.config.compare import CompareConfig
 from amc.config.formats.amct_layers import is_prune_config, strategy_of, with_overrides
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig, SearchConfig
@@ -19,19 +16,17 @@ from amc.config.train import TrainConfig, record_settings
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
 from amc.graph.plan_files import load_fitting, read_plan
-from amc.metrics import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
 from amc.runs.folder import record
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.errors import AmcError
-from amc.runtime.files import read_json, write_json
+from amc.runtime.files import read_json
 from amc.runtime.user_code import load_function
 from amc.schedules.curves import load_schedule
-from amc.search.answer import answer_of, knowledge, name_of
+from amc.search.answer import answer_of, name_of
 from amc.search.finalists import Finalist, finalists, without_search
-from amc.search.importance import importance, losses
 from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
@@ -39,7 +34,7 @@ from amc.steps.candidates import Candidates
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.on_device import OnDevice
-from amc.steps.search import evaluator, search, trained_in
+from amc.steps.search import allocation_problem, evaluator, search, trained_in
 from amc.steps.setup import Network
 from amc.steps.shared import shared_for
 
@@ -256,47 +251,6 @@ def _in_final(
         numbered = [Finalist(name, found[0])]
     chosen = finalists(numbered, without_search(budget, errors), config.finalists)
     return Candidates([c.strategy for c in chosen], budget=budget, names=[c.name for c in chosen])
-
-
-def allocation_problem(
-    job: Job,
-    network: Network,
-    compressor: Compressor,
-    budget: Budget,
-    errors: Errors,
-    config: TrainConfig | ApplyConfig | CompareConfig,
-    episodes: int,
-    folder: Path,
-    seed: int | None = None,
-) -> AllocationProblem:
-    """What an allocator is asked; what it learns is saved in the folder.
-
-    Raises:
-        AmcError: what an earlier run has learned cannot be used here.
-    """
-    evidence = Evidence(
-        compressor.graph, compressor.model, compressor.stats, job.seed, job.images, job.task
-    )
-    seen = {**asdict(config.data), **asdict(config.reconstruction)}
-    judged = {**seen, **asdict(config.reward), "weights": network.fingerprint}
-    about = {"ranking": {"metric": seen["metric"]}, "score_curves": judged}
-    given = config.allocation if not isinstance(config, CompareConfig) else AllocationConfig()
-    paths = {"ranking": given.ranking, "score_curves": given.score_curves}
-
-    def save(name: str, content: Mapping[str, Any]) -> None:
-        kind = {"format": f"amc-{name}/1", "about": about[name]}
-        write_json(folder / f"{name}.json", {**kind, **content})
-
-    return AllocationProblem(
-        budget,
-        errors,
-        lambda: importance(job.metric, evidence, compressor, budget, errors),
-        lambda: losses(job.metric, evidence, budget),
-        job.seed if seed is None else seed,
-        episodes,
-        knowledge(paths, about),
-        save,
-    )
 
 
 def walked(allocation: Allocation, errors: Errors) -> list[Strategy]:

@@ -1,28 +1,78 @@
 """The search for a strategy, and the other ways to get candidates for the cut."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from amc.allocators.problem import Proposals
+from amc.allocators.problem import AllocationProblem, Proposals
 from amc.allocators.scores import Errors
+from amc.config.apply import ApplyConfig
+from amc.config.compare import CompareConfig
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
-from amc.config.sections.search import ResourcesConfig, SearchConfig
+from amc.config.sections.search import AllocationConfig, ResourcesConfig, SearchConfig
+from amc.config.train import TrainConfig
 from amc.data import images_in
 from amc.graph.plan import Strategy
+from amc.metrics import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.runs.tensorboard import TensorBoardLog
+from amc.runtime.files import write_json
 from amc.search import evaluator as on_statistics
+from amc.search.answer import knowledge
+from amc.search.importance import importance, losses
 from amc.search.problem import Found, Problem
 from amc.search.search import Policy, Settings
 from amc.search.search import search as search_within
 from amc.search.trials import Limits, Trials
 from amc.search.workers import workers
 from amc.steps.job import Job
+from amc.steps.setup import Network
 from amc.tasks.task import Task
 from amc.training.short_training import ShortTraining
 from envs import Episode, Outcome
+
+
+def allocation_problem(
+    job: Job,
+    network: Network,
+    compressor: Compressor,
+    budget: Budget,
+    errors: Errors,
+    config: TrainConfig | ApplyConfig | CompareConfig,
+    episodes: int,
+    folder: Path,
+    seed: int | None = None,
+) -> AllocationProblem:
+    """What an allocator is asked; what it learns is saved in the folder.
+
+    Raises:
+        AmcError: what an earlier run has learned cannot be used here.
+    """
+    evidence = Evidence(
+        compressor.graph, compressor.model, compressor.stats, job.seed, job.images, job.task
+    )
+    seen = {**asdict(config.data), **asdict(config.reconstruction)}
+    judged = {**seen, **asdict(config.reward), "weights": network.fingerprint}
+    about = {"ranking": {"metric": seen["metric"]}, "score_curves": judged}
+    given = config.allocation if not isinstance(config, CompareConfig) else AllocationConfig()
+    paths = {"ranking": given.ranking, "score_curves": given.score_curves}
+
+    def save(name: str, content: Mapping[str, Any]) -> None:
+        kind = {"format": f"amc-{name}/1", "about": about[name]}
+        write_json(folder / f"{name}.json", {**kind, **content})
+
+    return AllocationProblem(
+        budget,
+        errors,
+        lambda: importance(job.metric, evidence, compressor, budget, errors),
+        lambda: losses(job.metric, evidence, budget),
+        job.seed if seed is None else seed,
+        episodes,
+        knowledge(paths, about),
+        save,
+    )
 
 
 def evaluator(

@@ -7,35 +7,28 @@ final training starts from the slice of the best one.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from amc.allocators.family import family
-from amc.allocators.scores import Errors
-from amc.allocators.uniform import uniform
 from amc.config.sections.job import DataConfig
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.data import images_in
-from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
 from amc.graph.shrink import duplicate, shrink
 from amc.objectives.budget import Budget
-from amc.objectives.objective import together
-from amc.proposals.variations import Variations
+from amc.proposals.band import DRAWN, Band
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reconstruction.shared_weights import SharedWeights, nested
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
-from amc.runtime.errors import InfeasibleBudgetError
 from amc.steps.cut import cut
 from amc.steps.finetune import Recovery
 from amc.steps.job import Job
@@ -49,95 +42,8 @@ from amc.training.teacher_outputs import Remembering
 from amc.training.trainable import trainable
 from amc.training.trainer import Step, train
 
-NARROW = 0.7
-"""The narrowest slice that is trained costs this part of the least target."""
-
-DRAWN = 2
-"""Slices between the widest and the narrowest in every step."""
-
 FILE, STATE = "shared.safetensors", "training-shared.safetensors"
 """The trained weights, and the state of their training, in the folder of the run."""
-
-
-@dataclass(frozen=True)
-class Band:
-    """The strategies that one network is trained for.
-
-    Attributes:
-        budgets: of the original, within what the widest strategy keeps.
-        widest, narrowest: strategies; all of the band lie between, or nearly.
-        errors: of every group, for each budget; empty where they are not known yet.
-    """
-
-    budgets: tuple[Budget, ...]
-    widest: Strategy
-    narrowest: Strategy
-    errors: tuple[Errors, ...] = ()
-
-    @classmethod
-    def around(cls, budgets: Sequence[Budget], ratio: float) -> "Band":
-        """The band of these budgets.
-
-        Args:
-            budgets: of one network.
-            ratio: the widest strategy costs this multiple of the largest target, or what the whole
-                network does.
-        """
-        wide = [uniform(scaled(one, ratio)) for one in budgets] + [uniform(b) for b in budgets]
-        widest = {name: max(one[name] for one in wide) for name in wide[0]}
-        graph = with_most(budgets[0].graph, widest)
-        within = tuple(replace(one, graph=graph) for one in budgets)
-        least = min(within, key=lambda one: one.preserve_ratio)
-        try:
-            narrowest = uniform(scaled(least, NARROW))
-        except InfeasibleBudgetError:
-            narrowest = least.strategy([int(options[0]) for options in least.options])
-        return cls(within, widest, narrowest)
-
-    @property
-    def graph(self) -> ChannelGraph:
-        """Of the original, whose groups keep no more than the widest strategy."""
-        return self.budgets[0].graph
-
-    @cached_property
-    def centres(self) -> list[list[Strategy]]:
-        """What needs no search, under each budget: the uniform strategy first."""
-        errors = self.errors or ({},) * len(self.budgets)
-        return [family(*pair) for pair in zip(self.budgets, errors, strict=True)]
-
-    def draw(self, rng: np.random.Generator) -> list[dict[str, int]]:
-        """Strategies as a search tries them: variations of those that need none."""
-        found = []
-        for _ in range(DRAWN):
-            which = int(rng.integers(len(self.budgets)))
-            centre = self.centres[which][rng.integers(len(self.centres[which]))]
-            vary = Variations(self.budgets[which], candidates=1)
-            found.append(vary([vary.tried(centre, 0.0)], rng))
-        return found
-
-
-def scaled(budget: Budget, factor: float) -> Budget:
-    """A budget whose target is this multiple of the given one's; the whole network's at most.
-
-    Raises:
-        InfeasibleBudgetError: it cannot be reached.
-    """
-    if budget.objective is None or not budget.objective.parts:
-        return replace(budget, preserve_ratio=min(1.0, factor * budget.preserve_ratio))
-    full = budget.graph.counts({})
-    parts = [(one, min(1.0, factor * part)) for one, part in budget.limits]
-    objective = together(parts, full)
-    ratio = min(1.0, 1 / float(objective(full)))
-    return replace(budget, objective=objective, preserve_ratio=ratio)
-
-
-def with_most(graph: ChannelGraph, most: Mapping[str, int]) -> ChannelGraph:
-    """The same graph, in which no group keeps more than this."""
-    groups = tuple(
-        replace(g, least=min(g.least, most[g.name]), most=most[g.name]) if g.prunable else g
-        for g in graph.groups
-    )
-    return replace(graph, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -257,8 +163,7 @@ def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget])
     """
     job, judging = recovery.job, recovery.job.judging
     band = Band.around(budgets, judging.shared_ratio)
-    least = {name: min(count, band.narrowest[name]) for name, count in fewest(budgets).items()}
-    chosen = nested(compressor, band.graph, least)
+    chosen = nested(compressor, band.graph, band.fewest)
     with job.terminal.bar("errors"):
         errors = tuple(sensitivity(chosen, budget) for budget in band.budgets)
     band, plan = replace(band, errors=errors), chosen.plan(band.widest)
@@ -266,12 +171,6 @@ def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget])
     shared = Shared(job, SharedWeights(chosen, network, plan), band)
     job.terminal.say(shared.line())
     return shared
-
-
-def fewest(budgets: Sequence[Budget]) -> dict[str, int]:
-    """The fewest channels that any of the budgets allows a group."""
-    groups = enumerate(budgets[0].graph.decisions)
-    return {g.name: min(int(b.options[t][0]) for b in budgets) for t, g in groups}
 
 
 def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) -> nn.Module:

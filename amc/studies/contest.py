@@ -27,10 +27,9 @@ from amc.search.answer import answer_of
 from amc.search.problem import Problem
 from amc.search.search import Settings, proposed_by, search
 from amc.search.trials import Limits, Trials, differences
-from amc.steps.allocate import allocation_problem
 from amc.steps.cut import cut, original_outputs
 from amc.steps.job import Job
-from amc.steps.search import evaluator
+from amc.steps.search import allocation_problem, evaluator
 from amc.steps.setup import Network
 from envs import Outcome
 from envs.outcome import Episode
