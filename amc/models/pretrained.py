@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,12 @@ from amc.training.trainer import Step, train
 RECIPES = {
     "digits": Recipe(epochs=14, learning_rate=0.1),
     "glyphs": Recipe(epochs=20, learning_rate=0.1),
+    "fashion-mnist": Recipe(epochs=6, learning_rate=0.1),
 }
 DEFAULT_RECIPE = Recipe(epochs=30, learning_rate=0.1)
+
+MOST_STEPS = 5000
+"""Of training on sets in the form of MNIST, which are large and easy; give or take an epoch."""
 
 
 def pretrained(
@@ -35,6 +40,8 @@ def pretrained(
     width: float,
     data: Data,
     on_step: Callable[[Step], None] = lambda step: None,
+    recipe: Recipe | None = None,
+    on_start: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, str]:
     """A bundled network with weights for a data set, and where they come from.
 
@@ -47,6 +54,8 @@ def pretrained(
         width: its width factor.
         data: to train on, opened with seed 0.
         on_step: progress of training.
+        recipe: of training; by default that of the data, see `RECIPES`.
+        on_start: is told in a line what is about to be trained, if that has to be.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -56,18 +65,26 @@ def pretrained(
         ours = shipped(name, width, data.name)
         if ours.is_file():
             return load_checkpoint(model, ours), "shipped with amc-pruning"
-        recipe = RECIPES.get(data.name, DEFAULT_RECIPE)
+        recipe = recipe or RECIPES.get(data.name, DEFAULT_RECIPE)
         variant = _variant(name, width)
         key = [variant, data.name, data.input_shape, asdict(recipe)]
         safe = "".join(c if c.isalnum() else "-" for c in data.name)
 
         def source() -> str:
             cached = f"{variant}-{safe}"
-            return trained(model, cached, key, data.train, recipe, on_step=on_step)[1]
+            return trained(
+                model, cached, key, data.train, recipe, on_step=on_step, on_start=on_start
+            )[1]
 
         found = os.fsdecode(distributed.on_rank_zero(lambda: os.fsencode(source())))
         distributed.broadcast_model(model)
     return model, found
+
+
+def by_steps(data: Data) -> Recipe:
+    """So many epochs that about `MOST_STEPS` are made, where the usual ones would be more."""
+    epochs = math.ceil(MOST_STEPS / len(data.train))
+    return replace(DEFAULT_RECIPE, epochs=min(DEFAULT_RECIPE.epochs, epochs))
 
 
 def shipped(name: str, width: float, data: str) -> Path:
@@ -88,6 +105,7 @@ def trained(
     recipe: Recipe,
     loss: Loss = cross_entropy,
     on_step: Callable[[Step], None] = lambda step: None,
+    on_start: Callable[[str], None] = lambda line: None,
 ) -> tuple[nn.Module, str]:
     """The network with weights from the user's cache, or trained now, and where they come from.
 
@@ -99,11 +117,17 @@ def trained(
         recipe: of the training.
         loss: what is minimised.
         on_step: progress.
+        on_start: is told in a line what is about to be trained, if that has to be.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     cached = cache_dir() / "weights" / f"{name}-{digest}.safetensors"
     with contextlib.suppress(AmcError):  # not there, or not readable any more: train
         return load_checkpoint(model, cached).eval(), f"trained earlier, {cached}"
+    steps = recipe.epochs * len(stream)
+    on_start(
+        f"training {name} from nothing: {recipe.epochs} epochs, {steps:,} steps; kept in "
+        f"{cached.parent} for later runs. --checkpoint FILE uses weights of your own"
+    )
     train(model, stream, recipe, loss, on_step)
     with contextlib.suppress(AmcError):  # an unwritable cache only costs the next run some time
         write_atomically(cached, weights.to_bytes(model))

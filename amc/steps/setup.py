@@ -22,7 +22,7 @@ from amc.graph.shrink import duplicate
 from amc.graph.tracing.trace import trace
 from amc.models.catalog import build, is_bundled
 from amc.models.checkpoint import load_checkpoint
-from amc.models.pretrained import pretrained
+from amc.models.pretrained import by_steps, pretrained
 from amc.objectives.budget import Budget
 from amc.runs.run import Run
 from amc.runtime import distributed, feed, weights
@@ -179,11 +179,14 @@ def _with_weights(
             "weights must be given: --checkpoint, or --model module:function"
         )
     with job.terminal.bar(f"train {config.model}") as bar:
+        opened = load_data(data.data, seed=0)
         return pretrained(
             config.model,
             config.width,
-            load_data(data.data, seed=0),
+            opened,
             lambda step: bar.step(f"loss {step.loss:.4f}", step.total),
+            by_steps(opened) if data.data.startswith("idx:") else None,
+            lambda line: job.terminal.say(f"weights  {line}"),
         )
 
 
