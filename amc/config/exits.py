@@ -9,6 +9,7 @@ from types import TracebackType
 from amc.runtime import launch
 from amc.runtime.errors import AmcError, BrokenCodeError, Lost, OutputLost
 from amc.runtime.files import UnwritableError
+from amc.runtime.memory import keep_freed
 from amc.runtime.user_code import one_line, users_line
 from amc.runtime.wording import encodable, one_line_of, plain
 
@@ -86,8 +87,10 @@ def interruptible(name: str) -> None:
 
     It also makes OpenMP's threads spin for a short time only while they wait. Beside one other
     busy process their milliseconds made an epoch of ResNet-20 fifty times slower (60 s instead of
-    1.1 s, on two cores); a short spin costs nothing measurable on a quiet machine.
+    1.1 s, on two cores); a short spin costs nothing measurable on a quiet machine. And memory
+    that is freed stays with the process.
     """
+    keep_freed()
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch is loaded
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

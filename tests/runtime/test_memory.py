@@ -2,6 +2,9 @@
 
 import gc
 import os
+import platform
+import subprocess
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -248,3 +251,18 @@ def test_an_impossible_limit_ends_a_run_before_anything_long(tmp_path: Path) -> 
     config = TrainConfig.of(memory="100KB", run_dir=tmp_path / "x", quiet=True)
     with pytest.raises(AmcError, match=r"^--memory 100KB: the statistics of \S+ alone take "):
         run(config)
+
+
+def test_freed_memory_stays_with_the_process() -> None:
+    script = (
+        "import resource, torch; from amc.runtime.memory import keep_freed\n"
+        "keep_freed(); [torch.ones(5 << 20) for _ in range(4)]\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3): [torch.ones(5 << 20) for _ in range(4)]\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    if platform.libc_ver()[0] == "glibc":
+        assert int(done.stdout) <= 2 * 5120  # the pages of two tensors, not of twelve
