@@ -55,6 +55,7 @@ class Attempt:
         tried: strategies that its search evaluated.
         finals: how its strategy was chosen among trained ones, if it was.
         trained: MACs, see `Candidates`.
+        shared: scores of the shared weights that it comes from, if it does.
     """
 
     ratio: float
@@ -64,6 +65,7 @@ class Attempt:
     tried: int
     finals: Sequence[Mapping[str, Any]] = ()
     trained: Mapping[str, int] = field(default_factory=dict)
+    shared: Mapping[str, Any] | None = None
 
 
 def held_out(job: Job) -> tuple[Job, list[tuple[Feed, Tensor]]]:
@@ -197,6 +199,7 @@ class _Study:
                 "tried": made.tried,
                 "finals": made.finals,
                 "trained": made.trained,
+                "shared": made.shared,
             },
         )
         remove_states(place)
@@ -209,7 +212,11 @@ class _Study:
         plan = load_plan(attempt.folder / "plan.json")
         small = load_pruned(self._network.model, attempt.folder).eval()
         found = Candidates(
-            tried=attempt.tried, budget=budget, finals=attempt.finals, trained=attempt.trained
+            tried=attempt.tried,
+            budget=budget,
+            finals=attempt.finals,
+            trained=attempt.trained,
+            shared=attempt.shared,
         )
         return found, plan, small
 
@@ -235,7 +242,7 @@ class _Study:
         save_network(place, plan, small, {**self._run.about, **about})
         drop = drop_of(job.task, network.model, small, self._images)
         trained = found.having_trained(finetune=macs).trained
-        return Attempt(ratio, place, cut, drop, found.tried, found.finals, trained)
+        return Attempt(ratio, place, cut, drop, found.tried, found.finals, trained, found.shared)
 
     def _config(self, ratio: float) -> TrainConfig:
         return self._run.config.but(preserve_ratio=ratio, max_drop=None)
@@ -255,7 +262,8 @@ class _Study:
 
 
 def _restored(ratio: float, place: Path, known: Mapping[str, Any]) -> Attempt:
-    more = known.get("finals", ()), known.get("trained", {})  # which older versions did not write
+    # older versions did not write these
+    more = known.get("finals", ()), known.get("trained", {}), known.get("shared")
     return Attempt(
         ratio, place, Score(**known["cut"]), Drop(**known["drop"]), known["tried"], *more
     )
