@@ -19,8 +19,8 @@ def keep_freed() -> bool:
     """Memory that is freed stays with the process, for what comes next; whether that can be had.
 
     Otherwise the C library gives it back, and every step of training gets the same pages anew and
-    filled with zeros: a fifth of the time of MobileNetV2 (experiments/README.md). Linux's glibc
-    can be told; another one goes on as it does.
+    filled with zeros: an eighth of the time of MobileNetV2 or more (experiments/README.md).
+    Linux's glibc can be told; another one goes on as it does.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         tell = ctypes.CDLL(None).mallopt
