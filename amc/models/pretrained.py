@@ -42,6 +42,7 @@ def pretrained(
     on_step: Callable[[Step], None] = lambda step: None,
     recipe: Recipe | None = None,
     on_start: Callable[[str], None] = lambda line: None,
+    device: torch.device | None = None,
 ) -> tuple[nn.Module, str]:
     """A bundled network with weights for a data set, and where they come from.
 
@@ -56,12 +57,13 @@ def pretrained(
         on_step: progress of training.
         recipe: of training; by default that of the data, see `RECIPES`.
         on_start: is told in a line what is about to be trained, if that has to be.
+        device: where it is trained, and is then; the CPU by default.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build(
             name, num_classes=data.num_classes, in_channels=data.in_channels, width=width
-        )
+        ).to(device)
         ours = shipped(name, width, data.name)
         if ours.is_file():
             return load_checkpoint(model, ours), "shipped with amc-pruning"

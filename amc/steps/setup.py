@@ -187,6 +187,7 @@ def _with_weights(
             lambda step: bar.step(f"loss {step.loss:.4f}", step.total),
             by_steps(opened) if data.data.startswith("idx:") else None,
             lambda line: job.terminal.say(f"weights  {line}"),
+            job.device,
         )
 
 

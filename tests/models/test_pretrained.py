@@ -14,6 +14,7 @@ from amc.models.checkpoint import load_checkpoint
 from amc.models.pretrained import by_steps, pretrained, shipped
 from amc.runtime import weights
 from amc.training.recipe import Recipe
+from strict_device import reachable
 
 MOST_BYTES = 2_000_000
 FOLDER = shipped("resnet20", 1, "glyphs").parent
@@ -65,3 +66,15 @@ def test_what_has_to_be_trained_is_said_once(
 @pytest.mark.parametrize(("images", "epochs"), [(4, 30), (1000, 10), (1002, 10), (12000, 1)])
 def test_large_sets_are_trained_on_for_so_many_steps(images: int, epochs: int) -> None:
     assert by_steps(tiny(images)).epochs == epochs
+
+
+def test_networks_are_trained_where_the_run_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMC_CACHE", str(tmp_path))
+    with reachable(monkeypatch):
+        for _ in "trained", "known":
+            model, _ = pretrained(
+                "resnet20", 0.1, tiny(), recipe=Recipe(1, 0.01), device=torch.device("lazy")
+            )
+            assert {held.device.type for held in model.state_dict().values()} == {"lazy"}
