@@ -11,7 +11,7 @@ from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.formats.amct_layers import is_prune_config, strategy_of, with_overrides
 from amc.config.sections.recovery import StagesConfig, TrainingConfig
-from amc.config.sections.search import AllocationConfig, SearchConfig
+from amc.config.sections.search import AllocationConfig
 from amc.config.train import TrainConfig, record_settings
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan, Strategy
@@ -26,11 +26,10 @@ from amc.runtime.files import read_json
 from amc.runtime.user_code import load_function
 from amc.schedules.curves import load_schedule
 from amc.search.answer import answer_of, name_of
-from amc.search.finalists import Finalist, finalists, without_search
 from amc.search.policies import known_strategies, load_learned, save_learned
 from amc.search.problem import proposed, starts
 from amc.search.search import Policy
-from amc.steps.candidates import Candidates
+from amc.steps.candidates import Candidates, in_final
 from amc.steps.job import Job
 from amc.steps.limits import make_budget
 from amc.steps.on_device import OnDevice
@@ -200,14 +199,14 @@ def _decided(
     if config.allocation.mode == "uniform":
         return Candidates([uniform(budget, errors)], budget=budget)
     if config.allocation.mode == "policy":
-        return _in_final(walked(allocation, errors), "policy", budget, errors, config.search)
+        return in_final(walked(allocation, errors), "policy", budget, errors, config.search)
     allocator = job.allocator or config.search.allocator
     asked = allocation_problem(
         job, network, compressor, budget, errors, config, config.search.episodes, folder
     )
     answer = answer_of(allocator, asked)
     if isinstance(answer, Mapping):
-        return _in_final([answer], name_of(allocator), budget, errors, config.search)
+        return in_final([answer], name_of(allocator), budget, errors, config.search)
     about = {
         **record_settings(config),
         "preserve_ratio": config.preserve_ratio,
@@ -236,21 +235,8 @@ def _decided(
     if not config.search.finalist_epochs:
         chosen = Candidates(found.finalists(config.search.finalists, uniform(budget, errors)))
     else:
-        chosen = _in_final(found.best_first, "search", budget, errors, config.search)
+        chosen = in_final(found.best_first, "search", budget, errors, config.search)
     return replace(chosen, tried=len(found.history), budget=budget, trained=trained)
-
-
-def _in_final(
-    found: Sequence[Strategy], name: str, budget: Budget, errors: Errors, config: SearchConfig
-) -> Candidates:
-    """What was found; with what needs no search, if all are to be trained before one is chosen."""
-    if not config.finalist_epochs:
-        return Candidates(found, budget=budget)
-    numbered = [Finalist(f"{name} {i}", one) for i, one in enumerate(found, 1)]
-    if len(found) == 1:
-        numbered = [Finalist(name, found[0])]
-    chosen = finalists(numbered, without_search(budget, errors), config.finalists)
-    return Candidates([c.strategy for c in chosen], budget=budget, names=[c.name for c in chosen])
 
 
 def walked(allocation: Allocation, errors: Errors) -> list[Strategy]:

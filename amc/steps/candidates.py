@@ -6,9 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from amc.allocators.scores import Errors
+from amc.config.sections.search import SearchConfig
 from amc.graph.plan import Plan, Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
+from amc.search.finalists import Finalist, finalists, without_search
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,24 @@ class Candidates:
         """The same after further trainings, by step; what a step had before is added to."""
         sums = {step: self.trained.get(step, 0) + one for step, one in macs.items()}
         return replace(self, trained={**self.trained, **sums})
+
+
+def in_final(
+    found: Sequence[Strategy], name: str, budget: Budget, errors: Errors, config: SearchConfig
+) -> Candidates:
+    """What was found; with what needs no search, if all are to be trained before one is chosen.
+
+    Args:
+        found: the best first.
+        name: of what has found them.
+        budget: what they may cost.
+        errors: of every group.
+        config: how many are trained, and whether.
+    """
+    if not config.finalist_epochs:
+        return Candidates(found, budget=budget)
+    numbered = [Finalist(f"{name} {i}", one) for i, one in enumerate(found, 1)]
+    if len(found) == 1:
+        numbered = [Finalist(name, found[0])]
+    chosen = finalists(numbered, without_search(budget, errors), config.finalists)
+    return Candidates([c.strategy for c in chosen], budget=budget, names=[c.name for c in chosen])

@@ -245,8 +245,11 @@ class Recovery:
         laid_out([teacher], self.job.samples(2))
         if self.distill.feature_weight or not can_precompute(teacher, stream):
             return teacher  # run in every step: features change, or images do
-        with self.job.terminal.bar("teacher", len(stream)) as bar:
-            return precomputed(teacher, stream, bar.step)
+        known = self.job.teachers
+        if self.original not in known:
+            with self.job.terminal.bar("teacher", len(stream)) as bar:
+                known[self.original] = precomputed(teacher, stream, bar.step)
+        return known[self.original]
 
     def _features(self, plan: Plan) -> dict[str, Tensor]:
         """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""

@@ -54,6 +54,7 @@ class Job:
         allocator: of the user's own, where it is given as a function.
         schedule: likewise.
         named: whether a command line can name the network and the data.
+        teachers: original networks -> what they say of the training images, once it is known.
     """
 
     data: Data
@@ -69,6 +70,7 @@ class Job:
     allocator: Allocator | None = None
     schedule: Schedule | None = None
     named: bool = True
+    teachers: dict[nn.Module, nn.Module] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def images(self) -> list[tuple[Feed, Tensor]]:

@@ -3,7 +3,7 @@
 import copy
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from torch import nn
 from amc.config.train import TrainConfig
 from amc.data import images_in, load_data
 from amc.gradual import finals as step
+from amc.graph.plan import Strategy
 from amc.graph.plan_files import load_plan
 from amc.models.catalog import build
+from amc.objectives.budget import Budget
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
+from amc.steps import allocate, finetune
 from amc.steps.finetune import Recovery
 from amc.studies import max_drop
 from amc.tasks.drop import PartScores
@@ -297,6 +300,47 @@ def test_finals_go_with_everything_else(
     assert plan == {name: count for name, count in chosen["strategy"].items() if name in plan}
     if given.get("regime") == "finetune":
         assert read_json(folder / "report.json")["trained_macs"]["search"] > 0
+
+
+def test_the_original_looks_at_the_training_images_once(
+    simple: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    whole = finetune.precomputed
+    monkeypatch.setattr(finetune, "precomputed", lambda *a: passes.append(1) or whole(*a))
+    run(TrainConfig.of(**{**simple, "finalists": 2}, run_dir=tmp_path / "run"))
+    assert len(passes) == 1
+
+
+class Fitting:
+    """A device on which the second strategy has to be that of the first to be fast enough."""
+
+    def corrected(self, budget: Budget, strategy: Strategy) -> Budget:
+        return budget
+
+    def fitted(
+        self, budget: Budget, strategies: Sequence[Strategy]
+    ) -> tuple[list[Strategy], Budget]:
+        return [strategies[0], strategies[0], *strategies[2:]], budget
+
+
+def test_names_are_those_of_what_is_left_once_it_was_made_to_fit(
+    simple: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    planted: Callable[[float], None],
+) -> None:
+    planted(0.0)
+    settings = {**simple, "finetune_epochs": 0}
+    before = run(TrainConfig.of(**settings, run_dir=tmp_path / "before"))
+    monkeypatch.setattr(allocate.OnDevice, "of", lambda *given: Fitting())
+    after = run(TrainConfig.of(**settings, run_dir=tmp_path / "after"))
+    was, now = (
+        {one["name"]: one["strategy"] for one in rounds_in(folder)[0]["finalists"]}
+        for folder in (before, after)
+    )
+    assert set(was) - set(now) == {"search 1"}
+    assert all(was[name] == strategy for name, strategy in now.items())
 
 
 @forking

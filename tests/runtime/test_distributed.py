@@ -1,5 +1,6 @@
 """Several processes give what one gives; one that is killed ends the job."""
 
+import contextlib
 import json
 import os
 import signal
@@ -310,3 +311,32 @@ def test_one_process_imports_nothing_of_it() -> None:
     code = "import sys, amc.train; print('accelerate' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_ranks_that_are_killed_among_their_finals_go_on_to_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {**settings, "finalists": 4, "finalist_epochs": 1}
+    whole = tmp_path / "whole"
+    status, _, err = ended(started("-m", "amc.train", *words({**given, "run_dir": whole})))
+    assert status == 0, err
+    folder, known = tmp_path / "two", tmp_path / "pids"
+    known.mkdir()
+    run_dir = {**given, "run_dir": folder}
+    process = started("-m", "amc.train", *words(run_dir), PIDS=str(known))
+    ends = time.monotonic() + 180
+    while len(list(folder.glob("finals/*/result.json"))) < 2:
+        assert process.poll() is None and time.monotonic() < ends
+        time.sleep(0.01)
+    for rank in range(2):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((known / str(rank)).read_text()), signal.SIGKILL)
+    ended(process)
+    assert not (folder / "report.json").exists()
+    status, out, err = ended(started("-m", "amc.train", "--resume", str(folder)))
+    assert status == 0, err
+    assert "trainings of finalists are on record" in out
+    for name in ("strategy.json", "plan.json", "pruned.safetensors"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    assert report_of(folder)["finals"] == report_of(whole)["finals"]
