@@ -40,10 +40,12 @@ from amc.training.recipe import Recipe
 from amc.training.slimmable import Slices, Slimmable
 from amc.training.teacher_outputs import Remembering
 from amc.training.trainable import trainable
-from amc.training.trainer import Step, train
+from amc.training.trainer import DivergedError, Step, train
 
-FILE, STATE = "shared.safetensors", "training-shared.safetensors"
-"""The trained weights, and the state of their training, in the folder of the run."""
+FILE, STATE, AGAIN = (
+    "shared.safetensors", "training-shared.safetensors", "training-shared-again.safetensors",
+)  # fmt: skip
+"""The trained weights, and the states of their trainings, in the folder of the run."""
 
 
 @dataclass(frozen=True)
@@ -174,20 +176,55 @@ def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget])
 
 
 def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) -> nn.Module:
-    """What the widest plan leaves, trained for all strategies of the band."""
-    job, epochs = recovery.job, recovery.job.judging.shared_epochs
-    recipe = recovery.recipe(epochs, recovery.training.learning_rate)
+    """What the widest plan leaves, trained for all strategies of the band.
+
+    A training that leaves the uniform slices worse than the cut is done once more at a tenth of
+    the rate; where that does not help either, the network stays as it was cut.
+    """
+    job, rate = recovery.job, recovery.training.learning_rate
+    recipe = recovery.recipe(job.judging.shared_epochs, rate)
     about = about_of(recovery, recipe, plan, band)
     finished, small = Checkpoint(recovery.folder / FILE, about), shrink(compressor.model, plan)
     if known := finished.load():
         small.load_state_dict(known)
         return small.eval()
-    small = cut(job, compressor, plan) if plan.cuts else duplicate(compressor.model)
-    loss = slimmable(recovery, compressor, plan, band)
+    start = cut(job, compressor, plan) if plan.cuts else duplicate(compressor.model)
+
+    def score(network: nn.Module) -> float:
+        shared = Shared(job, SharedWeights(compressor, network, plan), band)
+        return sum(shared.score(centres[0]) for centres in band.centres) / len(band.centres)
+
+    loss, least = slimmable(recovery, compressor, plan, band), score(start)
+    for now, name in ((rate, STATE), (rate / 10, AGAIN)):
+        again = replace(recipe, learning_rate=now)
+        state = Checkpoint(recovery.folder / name, {**about, "learning_rate": now})
+        small = _once(recovery, duplicate(start), plan, again, loss, state)
+        if score(small) >= least:
+            break
+        job.terminal.say(f"again    a rate of {now:g} makes the slices no better than the cut")
+    else:
+        job.terminal.say("kept     the shared network stays as it was cut")
+        small = start
+    finished.save({name: held.detach().clone() for name, held in small.state_dict().items()})
+    for name in (STATE, AGAIN):
+        (recovery.folder / name).unlink(missing_ok=True)
+    return small
+
+
+def _once(
+    recovery: Recovery,
+    network: nn.Module,
+    plan: Plan,
+    recipe: Recipe,
+    loss: Slimmable,
+    state: Checkpoint,
+) -> nn.Module:
+    """The network, trained in place; as it was given where the loss is no number."""
+    job, epochs, start = recovery.job, recipe.epochs, duplicate(network)
     device, steps = job.device, epochs * len(job.data.train)
     with (
         job.terminal.bar(f"share epoch 1 of {epochs}", steps) as bar,
-        trainable(small, plan),
+        trainable(network, plan),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
 
@@ -197,11 +234,10 @@ def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) 
             bar.step(f"loss {step.loss:.4f}", name=f"share epoch {step.epoch} of {epochs}")
 
         torch.manual_seed(job.seed)  # dropout, if the network has any
-        state = Checkpoint(recovery.folder / STATE, about)
-        small = train(small, job.data.train, recipe, loss, show, checkpoint=state)
-    finished.save({name: held.detach().clone() for name, held in small.state_dict().items()})
-    (recovery.folder / STATE).unlink(missing_ok=True)
-    return small
+        try:
+            return train(network, job.data.train, recipe, loss, show, checkpoint=state)
+        except DivergedError:
+            return start.eval()
 
 
 def slimmable(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) -> Slimmable:
