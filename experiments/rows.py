@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from cells import TORCH_PRUNING, Cell, Lab, Ready
 
+from amc.runtime.memory import keep_freed
+
 
 @lru_cache(maxsize=1)
 def lab(cell: Cell, common: str, weights: Path) -> Lab:
@@ -49,6 +51,7 @@ class Work:
 
     def share(self, worker: int = 0) -> None:
         """Measures what nobody else does; several processes may do so at once."""
+        keep_freed()
         places = self.out.with_suffix(".claims")
         labs: dict[Cell, list[Cell]] = {}
         for cell in self.cells:
