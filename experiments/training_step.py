@@ -5,9 +5,8 @@
 
 A step is what `amc.training.trainer` does with a batch: shifted images, the network forward and
 back, gradients clipped, SGD; and, where a cut network is distilled, the original forward. The
-same step is measured as numbers usually lie in PyTorch (plain) and with channels last (last),
-in turns, and the fastest of their turns are compared: the machine may do other things meanwhile.
-One thread is measured by the processor's own time. Memory is kept as the commands keep it, unless
+parts take turns, and the fastest of each counts: the machine may do other things meanwhile. One
+thread is measured by the processor's own time. Memory is kept as the commands keep it, unless
 --no-keep-freed.
 """
 
@@ -29,7 +28,6 @@ from amc.graph.shrink import shrink
 from amc.graph.tracing.trace import trace
 from amc.objectives.budget import Budget
 from amc.runtime.memory import keep_freed
-from amc.tasks.channels_last import laid_out
 from amc.tasks.evaluate import evaluating
 from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 
@@ -54,11 +52,9 @@ class Setting:
 class Steps:
     """Steps of one network, and their parts."""
 
-    def __init__(self, network: nn.Module, images: Tensor, last: bool) -> None:
+    def __init__(self, network: nn.Module, images: Tensor) -> None:
         self.network, self.images = copy.deepcopy(network).train(), images
         self.labels = torch.arange(len(images)) % 10
-        if last:
-            laid_out([self.network], images)
         self.sgd = optimiser(self.network, Recipe(1, 1e-3))
 
     def floor(self) -> None:
@@ -102,16 +98,16 @@ def row(spec: str, ratio: float, setting: Setting) -> str:
         counts = uniform(Budget(graph, ratio))
         model = shrink(model, graph.plan({name: range(n) for name, n in counts.items()}))
     images = torch.randn(setting.batch, *image.shape[1:])
-    plain, last = (Steps(model, images, layout) for layout in (False, True))
+    steps = Steps(model, images)
     shift, generator = random_shift(2), torch.Generator()
     parts: list[Callable[[], object]] = [
-        plain.step, last.step, last.floor, plain.forward, last.forward, last.clip, last.sgd.step,
+        steps.step, steps.floor, steps.forward, steps.clip, steps.sgd.step,
         lambda: shift(images, generator),
     ]  # fmt: skip
     times = fastest(parts, setting.turns, setting.threads)
     cells = [f"{one:.1f}" for one in times]
-    ratios = [f"{times[0] / times[1]:.2f}", f"{times[1] / times[2]:.2f}"]
-    return " | ".join([spec.partition("@")[0], f"{ratio:g}", *cells[:2], *ratios, *cells[3:]])
+    over = f"{times[0] / times[1]:.2f}"
+    return " | ".join([spec.partition("@")[0], f"{ratio:g}", cells[0], over, *cells[2:]])
 
 
 def main() -> None:
@@ -120,9 +116,8 @@ def main() -> None:
     torch.set_num_threads(setting.threads)
     if setting.keep_freed:
         keep_freed()
-    head = "network | MACs | plain | last | plain / last | last / floor | forward, plain | last"
-    print(f"| {head} | clip | SGD | shift |")
-    print("|---" * 11 + "|")
+    print("| network | MACs | step | step / floor | forward | clip | SGD | shift |")
+    print("|---" * 8 + "|")
     for spec, ratio in product(setting.networks, setting.ratios):
         print(f"| {row(spec, ratio, setting)} |", flush=True)
 

@@ -19,7 +19,6 @@ from amc.runtime import distributed, weights
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_function, user_code
 from amc.steps.job import Job
-from amc.tasks.channels_last import laid_out
 from amc.tasks.evaluate import evaluate
 from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
@@ -242,7 +241,6 @@ class Recovery:
     def teacher(self) -> nn.Module:
         """The original, which all trainings of a run learn from."""
         teacher, stream = copy.deepcopy(self.original), self.job.data.train
-        laid_out([teacher], self.job.samples(2))
         if self.distill.feature_weight or not can_precompute(teacher, stream):
             return teacher  # run in every step: features change, or images do
         known = self.job.teachers

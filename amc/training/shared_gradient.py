@@ -66,6 +66,5 @@ def _over_ranks(parameters: Sequence[nn.Parameter], reached: Tensor) -> Tensor:
     head, tail = every[: 1 + len(own)].tolist(), every[1 + len(own) :]
     sums = torch.split(tail, [p.numel() for p in parameters])
     for parameter, used, found in zip(parameters, head[1:], sums, strict=True):
-        own_layout = torch.empty_like(parameter).detach()
-        parameter.grad = own_layout.copy_(found.view_as(parameter)) if used else None
+        parameter.grad = found.view_as(parameter).to(parameter.dtype) if used else None
     return every[0]

@@ -7,7 +7,7 @@ processes share every batch, see `slices`; after each epoch they have the same n
 
 import math
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from amc.data import Loader, slices, start_epoch
 from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
-from amc.tasks.channels_last import ChannelsLast, laid_out
 from amc.tasks.precision import repeatable
 from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
@@ -94,43 +93,42 @@ def train(
         AmcError: the checkpoint is damaged.
     """
     training = _Training(model, recipe, loss, max(1, recipe.epochs * len(stream)), movement)
-    with closing(training):
-        if checkpoint and (saved := checkpoint.load()):
-            training.go_back(saved)
-            if judged:
-                judged.restore(saved)
-        if judged and not judged.scores:
+    if checkpoint and (saved := checkpoint.load()):
+        training.go_back(saved)
+        if judged:
+            judged.restore(saved)
+    if judged and not judged.scores:
+        judged.look(training.network)
+    retries, lowered = 0, LOWERED if normalised(model) else 0
+    while training.epoch < recipe.epochs:
+        before = training.state()
+        start_epoch(stream, first_epoch + training.epoch)
+        with distributed.rank_random_state(training.epoch):
+            training.watched = not training.epoch and lowered < LOWERED
+            reached = training.run_epoch(stream, on_step)
+        if training.watched and not math.isfinite(reached):
+            lowered += 1
+            training.go_back(before)
+            training.factor /= 4
+            continue
+        if not math.isfinite(reached):
+            retries += 1
+            if retries > RETRIES:
+                raise DivergedError(
+                    f"training: the loss is {reached} in epoch {training.epoch + 1} of "
+                    f"{recipe.epochs}; a smaller learning rate than {recipe.learning_rate:g} may "
+                    "help"
+                )
+            training.go_back(before)
+            training.factor /= 2
+            continue
+        retries = 0
+        if judged:
             judged.look(training.network)
-        retries, lowered = 0, LOWERED if normalised(model) else 0
-        while training.epoch < recipe.epochs:
-            before = training.state()
-            start_epoch(stream, first_epoch + training.epoch)
-            with distributed.rank_random_state(training.epoch):
-                training.watched = not training.epoch and lowered < LOWERED
-                reached = training.run_epoch(stream, on_step)
-            if training.watched and not math.isfinite(reached):
-                lowered += 1
-                training.go_back(before)
-                training.factor /= 4
-                continue
-            if not math.isfinite(reached):
-                retries += 1
-                if retries > RETRIES:
-                    raise DivergedError(
-                        f"training: the loss is {reached} in epoch {training.epoch + 1} of "
-                        f"{recipe.epochs}; a smaller learning rate than {recipe.learning_rate:g} "
-                        "may help"
-                    )
-                training.go_back(before)
-                training.factor /= 2
-                continue
-            retries = 0
-            if judged:
-                judged.look(training.network)
-            if checkpoint:
-                checkpoint.save({**training.state(), **(judged.saved() if judged else {})})
-            on_epoch(training.epoch, training.network)
-        return judged.best_of(training.finished()) if judged else training.finished()
+        if checkpoint:
+            checkpoint.save({**training.state(), **(judged.saved() if judged else {})})
+        on_epoch(training.epoch, training.network)
+    return judged.best_of(training.finished()) if judged else training.finished()
 
 
 def normalised(model: nn.Module) -> bool:
@@ -154,7 +152,6 @@ class _Training:
         self._model, self._recipe, self._loss, self._total = model, recipe, loss, total
         self._device, self._sgd = next(model.parameters()).device, optimiser(model, recipe)
         self._averaged: AveragedModel | None = None
-        self._laid_out: list[ChannelsLast] | None = None
         if recipe.ema:
             average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
             self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
@@ -178,10 +175,6 @@ class _Training:
             progress = step / self._total
             rate = self._recipe.set_rate(self._sgd, progress, self.factor)
             images, labels = feed.moved(images, self._device), labels.to(self._device)
-            if self._laid_out is None:
-                average = [self._averaged.module] if self._averaged else []
-                self._laid_out = laid_out([self._model, *average], images)
-                self._set_momentum(self._buffers())
             step += 1
             taken.append((step, rate, self._step(images, labels, whole, progress)))
             if len(taken) == together and not math.isfinite(reached := self._tell(taken, on_step)):
@@ -197,11 +190,6 @@ class _Training:
             return math.nan  # the last step has spoilt the weights
         self.epoch += 1
         return reached
-
-    def close(self) -> None:
-        """The network lies in memory as it did before."""
-        for one in self._laid_out or ():
-            one.put_back()
 
     def _tell(
         self, taken: list[tuple[int, float, Tensor]], on_step: Callable[[Step], None]
@@ -269,7 +257,10 @@ class _Training:
             for name, moved in _under("movement.", state).items():
                 self._movement.sums[name].copy_(moved)
         self._sgd.state.clear()
-        self._set_momentum([state.get(f"momentum.{i}") for i in range(len(self._parameters()))])
+        for number, parameter in enumerate(self._parameters()):
+            buffer = state.get(f"momentum.{number}")
+            if buffer is not None:
+                self._sgd.state[parameter]["momentum_buffer"] = buffer.clone().to(self._device)
 
     def finished(self) -> nn.Module:
         """The trained model."""
@@ -279,13 +270,6 @@ class _Training:
 
     def _parameters(self) -> list[Any]:
         return [p for group in self._sgd.param_groups for p in group["params"]]
-
-    def _set_momentum(self, buffers: list[Tensor | None]) -> None:
-        """Copies that lie as the parameters do: how numbers lie decides how sums are rounded."""
-        for parameter, buffer in zip(self._parameters(), buffers, strict=True):
-            if buffer is not None:
-                own = torch.empty_like(parameter).detach().copy_(buffer)
-                self._sgd.state[parameter]["momentum_buffer"] = own
 
     def _buffers(self) -> list[Tensor | None]:
         return [self._sgd.state[p].get("momentum_buffer") for p in self._parameters()]

@@ -30,12 +30,6 @@ def common(checkpoint: Path, few_digits: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def same_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU would train with channels last, the stand-in for a GPU does not."""
-    monkeypatch.setattr("amc.tasks.channels_last.suits", lambda network, images: False)
-
-
 def test_devices_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the tests below would prove nothing."""
     x, model = torch.ones(2, 3), nn.Linear(3, 4)
