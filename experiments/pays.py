@@ -30,6 +30,10 @@ ARMS: dict[str, dict[str, Any] | Ready] = {
 """Name -> settings that it differs in; more can follow it: ``searched+episodes=400``."""
 
 
+ROWS = Path(__file__).with_name("pays.jsonl")
+"""What the tables of the documentation show."""
+
+
 @dataclass(frozen=True)
 class Table:
     """What to compare."""
@@ -53,7 +57,8 @@ class Table:
     """Which of them this is; for inner use."""
     show: bool = False
     """Only show what is known."""
-    out: Path = Path("runs/pays.jsonl")
+    out: Path = ROWS
+    """File of rows."""
     common: dict[str, int] = field(default_factory=dict)
     """Settings of all arms, as ``episodes 100``."""
 
