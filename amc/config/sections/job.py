@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
-from amc.runtime.limits import WIDEST, real, shown, whole, within
+from amc.runtime.limits import MOST, WIDEST, real, shown, whole, within
 from amc.runtime.memory import parse_bytes
 from amc.runtime.names import check_name
 
@@ -126,8 +126,9 @@ class RewardConfig:
     def __post_init__(self) -> None:
         whole("reward_images", self.reward_images, 1)
         whole("shared_epochs", self.shared_epochs, 1)
-        if not 1 <= real("--shared-ratio", self.shared_ratio) < float("inf"):
-            raise AmcError(f"--shared-ratio must be 1 or more, got {shown(self.shared_ratio)}")
+        if not 1 <= real("--shared-ratio", self.shared_ratio) <= MOST:
+            given = shown(self.shared_ratio)
+            raise AmcError(f"--shared-ratio must be in [1, {MOST:g}], got {given}")
         whole("reward_steps", self.reward_steps, 1)
 
 
