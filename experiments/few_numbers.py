@@ -136,7 +136,8 @@ def searched(task: Task) -> dict[str, Any]:
         asked = AllocationProblem(budget, errors, seed=task.seed, episodes=task.episodes)
         proposals = bandit(asked) if method == "bandit" else None
         assert method in (*AGENTS, *PROPOSALS, "bandit")
-        kept: Prior = {"sensitivity": "sensitivity", "cem": "cem"}.get(prior, "uniform")  # type: ignore[assignment]
+        priors: dict[str, Prior] = {"sensitivity": "sensitivity", "cem": "cem"}
+        kept = priors.get(prior, "uniform")
         best = search(problem, method, seed=task.seed, proposals=proposals, prior=kept).best.reward
     return {
         **asdict(task),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tyro
 from cells import Cell, Ready, short
-from rows import Work, rows, settle, side_by_side
+from rows import Work, measured, rows
 from scipy.stats import spearmanr
 
 from amc.allocators.family import Shape, inside_only, shaped, streams_whole
@@ -124,16 +124,8 @@ def judged(plans: dict[str, list[dict[str, Any]]], trained: dict[str, float], pr
 def main() -> None:
     """Measures what is missing, and shows the table."""
     table = tyro.cli(Table)
-    if table.worker is not None:
-        table.work().share(table.worker)
-        return
-    if not table.show:
-        settle(table.out)
-        if table.jobs > 1:
-            side_by_side(table.jobs)
-        else:
-            table.work().share()
-    print(*lines(rows(table.out)), sep="\n")
+    if measured(table.work(), table.jobs, table.worker, table.show):
+        print(*lines(rows(table.out)), sep="\n")
 
 
 if __name__ == "__main__":

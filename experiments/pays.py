@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 from cells import TORCH_PRUNING, Cell, Ready, short
-from rows import Work, rows, settle, side_by_side
+from rows import Work, measured, rows
 
 ARMS: dict[str, dict[str, Any] | Ready] = {
     "uniform": {"mode": "uniform"},
@@ -117,16 +117,8 @@ def main() -> None:
     table = tyro.cli(Table)
     if unknown := [a for a in table.arms if a.partition("+")[0] not in {**ARMS, **TORCH_PRUNING}]:
         raise SystemExit(f"no arm {unknown[0]!r}; allowed: {', '.join({**ARMS, **TORCH_PRUNING})}")
-    if table.worker is not None:
-        table.work().share(table.worker)
-        return
-    if not table.show:
-        settle(table.out)
-        if table.jobs > 1:
-            side_by_side(table.jobs)
-        else:
-            table.work().share()
-    print(*lines(rows(table.out), table), sep="\n")
+    if measured(table.work(), table.jobs, table.worker, table.show):
+        print(*lines(rows(table.out), table), sep="\n")
 
 
 if __name__ == "__main__":

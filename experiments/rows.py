@@ -129,6 +129,27 @@ def _key(row: dict[str, Any]) -> Iterable[Any]:
     return (row[k] for k in ("network", "data", "ratio", "multiple", "seed", "arm"))
 
 
+def measured(work: Work, jobs: int, worker: int | None, show: bool) -> bool:
+    """Measures what is missing; whether the table is to be shown after that.
+
+    Args:
+        work: of the table.
+        jobs: processes side by side.
+        worker: which of them this is; None for the one that begins them.
+        show: measure nothing.
+    """
+    if worker is not None:
+        work.share(worker)
+        return False
+    if not show:
+        settle(work.out)
+        if jobs > 1:
+            side_by_side(jobs)
+        else:
+            work.share()
+    return True
+
+
 def side_by_side(jobs: int) -> None:
     """This very command in so many processes of one thread each, until all have ended."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
