@@ -27,12 +27,12 @@ import amc
 from amc.config.latency import LatencyConfig
 from amc.config.train import TrainConfig
 from amc.data import load_data
+from amc.exporters.onnx_program import exported, opened
 from amc.latency import run as table_of
 from amc.measuring.stopwatch import clock_for, stopwatch
 from amc.models.catalog import build
 from amc.models.checkpoint import load_checkpoint
 from amc.models.pretrained import pretrained
-from amc.objectives.latency import exported, opened
 from amc.runtime import feed
 from amc.train import run
 

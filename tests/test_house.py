@@ -20,6 +20,7 @@ LEVELS = {
     "amc/graph/capture": 2.1,
     "amc/graph/operators": 2.2,
     "amc/graph/tracing": 2.3,
+    "amc/exporters": 2.5,
     "amc/calibration": 3,
     "amc/objectives": 3,
     "amc/schedules": 3,

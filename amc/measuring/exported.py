@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from amc.exporters.onnx_program import Run, exported, opened
 from amc.graph.arrays import IntArray
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
 from amc.graph.shrink import duplicate, shrink
-from amc.objectives.latency import Run, exported, opened
 from amc.runtime import feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed

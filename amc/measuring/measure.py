@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from amc.exporters.onnx_program import Run
 from amc.graph.arrays import FloatArray, IntArray
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.shrink import shrink
@@ -14,7 +15,6 @@ from amc.measuring.exported import first_channels
 from amc.measuring.fit import fitted
 from amc.measuring.samples import samples
 from amc.measuring.stopwatch import Stopwatch, timed
-from amc.objectives.latency import Run
 from amc.objectives.latency_table import LatencyTable, Setup, rewarded
 from amc.runtime import feed
 from amc.runtime.feed import Feed

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from amc.exporters.onnx_program import Run
 from amc.graph.arrays import FloatArray, IntArray
-from amc.objectives.latency import Run
 
 QUANTILE = 0.1
 """Of the passes of a turn: whatever else the machine does only adds to a time."""

@@ -5,20 +5,15 @@ costs; onnxruntime is nearer to what networks are deployed with. Both measure on
 """
 
 import contextlib
-import io
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import quantiles
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from amc.graph.shrink import duplicate
+from amc.exporters.onnx_program import Run, exported, opened
 from amc.runtime import feed
 from amc.runtime.feed import Feed
 from amc.runtime.user_code import one_line
@@ -26,8 +21,6 @@ from amc.tasks.evaluate import in_eval_mode
 
 ROUNDS, SECONDS = 9, 0.06
 """How often every network has its turn, and for how long."""
-
-Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -105,43 +98,6 @@ def session(model: nn.Module, sample: Feed, threads: int = 1) -> Run:
     return opened(exported(model, sample), sample, threads)
 
 
-def exported(model: nn.Module, sample: Feed) -> Any:
-    """The network as an ONNX program (an `onnx.ModelProto`).
-
-    Raises:
-        Exception: of many kinds, where the network or one of its operators cannot be exported.
-    """
-    args, kwargs = feed.arguments(_on_cpu(sample))
-    with _hushed():
-        copy = duplicate(model).cpu().eval()
-        program = torch.onnx.export(copy, args, kwargs=kwargs, dynamo=True, verbose=False)
-    assert program is not None
-    return program.model_proto
-
-
-def opened(program: Any, sample: Feed, threads: int = 1) -> Run:
-    """A forward pass of an ONNX program in onnxruntime, on the CPU.
-
-    Raises:
-        Exception: of many kinds, where the runtime refuses the program.
-    """
-    import onnxruntime  # seconds of imports, for the end of a run only
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
-    options.log_severity_level = 3
-    made = onnxruntime.InferenceSession(
-        program.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    tensors = feed.leaves(feed.arguments(_on_cpu(sample)))  # in the order of the program's inputs
-    given = {one.name: x.numpy() for one, x in zip(made.get_inputs(), tensors, strict=True)}
-    return lambda: made.run(None, given)
-
-
-def _on_cpu(sample: Feed) -> Feed:
-    return feed.each(sample, lambda x: x.cpu().contiguous())
-
-
 def _in_onnxruntime(original: nn.Module, pruned: nn.Module, sample: Feed) -> Timing:
     import onnxruntime
 
@@ -161,16 +117,3 @@ def _where(device: str, threads: int) -> str:
 def _latency(times: list[float], fastest: float) -> Latency:
     low, middle, high = quantiles(times, n=4)
     return Latency(middle, high - low, fastest)
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Exporters warn and print of what is not the user's concern."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amc import latency
 from amc.config.latency import LatencyConfig
+from amc.exporters.onnx_program import Run
 from amc.graph.arrays import IntArray
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.tracing.trace import trace
@@ -24,7 +25,6 @@ from amc.measuring.measure import Effort, eager, measured
 from amc.measuring.samples import samples
 from amc.measuring.stopwatch import stopwatch, timed
 from amc.models.catalog import build
-from amc.objectives.latency import Run
 from amc.objectives.latency_table import LatencyTable, Setup
 from amc.runtime.errors import AmcError
 
