@@ -1,8 +1,9 @@
 """Where the strategy comes from: it is given, or a budget decides."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from amc.allocators.multiples import common_ratio_for
 from amc.allocators.scores import Errors
@@ -47,14 +48,12 @@ class Allocation:
         strategy: channels kept per group.
         budget: what a strategy may cost.
         policy: learned earlier; decides within the budget, or begins the search.
-        known: strategies that were best under budgets near this one.
     """
 
     plan: Plan | None = None
     strategy: Strategy | None = None
     budget: Budget | None = None
     policy: Policy | None = None
-    known: Sequence[Strategy] = ()
 
 
 def check_files(
@@ -112,10 +111,8 @@ def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> All
         multiple = config.counts.channel_multiple
         return Allocation(strategy=common_ratio_for(graph, given.channel_ratio, multiple))
     budget = make_budget(graph, config.preserve_ratio, config)
-    if given.policy is None:
-        return Allocation(budget=budget)
-    policy = load_learned(given.policy)
-    return Allocation(budget=budget, policy=policy, known=known_strategies(policy, budget))
+    policy = None if given.policy is None else load_learned(given.policy)
+    return Allocation(budget=budget, policy=policy)
 
 
 def errors_of(job: Job, compressor: Compressor, budget: Budget) -> Errors:
@@ -142,12 +139,11 @@ def candidates(
     if budget is None:
         given = [] if allocation.strategy is None else [allocation.strategy]
         return Candidates(given, allocation.plan)
+    asked = _Asked(job, network, compressor, allocation, config, folder, log)
     device = OnDevice.of(job, network, config, folder)
     if device is None:
-        return _within(budget, job, network, compressor, allocation, config, folder, log)
-    budget = device.corrected(budget, uniform(budget))
-    allocation = replace(allocation, budget=budget)
-    found = _within(budget, job, network, compressor, allocation, config, folder, log)
+        return asked.within(budget)
+    found = asked.within(device.corrected(budget, uniform(budget)))
     assert found.budget is not None
     strategies, known = device.fitted(found.budget, found.strategies)
     first = [i for i, one in enumerate(strategies) if one not in strategies[:i]]
@@ -159,88 +155,74 @@ def candidates(
     )
 
 
-def _within(
-    budget: Budget,
-    job: Job,
-    network: Network,
-    compressor: Compressor,
-    allocation: Allocation,
-    config: TrainConfig | ApplyConfig,
-    folder: Path,
-    log: TensorBoardLog,
-) -> Candidates:
-    """What the settings lead to within a budget, judged in the regime that they say."""
-    training, distill, data = config.training, config.distill, config.data
-    shared = shared_for(job, network, compressor, [budget], data, folder, training, distill, log)
-    if shared is None:
-        errors = errors_of(job, compressor, budget)
-        return _decided(budget, errors, job, network, compressor, allocation, config, folder, log)
-    budget, errors, weights = shared.band.budgets[0], shared.band.errors[0], shared.weights
-    if allocation.policy:
-        known = known_strategies(allocation.policy, budget)
-        allocation = replace(allocation, budget=budget, known=known)
-    found = _decided(budget, errors, job, network, weights, allocation, config, folder, log)
-    found = found.having_trained(search=shared.trained_macs)
-    return replace(found, cut=shared.cut, compressor=weights, shared=shared.account)
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a run: how much every group keeps within a budget."""
 
+    job: Job
+    network: Network
+    compressor: Compressor
+    allocation: Allocation
+    config: TrainConfig | ApplyConfig
+    folder: Path
+    log: TensorBoardLog
 
-def _decided(
-    budget: Budget,
-    errors: Errors,
-    job: Job,
-    network: Network,
-    compressor: Compressor,
-    allocation: Allocation,
-    config: TrainConfig | ApplyConfig,
-    folder: Path,
-    log: TensorBoardLog,
-) -> Candidates:
-    """What the settings lead to within a budget."""
-    if config.allocation.mode == "uniform":
-        return Candidates([uniform(budget, errors)], budget=budget)
-    if config.allocation.mode == "policy":
-        return in_final(walked(allocation, errors), "policy", budget, errors, config.search)
-    allocator = job.allocator or config.search.allocator
-    asked = allocation_problem(
-        job, network, compressor, budget, errors, config, config.search.episodes, folder
-    )
-    answer = answer_of(allocator, asked)
-    if isinstance(answer, Mapping):
-        return in_final([answer], name_of(allocator), budget, errors, config.search)
-    about = {
-        **record_settings(config),
-        "preserve_ratio": config.preserve_ratio,
-        "seed": config.seed,
-        "weights": network.fingerprint,
-    }
-    found = search(
-        job,
-        compressor,
-        budget,
-        errors,
-        lambda: evaluator(job, compressor, config.training, config.distill),
-        config.search,
-        config.resources,
-        record(folder),
-        about,
-        log,
-        allocation.policy,
-        allocation.known,
-        answer,
-    )
-    if found.agent:
-        best = [(budget, found.best.strategy)]
-        save_learned(folder, found.agent, best, [network.name], job.seed, found.shape)
-    trained = {"search": trained_in(job, found)} if job.judging.regime == "finetune" else {}
-    if not config.search.finalist_epochs:
-        chosen = Candidates(found.finalists(config.search.finalists, uniform(budget, errors)))
-    else:
-        chosen = in_final(found.best_first, "search", budget, errors, config.search)
-    return replace(chosen, tried=len(found.history), budget=budget, trained=trained)
+    def within(self, budget: Budget) -> Candidates:
+        """What the settings lead to within a budget, judged in the regime that they say."""
+        job, config = self.job, self.config
+        shared = shared_for(
+            job, self.network, self.compressor, [budget], config.data, self.folder,
+            config.training, config.distill, self.log,
+        )  # fmt: skip
+        if shared is None:
+            return self._decided(budget, errors_of(job, self.compressor, budget))
+        budget, errors, weights = shared.band.budgets[0], shared.band.errors[0], shared.weights
+        found = replace(self, compressor=weights)._decided(budget, errors)
+        found = found.having_trained(search=shared.trained_macs)
+        return replace(found, cut=shared.cut, compressor=weights, shared=shared.account)
 
+    def _decided(self, budget: Budget, errors: Errors) -> Candidates:
+        job, config, asked = self.job, self.config, self.config.search
+        policy = self.allocation.policy
+        known = known_strategies(policy, budget) if policy else ()
+        if config.allocation.mode == "uniform":
+            return Candidates([uniform(budget, errors)], budget=budget)
+        if config.allocation.mode == "policy":
+            assert policy is not None
+            walked = [proposed(policy, budget, errors), *known, *starts(budget, errors)]
+            return in_final(walked, "policy", budget, errors, asked)
+        allocator = job.allocator or asked.allocator
+        problem = allocation_problem(
+            job, self.network, self.compressor, budget, errors, config, asked.episodes, self.folder
+        )
+        answer = answer_of(allocator, problem)
+        if isinstance(answer, Mapping):
+            return in_final([answer], name_of(allocator), budget, errors, asked)
+        found = search(
+            job, self.compressor, budget, errors,
+            lambda: evaluator(job, self.compressor, config.training, config.distill),
+            asked, config.resources, record(self.folder), self._about, self.log,
+            policy, known, answer,
+        )  # fmt: skip
+        if found.agent:
+            best = [(budget, found.best.strategy)]
+            save_learned(
+                self.folder, found.agent, best, [self.network.name], job.seed, found.shape
+            )
+        trained = {"search": trained_in(job, found)} if job.judging.regime == "finetune" else {}
+        if asked.finalist_epochs:
+            chosen = in_final(found.best_first, "search", budget, errors, asked)
+        else:
+            chosen = Candidates(found.finalists(asked.finalists, uniform(budget, errors)))
+        return replace(chosen, tried=len(found.history), budget=budget, trained=trained)
 
-def walked(allocation: Allocation, errors: Errors) -> list[Strategy]:
-    """What a policy proposes, what it knows, and what needs no search."""
-    budget, policy = allocation.budget, allocation.policy
-    assert budget is not None and policy is not None
-    return [proposed(policy, budget, errors), *allocation.known, *starts(budget, errors)]
+    @property
+    def _about(self) -> dict[str, Any]:
+        """What the record of the search belongs to."""
+        config = self.config
+        return {
+            **record_settings(config),
+            "preserve_ratio": config.preserve_ratio,
+            "seed": config.seed,
+            "weights": self.network.fingerprint,
+        }
