@@ -26,11 +26,12 @@ from amc.graph.tracing.trace import trace
 from amc.measuring.exported import Exported
 from amc.measuring.machine import setup_here
 from amc.measuring.measure import Effort, Measured, Networks, eager, measured
-from amc.measuring.stopwatch import clock_for, stopwatch
+from amc.measuring.stopwatch import stopwatch
 from amc.measuring.tables import layer_times, summary, trials
 from amc.models.catalog import build
 from amc.models.example import images
 from amc.objectives.budget import Budget
+from amc.objectives.latency import clock_for
 from amc.runs.terminal import Terminal
 from amc.runtime import feed
 from amc.runtime.distributed import choose_device

@@ -20,7 +20,7 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.shrink import shrink
 from amc.graph.tracing.trace import trace
 from amc.models.catalog import build
-from amc.objectives.latency import raced, session
+from amc.objectives.latency import Timing, raced, session
 from amc.runtime.errors import AmcError
 
 
@@ -54,7 +54,7 @@ def cell(model: nn.Module, graph: ChannelGraph, x: torch.Tensor, ratio: float, w
         return ""
     keep = {name: range(count) for name, count in uniform(budget).items()}
     small = shrink(model, graph.plan(keep))
-    timing = raced("", session(model, x), session(small, x), 1)
+    timing = raced(Timing("onnxruntime"), session(model, x), session(small, x))
     return f"{timing.ratio:.2f}" + (f" ({budget.multiple})" if word == "auto" else "")
 
 

@@ -21,8 +21,9 @@ from amc.graph.tracing.trace import trace
 from amc.measuring.exported import Exported
 from amc.measuring.machine import setup_here
 from amc.measuring.measure import Effort, Networks, eager, measured
-from amc.measuring.stopwatch import clock_for, stopwatch
+from amc.measuring.stopwatch import stopwatch
 from amc.models.catalog import build
+from amc.objectives.latency import clock_for
 from amc.objectives.objective import Objective
 from amc.runtime.errors import InfeasibleBudgetError
 

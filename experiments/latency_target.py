@@ -29,10 +29,14 @@ from amc.config.train import TrainConfig
 from amc.data import load_data
 from amc.exporters.onnx_program import exported, opened
 from amc.latency import run as table_of
-from amc.measuring.stopwatch import clock_for, stopwatch
+from amc.measuring.stopwatch import stopwatch
 from amc.models.catalog import build
 from amc.models.checkpoint import load_checkpoint
 from amc.models.pretrained import pretrained
+<<<<<<< HEAD
+=======
+from amc.objectives.latency import clock_for, exported, opened
+>>>>>>> 5142696 (Times before and after: rounds, spread, the processor's own time; why a network is slow, measured)
 from amc.runtime import feed
 from amc.train import run
 

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from amc.exporters.onnx_program import Run
 from amc.graph.arrays import FloatArray, IntArray
+from amc.objectives.latency import Clock
 
 QUANTILE = 0.1
 """Of the passes of a turn: whatever else the machine does only adds to a time."""
@@ -15,18 +15,8 @@ QUANTILE = 0.1
 TURN, LEAST = 0.01, 12
 """Seconds, and passes, that a network has in a turn."""
 
-Clock = Callable[[], float]
 Stopwatch = Callable[[Run], float]
 """A forward pass -> milliseconds."""
-
-
-def clock_for(threads: int, device: torch.device) -> Clock:
-    """Seconds that count for a pass.
-
-    With one thread those in which it runs: the system also gives the processor to others, which
-    a wall clock takes for a slow network. Several threads, or a GPU, can only be waited for.
-    """
-    return time.thread_time if threads == 1 and device.type == "cpu" else time.perf_counter
 
 
 def stopwatch(clock: Clock, wall: Clock = time.perf_counter) -> Stopwatch:

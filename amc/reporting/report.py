@@ -1,5 +1,6 @@
 """The account of a run: what was measured, as JSON and as tables."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,12 +10,10 @@ from rich.table import Table
 
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
-from amc.objectives.latency import Latency, Timing
+from amc.measuring.slow import Slow
+from amc.objectives.latency import BUSY, Latency, Timing
 from amc.reporting.statistics import Statistics
 from amc.tasks.task import CLASSIFICATION, Task
-
-SLOW = 0.5
-"""Time follows the MACs if it falls by at least this part of what they do."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class Report:
         trained_macs: forward MACs of all images that were trained on, the teacher's apart: in the
             search, in the finals, in the final training.
         shared: the network whose slices strategies were judged by; None if there was none.
+        slow: runtimes in which the time does not follow the MACs, with the reason.
     """
 
     mode: str
@@ -99,6 +99,7 @@ class Report:
     finals: Sequence[Mapping[str, Any]] = ()
     trained_macs: Mapping[str, int] = field(default_factory=dict)
     shared: Mapping[str, Any] | None = None
+    slow: tuple[Slow, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
@@ -113,7 +114,7 @@ class Report:
                 return {k: with_ratios(v) for k, v in value.items()}
             if isinstance(value, tuple | list):
                 return [with_ratios(v) for v in value]
-            if isinstance(value, LayerChange | Timing | Latency):
+            if isinstance(value, LayerChange | Timing | Latency | Slow):
                 return with_ratios(vars(value))
             return round(value, 6) if isinstance(value, float) else value
 
@@ -148,31 +149,19 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
     return tuple(changes)
 
 
-def slower(report: Report, automatic: bool = False) -> list[str]:
+def remarks(report: Report) -> list[str]:
     """A line for each runtime whose time does not follow the MACs, or that was not measured.
 
-    Eager PyTorch is left out: in small networks it measures the calls of operators.
-
-    Args:
-        report: of a run.
-        automatic: whether the channel multiple was chosen for the budget, and not by the user.
+    And one where the machine did other things while it was timed.
     """
-    lines, macs, multiple = [], report.macs.ratio, report.channel_multiple
-    for timing in report.latency_ms[1:]:
+    lines = [one.line() for one in report.slow]
+    for timing in report.latency_ms:
         if timing.problem:
             lines.append(f"latency  not measured in {timing.runtime}: {timing.problem}")
-        if timing.ratio is None or 1 - timing.ratio >= SLOW * (1 - macs):
-            continue
-        hint = "layers as small as these cost more by their number than by their MACs"
-        if multiple is not None and multiple < 8:
-            hint = "--channel-multiple 8 keeps counts that runtimes compute fast"
-            if automatic:
-                hint = "multiples of 8, which runtimes compute fast, leave the budget no choice"
-        elif multiple == 8:
-            hint = "some processors compute blocks of 16: --channel-multiple 16"
+    if any(timing.disturbed for timing in report.latency_ms):
         lines.append(
-            f"slow     {timing.ratio:.0%} of the time for {macs:.0%} of the MACs in "
-            f"{timing.runtime}; {hint}"
+            f"busy     the machine did other things while it was timed: turns differ by more than "
+            f"{BUSY:.0%}; time again when it is quiet"
         )
     return lines
 
@@ -197,30 +186,50 @@ def layer_table(layers: tuple[LayerChange, ...]) -> Table:
 
 
 def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
-    """The network before and after."""
-    table = Table(title="Summary", title_justify="left", box=box.SIMPLE)
-    for header in ("", "original", "pruned", ""):
-        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
-    for name, change in (
-        ("MACs", report.macs),
-        ("parameters", report.params),
-        ("file, bytes", report.file_bytes),
-    ):
+    """The network before and after; times are medians, with half of the interquartile range."""
+    title = "Before and after"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for header in ("original", "pruned", "left"):
+        table.add_column(header, justify="right", no_wrap=True)
+    score = {stage: task.shown(found) for stage, found in report.accuracy.items()}
+    table.add_row(f"test {task.name}", score["original"], score["recovered"], "")
+    table.add_row("    after the cut, before training", "", score["pruned"], "")
+    for name, change in (("MACs", report.macs), ("parameters", report.params)):
         table.add_row(name, f"{change.original:,}", f"{change.pruned:,}", f"{change.ratio:.1%}")
+    table.add_row("file", *_in_bytes(report.file_bytes), f"{report.file_bytes.ratio:.1%}")
     for name, one in report.objective.items():
         if name not in ("macs", "params"):
             costs = (quantity(cost) for cost in (one.original, one.pruned))
             table.add_row(one.unit, *costs, f"{one.ratio:.1%}")
     for timing in report.latency_ms:
         if timing.original and timing.pruned and timing.ratio is not None:
-            times = (f"{t.fastest:.3g}" for t in (timing.original, timing.pruned))
-            table.add_row(f"fastest ms, {timing.runtime}", *times, f"{timing.ratio:.1%}")
-    original, pruned, recovered = (
-        task.shown(report.accuracy[stage]) for stage in ("original", "pruned", "recovered")
-    )
-    table.add_row(f"test {task.name}, cut", original, pruned, "")
-    table.add_row(f"test {task.name}, recovered", "", recovered, "")
+            times = (spread(t.median, t.iqr / 2) for t in (timing.original, timing.pruned))
+            ratio = f"{timing.ratio:.0%} ± {max(timing.spread / 2, 0.01):.0%}"
+            table.add_row(f"ms, {timing.where}", *times, ratio)
     return table
+
+
+def conditions(report: Report) -> str:
+    """How the times of the table were measured, in one line; empty if there are none."""
+    known = [one for one in report.latency_ms if one.ratio is not None]
+    if not known:
+        return ""
+    batch = " and ".join(sorted({str(one.batch) for one in known}))
+    return (
+        f"times    batch {batch}, both networks in turn, {known[0].rounds} rounds: median ± half "
+        "the interquartile range"
+    )
+
+
+def spread(middle: float, half: float) -> str:
+    """``0.203 ± 0.002``: three digits, and the spread in the same decimals."""
+    digits = max(0, 2 - math.floor(math.log10(middle))) if middle > 0 else 0
+    return f"{middle:.{digits}f} ± {max(half, 10.0**-digits):.{digits}f}"
+
+
+def _in_bytes(change: Change) -> tuple[str, str]:
+    return f"{short(change.original)}B", f"{short(change.pruned)}B"
 
 
 def finals_table(rounds: Sequence[Mapping[str, Any]], task: Task = CLASSIFICATION) -> Table:

@@ -19,8 +19,9 @@ from amc.graph.plan import Strategy
 from amc.measuring.exported import Exported
 from amc.measuring.machine import elsewhere
 from amc.measuring.measure import Networks, eager
-from amc.measuring.stopwatch import clock_for, stopwatch, timed
+from amc.measuring.stopwatch import stopwatch, timed
 from amc.objectives.budget import Budget
+from amc.objectives.latency import clock_for
 from amc.objectives.latency_table import LatencyTable, corrected
 from amc.runtime import distributed, feed
 from amc.runtime.files import read_json, write_json

@@ -14,16 +14,18 @@ from amc.config.formats.amct_layers import text_for
 from amc.config.train import TrainConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
+from amc.measuring.slow import slow
 from amc.objectives.budget import Budget
 from amc.objectives.latency import timings
 from amc.reporting.report import (
     Change,
     Limited,
     Report,
+    conditions,
     finals_table,
     layer_changes,
     layer_table,
-    slower,
+    remarks,
     summary_table,
 )
 from amc.reporting.statistics import Aim, Statistics, statistics, tables
@@ -89,8 +91,9 @@ def finish(
     """
     graph, config, terminal = network.graph, run.config, job.terminal
     recovered = job.tested(pruned)
-    with terminal.bar("latency"):
-        times = timings(network.model, pruned, job.samples(1))
+    sample, least = job.samples(1), config.counts.min_ratio
+    times = timings(network.model, pruned, sample, terminal.bar)
+    reasons = slow(times, graph, plan, network.model, sample, least, terminal.bar)
     named = ("original", "pruned", "recovered")
     mode = config.allocation.mode
     objective = limited(found.budget, graph, plan) if found.budget else {}
@@ -115,6 +118,7 @@ def finish(
             step: found.trained.get(step, 0) for step in ("search", "finals", "finetune")
         },
         shared=found.shared,
+        slow=reasons,
     )
     write_json(run.folder / "report.json", report.as_json())
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
@@ -130,7 +134,7 @@ def finish(
             terminal.table(table)
     if drop:
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
-    terminal.say(*slower(report, config.counts.channel_multiple == "auto"))
+    terminal.say(*filter(None, [conditions(report)]), *remarks(report))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
     return Result(pruned, plan, report, run.folder)

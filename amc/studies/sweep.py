@@ -148,8 +148,7 @@ class Sweep:
             log.close()
         save_strategy(place / "strategy.json", plan.strategy, graph.channels, about)
         save_network(place, plan, small, about)
-        with self.job.terminal.bar("latency"):
-            times = timings(self.network.model, small, self.job.samples(1))
+        times = timings(self.network.model, small, self.job.samples(1), self.job.terminal.bar)
         split = self._beyond() if self.unseen[0] == "validation" else self.job.data.test
         return Point(
             ratio,
