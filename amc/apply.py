@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import nn
 
 from amc.config.apply import ApplyConfig
-from amc.config.command_line import parse
+from amc.config.command_line import only_result, parse
 from amc.config.exits import exit_with_one_line
 from amc.gradual.recover import recover
 from amc.runs.folder import resume_command
@@ -80,7 +80,9 @@ def main() -> None:
     config: ApplyConfig | None = None
     with exit_with_one_line("amc.apply", resume=lambda: resume_command(config)):
         config = parse(ApplyConfig, "amc.apply")
-        run(config)
+        with only_result(config.machine.json) as tell:
+            folder = run(config)
+            tell((folder / "report.json").read_text)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,13 @@ def account(attempts: Iterable[Attempt]) -> dict[str, Any]:
 
 def main() -> None:
     """The command."""
-    command("amc.compare", CompareConfig, run, "; the same command goes on from here")
+    command(
+        "amc.compare",
+        CompareConfig,
+        run,
+        "; the same command goes on from here",
+        lambda folder: (folder / "compare.json").read_text(),
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     at_once("amc.inspect", InspectConfig)
 
+import json
 import time
 from dataclasses import asdict, replace
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from amc.config.command_line import command
+from amc.config.command_line import AS_JSON, command
 from amc.config.inspect import InspectConfig
 from amc.graph.capture.bake import bake, baked_layers
 from amc.graph.restrict import restrict
@@ -65,7 +66,7 @@ def run(config: InspectConfig) -> Inspection:
         following = suggested(config, graph, found, outputs(model, example))
     found = replace(found, command=following.command)
     terminal.say(*summary(found, config), *following.lines())
-    if config.json is not None:
+    if config.json is not None and config.json not in AS_JSON:
         write_json(config.json, asdict(found))
     if config.plot is not None:
         with terminal.bar("draw"):
@@ -84,7 +85,12 @@ def outputs(model: nn.Module, example: Feed) -> tuple[int, ...] | str:
 
 def main() -> None:
     """The command."""
-    command("amc.inspect", InspectConfig, run)
+    command(
+        "amc.inspect",
+        InspectConfig,
+        run,
+        result=lambda found: json.dumps(asdict(found), indent=1),
+    )
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def _threads(number: int) -> Iterator[None]:
 
 def main() -> None:
     """The command."""
-    command("amc.latency", LatencyConfig, run)
+    command("amc.latency", LatencyConfig, run, result=lambda found: found.table.text)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,13 @@ def run(config: LearnConfig) -> Path:
 
 def main() -> None:
     """The command."""
-    command("amc.learn", LearnConfig, run, "; the same command goes on from here")
+    command(
+        "amc.learn",
+        LearnConfig,
+        run,
+        "; the same command goes on from here",
+        lambda folder: (folder / "learned.json").read_text(),
+    )
 
 
 if __name__ == "__main__":

@@ -137,7 +137,13 @@ def verdict(
 
 def main() -> None:
     """The command."""
-    command("amc.pareto", ParetoConfig, run, "; the same command goes on from here")
+    command(
+        "amc.pareto",
+        ParetoConfig,
+        run,
+        "; the same command goes on from here",
+        lambda folder: (folder / "pareto.json").read_text(),
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from amc.config.command_line import elsewhere, parse
+from amc.config.command_line import elsewhere, only_result, parse
 from amc.config.exits import exit_with_one_line
 from amc.config.formats.files import read, settings_in, write
 from amc.config.train import InMemoryConfig, TrainConfig
@@ -49,10 +49,9 @@ from amc.tasks.evaluate import Score
 from amc.tasks.task import CLASSIFICATION, Task, load_task
 from envs.rewards import users_reward
 
-GIVEN_IN_MEMORY = frozenset(
-    {"model", "width", "checkpoint", "data", "batch_size", "resume", "config", "write_config"}
-)
-"""Settings that name what `compress` is handed, and files of settings."""
+FOR_COMMANDS = {"resume", "config", "write_config", "json"}
+GIVEN_IN_MEMORY = FOR_COMMANDS | {"model", "width", "checkpoint", "data", "batch_size"}
+"""Settings of the command line, and those that name what `compress` is handed."""
 
 OWN = ("reward", "metric", "allocator", "schedule", "objective", "target")
 """Settings that may be functions in memory."""
@@ -251,10 +250,12 @@ def main() -> None:
             config = config.but(config=None)
         if config.write_config is not None:
             notes = (*notes, *write(config.write_config, config))
-        if notes and launch.speaks() and not config.machine.quiet:
-            print(*notes, sep="\n")
-        if config.write_config is None:
-            run(config)
+        with only_result(config.machine.json) as tell:
+            if notes and launch.speaks() and not config.machine.quiet:
+                print(*notes, sep="\n")
+            if config.write_config is None:
+                folder = run(config)
+                tell((folder / "report.json").read_text)
 
 
 if __name__ == "__main__":

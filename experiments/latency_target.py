@@ -33,10 +33,7 @@ from amc.measuring.stopwatch import stopwatch
 from amc.models.catalog import build
 from amc.models.checkpoint import load_checkpoint
 from amc.models.pretrained import pretrained
-<<<<<<< HEAD
-=======
-from amc.objectives.latency import clock_for, exported, opened
->>>>>>> 5142696 (Times before and after: rounds, spread, the processor's own time; why a network is slow, measured)
+from amc.objectives.latency import clock_for
 from amc.runtime import feed
 from amc.train import run
 

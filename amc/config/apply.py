@@ -28,7 +28,7 @@ class ApplyConfig(Composed):
     """Applies a learned policy to a budget and network, or a plan to another checkpoint."""
 
     command = "amc.apply"
-    anew = ("memory", "quiet", "trust")
+    anew = ("memory", "quiet", "json", "trust")
 
     policy: Path | None = None
     """A learned policy: the folder of a run, or .../policy."""
@@ -53,7 +53,7 @@ class ApplyConfig(Composed):
     """Folder of this run; default runs/<model>-<data>-<mode>-<ratio>-seed<seed>."""
     resume: Path | None = None
     """Folder of a run of this command that was stopped: goes on with its settings, to the same
-    result. Besides, only --memory, --quiet and --trust may be given."""
+    result. Besides, only --memory, --quiet, --json and --trust may be given."""
     trust: bool = False
     """Use run folders, policies and plans of other users; they name code that runs here."""
     seed: int = 0

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,15 +15,18 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import tyro
 
 from amc.config.composed import Composed, hints_of
-from amc.config.exits import exit_with_one_line
+from amc.config.exits import exit_with_one_line, flush, while_loading
 from amc.runtime import launch
-from amc.runtime.errors import AmcError
+from amc.runtime.errors import AmcError, OutputLost
 from amc.runtime.names import check, current_name
 from amc.runtime.user_code import check_packages
 from amc.runtime.wording import suggestion
 
 Config = TypeVar("Config", bound=Composed)
+Outcome = TypeVar("Outcome")
 
+AS_JSON = (True, Path("-"))
+"""Values of ``--json`` that mean standard output."""
 
 SettingsIn = Callable[[Path, Mapping[str, str]], Mapping[str, Any]]
 """Reads a configuration file; beside it these settings are given as flags, and what they say."""
@@ -93,10 +97,16 @@ def at_once(name: str, config: type[Config], settings_in: SettingsIn | None = No
             )
 
             choose_device(settings.flat["device"])
+    if not settings.flat.get("quiet"):
+        while_loading(sys.stderr if settings.flat.get("json") in AS_JSON else sys.stdout)
 
 
 def command(
-    name: str, config: type[Config], job: Callable[[Config], object], resume: str = ""
+    name: str,
+    config: type[Config],
+    job: Callable[[Config], Outcome],
+    resume: str = "",
+    result: Callable[[Outcome], str] | None = None,
 ) -> None:
     """Runs ``python -m <name>``, which knows one process only; ends as `exit_with_one_line` says.
 
@@ -105,6 +115,7 @@ def command(
         config: its settings.
         job: what it does.
         resume: how to go on after a stop.
+        result: what ``--json`` prints of what came of the job.
     """
     begun = False
     with exit_with_one_line(name, resume=lambda: resume if begun else ""):
@@ -112,7 +123,47 @@ def command(
         if launch.launched()[1] > 1:
             raise AmcError("runs in one process; torchrun is for amc.train and amc.apply")
         begun = True
-        job(settings)
+        with only_result(result is not None and settings.flat["json"] in AS_JSON) as tell:
+            outcome = job(settings)
+            if result is not None:
+                tell(lambda: result(outcome))
+
+
+@contextlib.contextmanager
+def only_result(wanted: bool) -> Iterator[Callable[[Callable[[], str]], None]]:
+    """Standard output is for the result alone, if that is wanted: all else goes where errors do.
+
+    Whatever writes inside: our own lines, the user's code, libraries, processes that were forked.
+    What is called with a function that makes the result prints it; without ``wanted`` it does
+    nothing.
+
+    Raises:
+        OutputLost: nobody reads the result, or it cannot be written.
+    """
+    if not wanted:
+        yield lambda made: None
+        return
+    flush()
+    place = os.dup(1)
+
+    def tell(made: Callable[[], str]) -> None:
+        if launch.prefix():  # the first process has it
+            return
+        result = made()
+        try:
+            with open(os.dup(place), "w", encoding="utf-8") as output:
+                output.write(result.rstrip("\n") + "\n")
+        except OSError as error:
+            raise OutputLost(error) from None
+
+    os.dup2(2, 1)  # what C and other processes write
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield tell
+    finally:
+        flush()
+        os.dup2(place, 1)
+        os.close(place)
 
 
 def known_flags(config: Any) -> Iterator[str]:

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
+from typing import TextIO
 
 from amc.runtime import launch
 from amc.runtime.errors import AmcError, BrokenCodeError, Lost, OutputLost
@@ -18,6 +21,12 @@ CLOSED = 141
 
 INTERRUPTED = 130
 """After Ctrl-C, as a shell has it."""
+
+EVERY = 9.0
+"""Seconds between two lines while modules are being loaded."""
+
+LOADED = threading.Event()
+"""Set once a command's modules are there."""
 
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
@@ -36,12 +45,13 @@ def exit_with_one_line(
         advice: after a mistake.
         resume: how to go on after a stop, if that can be said.
     """
+    LOADED.set()
     try:
         _hold_places()
         try:
             yield
         finally:
-            _flush()
+            flush()
     except (OutputLost, BrokenPipeError) as lost:
         _silence()
         rest = resume()
@@ -103,6 +113,26 @@ def interruptible(name: str) -> None:
     sys.excepthook = hook
 
 
+def while_loading(stream: TextIO | None) -> None:
+    """Says from time to time that modules are being loaded: from a cold disk torch takes long.
+
+    Until `exit_with_one_line` begins; several processes leave it to the first.
+    """
+    if stream is None or launch.prefix():
+        return
+    LOADED.clear()
+
+    def speak() -> None:
+        start = time.monotonic()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads; the command will find out
+            while not LOADED.wait(EVERY):
+                print(
+                    f"load        {time.monotonic() - start:.0f} s so far", file=stream, flush=True
+                )
+
+    threading.Thread(target=speak, daemon=True).start()
+
+
 def _hold_places() -> None:
     """Takes the places of standard streams that are closed, before a file of ours gets one."""
     with contextlib.suppress(OSError):
@@ -111,7 +141,12 @@ def _hold_places() -> None:
         os.close(place)
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Writes what standard output still holds back.
+
+    Raises:
+        OutputLost: it cannot be written.
+    """
     if sys.stdout is not None and not sys.stdout.closed:
         try:
             sys.stdout.flush()

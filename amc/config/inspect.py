@@ -33,7 +33,8 @@ class InspectConfig(ExampleConfig):
     plot: Path | None = None
     """Draw layers and groups: a name that ends in .svg, .png or .pdf."""
     json: Path | None = None
-    """Write the whole account, with complete lists."""
+    """Write the whole account, with complete lists; -: on standard output, and nothing else
+    there."""
 
     def __post_init__(self) -> None:
         as_paths(self)

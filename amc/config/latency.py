@@ -40,6 +40,8 @@ class LatencyConfig(ExampleConfig):
 
     output: Path | None = None
     """The file. Default: latency-<model>-<runtime>.json."""
+    json: bool = False
+    """Also print the table on standard output, and nothing else there."""
 
     def __post_init__(self) -> None:
         as_paths(self)

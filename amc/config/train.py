@@ -40,7 +40,7 @@ class TrainConfig(Composed):
     """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune."""
 
     command = "amc.train"
-    anew = ("time_limit", "workers", "memory", "quiet", "statistics", "trust")
+    anew = ("time_limit", "workers", "memory", "quiet", "json", "statistics", "trust")
 
     preserve_ratio: float = 0.5
     """Part of the multiply-accumulates (MACs), or of another --objective, that stays, in (0, 1];
@@ -72,8 +72,8 @@ class TrainConfig(Composed):
     """Folder of this run; default runs/<model>-<data>-<mode or allocator>-<ratio>-seed<seed>."""
     resume: Path | None = None
     """Folder of a run that was stopped: goes on with its settings, to the same result. Besides,
-    only --time-limit, --workers, --memory, --quiet, --statistics and --trust may be given. The
-    folder names the code that runs: --model, --data, --task, --reward, --metric, --schedule
+    only --time-limit, --workers, --memory, --quiet, --json, --statistics and --trust may be given.
+    The folder names the code that runs: --model, --data, --task, --reward, --metric, --schedule
     and --finetune are its own."""
     statistics: bool = False
     """Also print the levels of filters, FLOPs and parameters: by layer, of the network, and of

@@ -6,6 +6,7 @@ grid and read by bilinear interpolation. The curve, which rises, holds what depe
 as a whole: weights of a small one stay in the processor's cache. `amc.latency` measures it all.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -143,6 +144,11 @@ class LatencyTable:
             raise AmcError(
                 f"the latency table is of another network: it has a layer {next(iter(known))!r}"
             )
+
+    @property
+    def text(self) -> str:
+        """The table as JSON."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
 
     def save(self, path: Path) -> None:
         """Writes JSON, atomically; bytes depend on nothing but the table."""

@@ -522,3 +522,16 @@ def test_a_picture_of_another_kind_is_refused(graph: ChannelGraph, tmp_path: Pat
     with pytest.raises(AmcError, match=r"must end in one of \.svg, \.png, \.pdf"):
         draw(graph, tmp_path / "groups.jpg")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_account_on_standard_output_stands_there_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--model", "plain20", "--width", "0.25"]
+    monkeypatch.setattr(sys, "argv", ["amc.inspect", *words, "--json", "-"])
+    main()
+    out, err = capfd.readouterr()
+    assert "Layers" in err and not Path("-").exists()
+    run(parse(InspectConfig, "amc.inspect", [*words, "--json", str(tmp_path / "a.json")]))
+    found, written = json.loads(out), json.loads((tmp_path / "a.json").read_text())
+    assert {**found, "seconds": 0} == {**written, "seconds": 0}

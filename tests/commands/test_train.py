@@ -157,14 +157,27 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_the_command_prints_tables_and_the_next_step(tiny: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_the_command_prints_tables_and_the_next_step(
+    json_wanted: bool, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """With --json they are on standard error, and the report alone on standard output."""
     folder = tmp_path / "run"
     settings = {**tiny, "mode": "uniform", "preserve_ratio": 0.5, "run_dir": folder}
     del settings["quiet"]
-    done = command(*words(settings))
+    done = command(*words(settings), *["--json"] * json_wanted)
     assert done.returncode == 0, done.stderr
     for expected in ("second", "MACs", "test accuracy", f"tensorboard --logdir {folder}"):
-        assert expected in done.stdout
+        assert expected in (done.stderr if json_wanted else done.stdout)
+    if json_wanted:
+        assert done.stdout == (folder / "report.json").read_text()
+        assert json.loads(done.stdout)["macs"]["ratio"] <= 0.5
+
+
+def test_with_json_a_mistake_leaves_standard_output_empty() -> None:
+    done = command("--json", "--model", "resnet99")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("amc.train: ") and done.stderr.count("\n") == 1
 
 
 def test_quiet_run_prints_nothing(

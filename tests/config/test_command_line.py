@@ -1,13 +1,18 @@
 """What is wrong with a command shows in one line, at once."""
 
+import io
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from amc.config import exits
 from amc.config.apply import ApplyConfig
-from amc.config.command_line import parse
+from amc.config.command_line import only_result, parse
+from amc.config.exits import exit_with_one_line, while_loading
 from amc.config.inspect import InspectConfig
 from amc.config.many_budgets import LearnConfig
 from amc.config.train import TrainConfig
@@ -135,3 +140,49 @@ def test_what_is_no_value_of_a_flag_is_told_with_what_would_be(words: str, said:
     with pytest.raises(AmcError) as refused:
         parse(TrainConfig, "amc.train", words.split())
     assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
+
+
+# --json.
+
+
+def test_standard_output_is_for_the_result_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever writes inside: Python, C, processes of one's own."""
+    with only_result(True) as tell:
+        print("a line of ours")
+        os.write(1, b"of a library\n")
+        subprocess.run([sys.executable, "-c", "print('of a process')"], check=True)
+        tell(lambda: '{"macs": 1}\n')
+        print("and after it")
+    print("as usual")
+    out, err = capfd.readouterr()
+    assert out == '{"macs": 1}\nas usual\n'
+    said = {"a line of ours", "of a library", "of a process", "and after it"}
+    assert set(err.splitlines()) == said
+
+
+def test_after_a_mistake_there_is_no_result(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AmcError), only_result(True):
+        print("so far")
+        raise AmcError("no")
+    print("as usual")
+    assert capfd.readouterr() == ("as usual\n", "so far\n")
+
+
+def test_without_it_nothing_is_moved(capfd: pytest.CaptureFixture[str]) -> None:
+    with only_result(False) as tell:
+        print("a line")
+        tell(lambda: "never")
+    assert capfd.readouterr() == ("a line\n", "")
+
+
+def test_loading_is_no_silence_and_ends_with_the_first_thing_that_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exits, "EVERY", 0.01)
+    said, spoken = io.StringIO(), threading.Event()
+    monkeypatch.setattr(said, "flush", spoken.set)
+    while_loading(said)
+    assert spoken.wait(20)
+    with exit_with_one_line("x"):
+        pass
+    assert exits.LOADED.is_set() and said.getvalue().startswith("load  ")

@@ -144,6 +144,9 @@ class MachineConfig:
     """cpu, cuda, cuda:1 ...; auto takes a GPU when there is one."""
     quiet: bool = False
     """Print errors only."""
+    json: bool = False
+    """Print the result on standard output, as JSON and nothing else: report.json, learned.json,
+    compare.json or pareto.json. All the rest goes to standard error."""
 
     def __post_init__(self) -> None:
         _ = self.memory_bytes  # which checks it
