@@ -179,7 +179,7 @@ class Lab:
         small = cut_by_torch_pruning(self.network.model, self.job.example.args[0], cell, kind)
         cut, training = job.tested(small).accuracy, config.training
         recipe = Recipe(
-            training.finetune_epochs, training.learning_rate,
+            training.finetune_epochs, training.rate_for(self.network.graph),
             weight_decay=training.weight_decay, clip=training.clip, ema=training.ema,
         )  # fmt: skip
         teacher, distill = copy.deepcopy(self.network.model), config.distill

@@ -108,7 +108,7 @@ def theirs(table: Table, distilled: bool, ratio: float, seed: int) -> dict[str, 
             loss = Distillation(teacher, distill.temperature, distill.distill_weight)
         recipe = Recipe(
             table.epochs,
-            defaults.learning_rate,
+            defaults.rate_for(trace(teacher, (next(iter(data.test))[0],))),
             weight_decay=defaults.weight_decay,
             clip=defaults.clip,
         )

@@ -51,7 +51,7 @@ class Gate:
     """Of the training of each of them."""
     shared_epochs: int = 3
     shared_ratio: float = 2.0
-    learning_rate: float = 0.05
+    learning_rate: float | None = None
     seed: int = 0
     device: str = "auto"
     file: Path = Path("runs/shared_gate.jsonl")

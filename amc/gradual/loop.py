@@ -108,7 +108,7 @@ class Turn:
         aim: group -> channels that it has afterwards; groups not named keep what they have. None:
             nothing is cut.
         epochs: of training.
-        rate: its highest learning rate.
+        rate: its highest learning rate; None for that of the settings.
         last: whether none follows.
         name: for people; without, the groups of the aim.
         step: of the schedule, from 0.
@@ -117,7 +117,7 @@ class Turn:
 
     aim: Strategy | None
     epochs: int
-    rate: float
+    rate: float | None
     last: bool = False
     step: int = 0
     name: str = ""

@@ -75,7 +75,7 @@ class Recovery:
         model: nn.Module,
         plan: Plan,
         epochs: int,
-        rate: float,
+        rate: float | None = None,
         stage: int = 0,
         first_epoch: int = 0,
         moving: bool = False,
@@ -86,7 +86,7 @@ class Recovery:
             model: that was cut.
             plan: what is left of the original in it.
             epochs: passes over the training data.
-            rate: highest learning rate.
+            rate: highest learning rate; without, that of the settings.
             stage: its number; every stage has a state of its own.
             first_epoch: epochs of the stages before.
             moving: whether movement is added up.
@@ -95,6 +95,7 @@ class Recovery:
             return Tuned(copy.deepcopy(model))
         if self.training.finetune:
             return Tuned(self._users(model, epochs, first_epoch), epochs=epochs)
+        rate = self.training.rate_for(self.graph) if rate is None else rate
         score, say = "the score", self.job.terminal.say
         for again, now in enumerate((rate, rate / 10)):
             path = self.folder / f"training-{stage}{'-again' if again else ''}.safetensors"
@@ -137,7 +138,7 @@ class Recovery:
             for _ in range(epochs):
                 on_epoch()
             return tuned
-        recipe = self.recipe(epochs, self.training.learning_rate)
+        recipe = self.recipe(epochs, self.training.rate_for(self.graph))
         path = self.folder / f"training-{name}.safetensors"
         return self._trained(model, plan, recipe, path, first_epoch, False, on_epoch)[0].network
 

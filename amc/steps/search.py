@@ -86,7 +86,7 @@ def evaluator(
             job.judging.reward_steps,
             compressor.model if distill.distill else None,
             job.task,
-            learning_rate=training.learning_rate,
+            learning_rate=training.rate_for(compressor.graph),
             temperature=distill.temperature,
             weight=distill.distill_weight,
             clip=training.clip,

@@ -181,7 +181,7 @@ def trained(recovery: Recovery, compressor: Compressor, plan: Plan, band: Band) 
     A training that leaves the uniform slices worse than the cut is done once more at a tenth of
     the rate; where that does not help either, the network stays as it was cut.
     """
-    job, rate = recovery.job, recovery.training.learning_rate
+    job, rate = recovery.job, recovery.training.rate_for(recovery.graph)
     recipe = recovery.recipe(job.judging.shared_epochs, rate)
     about = about_of(recovery, recipe, plan, band)
     finished, small = Checkpoint(recovery.folder / FILE, about), shrink(compressor.model, plan)

@@ -184,7 +184,7 @@ def test_delay_trains_the_whole_network_before_the_first_cut(
     given = {"schedule": "baseline", "schedule_delay": 2, "stage_learning_rate": 0.01}
     found = trained_and_cut(tmp_path / "run", monkeypatch, **simple, **given)
     plan = load_plan(tmp_path / "run" / "plan.json")
-    assert found == [(2, 0.01, {}), (1, 0.05, plan.strategy)]
+    assert found == [(2, 0.01, {}), (1, None, plan.strategy)]  # None: that of the settings
 
 
 def test_levels_of_stages_are_those_of_the_schedule(

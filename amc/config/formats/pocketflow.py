@@ -137,7 +137,8 @@ def write(config: TrainConfig) -> str:
         if flat["stage_epochs"] is not None:
             option["cp_finetune"] = True
             option["cp_nb_iters_ft_ratio"] = flat["stage_epochs"]
-            option["cp_lrn_rate_ft"] = flat["stage_learning_rate"] or flat["learning_rate"]
+            rate = flat["stage_learning_rate"] or flat["learning_rate"]
+            option |= {} if rate is None else {"cp_lrn_rate_ft": rate}
     return "".join(f"--{name}={shlex.quote(str(value))}\n" for name, value in option.items())
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from amc.graph.channel_graph import ChannelGraph
 from amc.runtime.errors import AmcError
 from amc.runtime.limits import below, flag, real, whole, within
 from amc.runtime.names import check_name
@@ -15,8 +16,9 @@ class TrainingConfig:
 
     finetune_epochs: int = 4
     """Passes over the training data after the cut; 0: none."""
-    learning_rate: float = 0.05
-    """Highest learning rate of fine-tuning."""
+    learning_rate: float | None = None
+    """Highest learning rate of fine-tuning; default: 0.02 for networks with depthwise layers, 0.05
+    for others."""
     batch_size: int = 64
     """Images per batch of training."""
     label_smoothing: float = 0.0
@@ -38,7 +40,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         whole("finetune_epochs", self.finetune_epochs, 0)
         whole("batch_size", self.batch_size, 1)
-        within("--learning-rate", self.learning_rate, 0, float("inf"))
+        if self.learning_rate is not None:
+            within("--learning-rate", self.learning_rate, 0, float("inf"))
         for name, most in (
             ("weight_decay", None),
             ("clip", None),
@@ -46,6 +49,16 @@ class TrainingConfig:
             ("ema", 1),
         ):
             below(flag(name), getattr(self, name), most or float("inf"))
+
+    def rate_for(self, graph: ChannelGraph) -> float:
+        """The highest learning rate for a network.
+
+        Depthwise layers have few weights a channel, which large steps throw off (measured:
+        docs/results.md).
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.02 if any(layer.kind == "depthwise" for layer in graph.layers) else 0.05
 
 
 @dataclass(frozen=True)
