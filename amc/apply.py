@@ -47,7 +47,7 @@ def run(config: ApplyConfig) -> Path:
 
 def apply(job: Job, given: nn.Module, run: Run[ApplyConfig]) -> Result:
     """The cut that a policy or a plan gives, on a network and data in memory."""
-    config = run.config
+    config, job = run.config, job.for_network(given)
 
     # Does the plan fit the network, or the budget the policy?
     graph = trace_network(job, given, config.restrictions)

@@ -54,6 +54,7 @@ def compare(job: Job, config: CompareConfig, methods: Sequence[str]) -> Path:
 
     # The network, what can be removed from it and what it may cost, as in `amc.train`.
     given = build_network(job, config.network)
+    job = job.for_network(given)
     graph = trace_network(job, given, config.restrictions)
     budget = make_budget(graph, config.preserve_ratio, config)
     network = load_network(job, given, graph, config.network, config.data)

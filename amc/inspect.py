@@ -35,6 +35,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
 from amc.runtime.files import write_json
 from amc.tasks.evaluate import evaluating, predictions
+from amc.tasks.task import Task, load_task
 
 
 def run(config: InspectConfig) -> Inspection:
@@ -55,7 +56,8 @@ def run(config: InspectConfig) -> Inspection:
     start = time.perf_counter()
     with terminal.bar("trace"):
         model = bake(given, *inputs)
-        graph = restrict(trace(model, *inputs), model, config.restrictions)
+        task = load_task(config.task).for_network(given)
+        graph = restrict(trace(model, *inputs, task.taken), model, config.restrictions)
     seconds = time.perf_counter() - start
     found = inspection_of(
         config, graph, shape, classes, tuple(baked_layers(given, model)), seconds
@@ -63,7 +65,7 @@ def run(config: InspectConfig) -> Inspection:
     terminal.table(layer_table(found))
     terminal.table(group_table(found))
     with terminal.bar("suggest"):
-        following = suggested(config, graph, found, outputs(model, example))
+        following = suggested(config, graph, found, outputs(model, example, task))
     found = replace(found, command=following.command)
     terminal.say(*summary(found, config), *following.lines())
     if config.json is not None and config.json not in AS_JSON:
@@ -74,11 +76,12 @@ def run(config: InspectConfig) -> Inspection:
     return found
 
 
-def outputs(model: nn.Module, example: Feed) -> tuple[int, ...] | str:
-    """Shape of what the network puts out, or why it is of no use to `amc.train`."""
+def outputs(model: nn.Module, example: Feed, task: Task) -> tuple[int, ...] | str:
+    """Shape of what the network puts out first, or why it is of no use to `amc.train`."""
     try:
         with torch.inference_mode(), evaluating(model):
-            return tuple(predictions(model, example).shape)
+            found = predictions(model, example, task)
+            return tuple(feed.leaves(found)[0].shape)
     except AmcError as error:
         return str(error)
 

@@ -36,6 +36,7 @@ from amc.runs.terminal import Terminal
 from amc.runtime import feed
 from amc.runtime.distributed import choose_device
 from amc.runtime.files import write_atomically
+from amc.tasks.task import load_task
 
 
 def run(config: LatencyConfig) -> Measured:
@@ -57,7 +58,8 @@ def run(config: LatencyConfig) -> Measured:
     inputs = feed.arguments(sample)
     with terminal.bar("trace"):
         model = bake(given.to(device), *inputs).eval()
-        graph = restrict(trace(model, *inputs), model, config.restrictions)
+        task = load_task(config.task).for_network(given)
+        graph = restrict(trace(model, *inputs, task.taken), model, config.restrictions)
     Budget(graph, 1.0)  # says what leaves nothing to be measured
     effort = Effort(config.networks)
     with _threads(config.threads):

@@ -54,6 +54,7 @@ def sweep_budgets(job: Job, config: ParetoConfig) -> Path:
 
     # What can be removed, and are all targets reachable? Nothing long runs before this is known.
     given = build_network(job, config.network)
+    job = job.for_network(given)
     graph = trace_network(job, given, config.restrictions)
     budgets = [make_budget(graph, ratio, config) for ratio in config.ratios]
     policy = load_learned(config.policy or learned(job, config))

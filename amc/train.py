@@ -179,7 +179,7 @@ def compress(
 
 def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
     """The whole job, on a network and data in memory."""
-    config = run.config
+    config, job = run.config, job.for_network(given)
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
     graph = overridden(trace_network(job, given, config.restrictions), config.allocation)

@@ -123,7 +123,7 @@ def _gradients(
 ) -> list[Tensor]:
     """Gradients of the summed loss of a batch."""
     with torch.enable_grad():
-        loss = task.summed_loss(predictions(copy, images), targets)
+        loss = task.summed_loss(predictions(copy, images, task), targets)
     if not loss.requires_grad:
         raise AmcError(
             "calibration: the loss has no gradient: the network turns gradients off in forward, "

@@ -89,7 +89,7 @@ class Left:
     def compressor(self) -> Compressor:
         """Statistics of the network, and what cuts it."""
         example = self.job.example
-        graph = trace(self.network, example.args, example.kwargs)
+        graph = trace(self.network, example.args, example.kwargs, example.outputs)
         if self.bounds:
             graph = bounded(graph, self.bounds)
         return calibrate(self.job, graph, self.network, self.movement)

@@ -16,6 +16,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import expanded
 
 MODELS = ("resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2")
+TASKS = ("classification", "detection")
 REWARDS = ("divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params")
 METRICS = (
     "lasso", "obs", "l1", "l2", "geometric_median", "bn_scale", "activation_mean", "apoz",
@@ -83,8 +84,8 @@ def check(settings: Mapping[str, Any]) -> None:
             idx_settings(rest)
         if kind == "function":
             _check_function(settings["data"])
-    if settings.get("task", "classification") != "classification":
-        _check_function(settings["task"])
+    if (task := settings.get("task", TASKS[0])) not in TASKS:
+        _check_function(task)
     _check_names(settings)
     _check_files(settings)
 

@@ -100,6 +100,10 @@ class Job:
             if wanted <= 0:
                 return
 
+    def for_network(self, network: nn.Module) -> "Job":
+        """The job, with the task as this network does it."""
+        return replace(self, task=self.task.for_network(network))
+
     @property
     def looks_at_movement(self) -> bool:
         """Whether the metric may ask for it: a function of the user's may."""
@@ -108,7 +112,7 @@ class Job:
     @property
     def example(self) -> Inputs:
         """What a network is traced with."""
-        return Inputs(*feed.arguments(self.samples(2)))
+        return Inputs(*feed.arguments(self.samples(2)), self.task.taken)
 
     def samples(self, count: int) -> Feed:
         """The first of the training images in memory, over again where there are fewer."""

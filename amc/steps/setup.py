@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from amc.calibration.calibrate import calibrated_layers
 from amc.calibration.passes import passes
@@ -102,7 +102,9 @@ def trace_network(job: Job, given: nn.Module, restrictions: Restrictions) -> Cha
     example = job.example
     with job.terminal.bar("trace"):
         model = bake(given.to(job.device), example.args, example.kwargs)
-        graph = restrict(trace(model, example.args, example.kwargs), model, restrictions)
+        graph = restrict(
+            trace(model, example.args, example.kwargs, example.outputs), model, restrictions
+        )
     passes(graph, calibrated_layers(graph), job.memory)  # says what does not fit
     return graph
 
@@ -202,21 +204,27 @@ def check_outputs(model: nn.Module, job: Job) -> None:
         return
     (images, targets), task = job.validation[0], job.task
     with evaluating(model):
-        found = predictions(model, images)
+        found = predictions(model, images, task)
     count = feed.samples(images)
-    if not found.ndim or len(found) != count:
-        raise AmcError(
-            f"the network must return a tensor [batch, ...], got shape {tuple(found.shape)} for "
-            f"{count} images"
-        )
-    found = found.detach().requires_grad_()  # whatever is frozen in the network
-    loss = task.batch_loss(found, targets)
+    for one in feed.leaves(found):
+        if not one.ndim or len(one) != count:
+            raise AmcError(
+                f"the network must return a tensor [batch, ...], got shape {tuple(one.shape)} for "
+                f"{count} images"
+            )
+    found = feed.each(found, Tensor.detach)
+    loss = task.batch_loss(feed.each(found, _leaf), targets)
     if not loss.requires_grad:
         raise AmcError(f"{task.source}: loss has no gradient with respect to the outputs")
-    distance = task.divergence(found.detach(), found.detach())
+    distance = task.divergence(found, found)
     for part, value in (("loss", loss.detach()), ("distance", distance)):
         if not bool(value.isfinite()):
             raise AmcError(f"{task.source}: {part} is {float(value)} for the original network")
+
+
+def _leaf(output: Tensor) -> Tensor:
+    """An output that gradients are asked of, whatever is frozen in the network."""
+    return output.clone().requires_grad_(output.is_floating_point())
 
 
 def check_training(job: Job, model: nn.Module, config: TrainingConfig) -> None:
@@ -233,7 +241,7 @@ def check_training(job: Job, model: nn.Module, config: TrainingConfig) -> None:
         parameter.requires_grad_(parameter.is_floating_point())
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            backward(job.task.batch_loss(predictions(copy, inputs), targets.to(device)))
+            backward(job.task.batch_loss(predictions(copy, inputs, job.task), targets.to(device)))
     except AmcError as error:
         raise AmcError(
             f"in training mode {error}; --finetune-epochs 0 prunes without training"

@@ -258,7 +258,7 @@ def per_slice(recovery: Recovery) -> Callable[[Plan], Loss]:
         return recovery.loss  # whose features depend on the slice
     loss = recovery.loss(Plan({}, ()))
     if isinstance(loss, Distillation):
-        loss = replace(loss, teacher=Remembering(loss.teacher))
+        loss = replace(loss, teacher=Remembering(loss.teacher, recovery.job.task))
     return lambda plan: loss
 
 

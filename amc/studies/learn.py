@@ -126,26 +126,27 @@ def learn(
     for name in config.models:
         named = replace(config.network, model=name)
         given = build_network(job, named)
-        graph = trace_network(job, given, config.restrictions)
+        own = job.for_network(given)
+        graph = trace_network(own, given, config.restrictions)
         budgets = [make_budget(graph, ratio, config) for ratio in config.ratios]
-        outlines.append((named, given, graph, budgets))
+        outlines.append((own, named, given, graph, budgets))
 
     # The networks with their weights and statistics.
     pupils = []
-    for named, given, graph, budgets in outlines:
-        network = load_network(job, given, graph, named, config.data)
-        terminal.say(*network.overview(job, *budgets))
-        compressor, place = calibrate(job, graph, network.model), folder / safe_name(network.name)
+    for own, named, given, graph, budgets in outlines:
+        network = load_network(own, given, graph, named, config.data)
+        terminal.say(*network.overview(own, *budgets))
+        compressor, place = calibrate(own, graph, network.model), folder / safe_name(network.name)
         shared = shared_for(
-            job, network, compressor, budgets, config.data, place, training, distill
+            own, network, compressor, budgets, config.data, place, training, distill
         )
         if shared:
             compressor, budgets = shared.weights, list(shared.band.budgets)
-        pupils.append((network, compressor, budgets))
+        pupils.append((own, network, compressor, budgets))
 
     # One agent walks all of them in turn.
     with terminal.bar("learn", config.each * sum(len(budgets) for *_, budgets in pupils)) as bar:
-        lessons = [one for pupil in pupils for one in lessons_of(job, *pupil, config, bar)]
+        lessons = [one for pupil in pupils for one in lessons_of(*pupil, config, bar)]
         if recorded := sum(lesson.problem.trials.recorded for lesson in lessons):
             terminal.say(f"resume   {recorded} episodes are on record in {folder}")
         problems = [lesson.problem for lesson in lessons]

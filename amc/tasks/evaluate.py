@@ -14,7 +14,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
 from amc.runtime.user_code import user_code
 from amc.tasks.precision import precise
-from amc.tasks.task import CLASSIFICATION, Results, Task
+from amc.tasks.task import CLASSIFICATION, Outputs, Results, Task
 
 TEMPERATURE = 4.0
 """Temperature of the predictions that `Score.divergence` compares, so that all classes count."""
@@ -38,14 +38,21 @@ class Score:
     divergence: float | None = None
 
 
-def predictions(model: nn.Module, images: Feed) -> Tensor:
-    """The network's output as one tensor (class scores [batch, classes]), also when it is wrapped.
+class Answering(nn.Module):
+    """Stands for a network, and puts out what the task takes of that one's outputs."""
 
-    Taken from an output's ``logits`` (Hugging Face), from ``out`` or ``logits`` of a dictionary
-    (torchvision's segmentation), or as the first of several outputs (auxiliary heads).
+
+def predictions(model: nn.Module, images: Feed, task: Task = CLASSIFICATION) -> Outputs:
+    """What the network puts out, as the task takes it.
+
+    Unless the task says so, this is one tensor (class scores [batch, classes]), also when it is
+    wrapped: an output's ``logits`` (Hugging Face), ``out`` or ``logits`` of a dictionary
+    (torchvision's segmentation), or the first of several outputs (auxiliary heads).
     """
     with user_code(f"the network fails on inputs {feed.in_words(feed.forms(images))}:"):
         found = feed.call(model, images)
+    if task.outputs is not None:
+        return found if isinstance(model, Answering) else task.picked(found)
     if isinstance(found, Mapping):  # Hugging Face's outputs are dictionaries as well
         found = next((found[key] for key in ("logits", "out") if key in found), found)
     elif isinstance(found, list | tuple) and found:
@@ -62,7 +69,7 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Feed, Tensor]],
     batch_statistics: bool = False,
-    reference: Sequence[Tensor] | None = None,
+    reference: Sequence[Outputs] | None = None,
     task: Task = CLASSIFICATION,
 ) -> Score:
     """Score, loss and divergence in eval mode; the model's modes are restored.
@@ -84,11 +91,11 @@ def evaluate(
     def results() -> Results:
         """What a score goes through; everything else is summed up on the way."""
         for number, (inputs, targets) in enumerate(distributed.shard(batches)):
-            found = predictions(model, feed.moved(inputs, device))
+            found = predictions(model, feed.moved(inputs, device), task)
             targets = targets.to(device)
             loss, distance = task.summed_loss(found, targets), torch.zeros(())
             if reference is not None:
-                soft = task.soften(found.float(), TEMPERATURE)
+                soft = task.soften(feed.each(found, Tensor.float), TEMPERATURE)
                 distance = task.divergence(soft, reference[number])
             parts = task.correct(found, targets), loss, distance, torch.tensor(len(targets))
             sums.append(torch.stack([part.to(device).double() for part in parts])[None])
@@ -124,7 +131,7 @@ def _score(sums: Tensor, own: float | None, compared: bool) -> Score:
 
 def reference_outputs(
     model: nn.Module, batches: Iterable[tuple[Feed, Tensor]], task: Task = CLASSIFICATION
-) -> list[Tensor]:
+) -> list[Outputs]:
     """What a network puts out, in the form that divergence compares.
 
     Logarithms of its predictions at `TEMPERATURE`, [batch, classes] each, or, of another task, its
@@ -137,7 +144,10 @@ def reference_outputs(
         distributed.single_process(not task.classifies),
     ):
         return [
-            task.soften(predictions(model, feed.moved(inputs, device)).float(), TEMPERATURE)
+            task.soften(
+                feed.each(predictions(model, feed.moved(inputs, device), task), Tensor.float),
+                TEMPERATURE,
+            )
             for inputs, _ in distributed.shard(batches)
         ]
 

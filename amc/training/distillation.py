@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from amc.runtime import feed
 from amc.runtime.feed import Feed
 from amc.tasks.evaluate import evaluating, predictions
 from amc.tasks.task import CLASSIFICATION, Task
@@ -39,7 +40,7 @@ def supervised(task: Task = CLASSIFICATION, smoothing: float = 0.0) -> Loss:
     """The loss of the targets alone; labels may be smoothed (Szegedy et al. 2016, section 7)."""
 
     def loss(model: nn.Module, images: Feed, targets: Tensor) -> Tensor:
-        return task.batch_loss(predictions(model, images), targets, smoothing)
+        return task.batch_loss(predictions(model, images, task), targets, smoothing)
 
     return loss
 
@@ -94,12 +95,14 @@ class Distillation:
         """The loss of a batch."""
         names = list(self.features) if self.feature_weight else []
         with outputs_of(model, names) as own:
-            found = predictions(model, images)
+            found = predictions(model, images, self.task)
         with torch.no_grad(), evaluating(self.teacher), outputs_of(self.teacher, names) as theirs:
-            reference = self.task.soften(predictions(self.teacher, images), self.temperature)
+            said = predictions(self.teacher, images, self.task)
+            reference = self.task.soften(said, self.temperature)
         divergence = self.task.divergence(self.task.soften(found, self.temperature), reference)
         loss = self.task.batch_loss(found, targets, self.smoothing)
-        loss = loss + self.weight * self.task.sharpness(self.temperature) * divergence / len(found)
+        weight = self.weight * self.task.sharpness(self.temperature)
+        loss = loss + weight * divergence / feed.samples(found)
         if own:
             loss = loss + self.feature_weight * self._apart(own, theirs)
         return loss

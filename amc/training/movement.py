@@ -79,7 +79,7 @@ def short_training(
     movement, sgd = Movement(copy, names), optimiser(copy, RECIPE)
 
     def loss(images: Feed, targets: Tensor) -> Tensor:
-        return task.batch_loss(predictions(copy, images), targets)
+        return task.batch_loss(predictions(copy, images, task), targets)
 
     for step, (images, targets) in enumerate(batches):
         RECIPE.set_rate(sgd, step / len(batches))

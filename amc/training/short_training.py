@@ -15,7 +15,7 @@ from amc.runtime import feed
 from amc.runtime.feed import Feed
 from amc.tasks.evaluate import Score, evaluate, evaluating, predictions
 from amc.tasks.precision import repeatable
-from amc.tasks.task import CLASSIFICATION, Task
+from amc.tasks.task import CLASSIFICATION, Outputs, Task
 from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import backward
 
@@ -37,7 +37,7 @@ class ShortTraining:
     """
 
     batches: Sequence[Labelled]
-    reference: Sequence[Tensor]
+    reference: Sequence[Outputs]
     learning_rate: float = 0.05
     temperature: float = 4.0
     weight: float = 2.0
@@ -68,12 +68,14 @@ class ShortTraining:
             return quick
         return replace(quick, reference=quick.said(teacher))
 
-    def said(self, teacher: nn.Module) -> list[Tensor]:
+    def said(self, teacher: nn.Module) -> list[Outputs]:
         """What a network puts out on the batches, softened."""
         device = next(teacher.parameters()).device
         with torch.no_grad(), evaluating(teacher):
             return [
-                self.task.soften(predictions(teacher, feed.moved(x, device)), self.temperature)
+                self.task.soften(
+                    predictions(teacher, feed.moved(x, device), self.task), self.temperature
+                )
                 for x, _ in self.batches
             ]
 
@@ -82,7 +84,7 @@ class ShortTraining:
         self,
         model: nn.Module,
         validation: Iterable[Labelled],
-        reference: Sequence[Tensor] | None = None,
+        reference: Sequence[Outputs] | None = None,
     ) -> Score:
         """Trains the model, in place, and validates it as `evaluate` does, by batch statistics."""
         device = next(model.parameters()).device
@@ -98,14 +100,13 @@ class ShortTraining:
         sgd = optimiser(model, recipe)
         for step, (images, targets) in enumerate(self.batches):
             recipe.set_rate(sgd, step / len(self.batches))
-            found = predictions(model, feed.moved(images, device))
+            found = predictions(model, feed.moved(images, device), self.task)
             loss = self.task.batch_loss(found, targets.to(device))
             if self.reference:
                 soft = self.task.soften(found, self.temperature)
                 weight = self.weight * self.task.sharpness(self.temperature)
-                loss = loss + weight * self.task.divergence(soft, self.reference[step]) / len(
-                    found
-                )
+                apart = self.task.divergence(soft, self.reference[step])
+                loss = loss + weight * apart / feed.samples(found)
             sgd.zero_grad(set_to_none=True)
             backward(loss)
             if self.clip:

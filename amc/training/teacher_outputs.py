@@ -5,39 +5,41 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from amc.data import Loader, start_epoch
 from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
-from amc.tasks.evaluate import evaluating, predictions
+from amc.tasks.evaluate import Answering, evaluating, predictions
+from amc.tasks.task import CLASSIFICATION, Outputs, Task
 
 MOST_BYTES = 1 << 30
 """Bytes of outputs that are held; where there are more, the teacher runs every time."""
 
 
-class PrecomputedOutputs(nn.Module):
+class PrecomputedOutputs(Answering):
     """A network that knows its outputs by heart.
 
     Args:
         rows: digest of an image's bytes -> its row.
-        outputs: [N, ...].
+        outputs: what the task takes of them, each [N, ...].
 
     Raises:
         AmcError: called with an image that it does not know.
     """
 
-    def __init__(self, rows: dict[bytes, int], outputs: Tensor) -> None:
+    def __init__(self, rows: dict[bytes, int], outputs: Outputs) -> None:
         super().__init__()
         self._rows, self._outputs = rows, outputs
 
-    def forward(self, *images: Any, **named: Any) -> Tensor:
+    def forward(self, *images: Any, **named: Any) -> Outputs:
         """[B, ...] of images [B, ...], whatever their order and company."""
         given = named or images
         try:
-            return self._outputs[[self._rows[one] for one in _digests(given)]]
+            rows = [self._rows[one] for one in _digests(given)]
+            return feed.each(self._outputs, lambda every: every[rows])
         except KeyError:
             raise AmcError(
                 "training: an image that the first pass did not have, though the loader says "
@@ -45,26 +47,28 @@ class PrecomputedOutputs(nn.Module):
             ) from None
 
 
-class Remembering(nn.Module):
+class Remembering(Answering):
     """A network that runs once where it is asked about the same batch several times on end.
 
     Args:
         network: in whatever mode; it is meant to be asked without gradients.
+        task: what it takes of the outputs.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, task: Task = CLASSIFICATION) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._task = network, task
         self._asked: list[Any] = []
         self._said: Any = None
 
-    def forward(self, *images: Any, **named: Any) -> Any:
+    def forward(self, *images: Any, **named: Any) -> Outputs:
         """What the network says."""
         asked = tree_leaves((images, named))
         if len(asked) != len(self._asked) or any(
             a is not b for a, b in zip(asked, self._asked, strict=True)
         ):
-            self._asked, self._said = asked, self.network(*images, **named)
+            self._asked = asked
+            self._said = predictions(self.network, named or images, self._task)
         return self._said
 
 
@@ -80,7 +84,10 @@ def can_precompute(teacher: nn.Module, stream: Loader) -> bool:
 
 
 def precomputed(
-    teacher: nn.Module, stream: Loader, on_batch: Callable[[], None] = lambda: None
+    teacher: nn.Module,
+    stream: Loader,
+    task: Task = CLASSIFICATION,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """What the teacher says of all training images; the teacher itself if that is too much.
 
@@ -90,22 +97,24 @@ def precomputed(
     Args:
         teacher: left as it is.
         stream: training batches, `can_precompute`.
+        task: what it takes of the outputs.
         on_batch: called after each of them.
     """
     rows: dict[bytes, int] = {}
-    found: list[Tensor] = []
+    found: list[Outputs] = []
     with torch.random.fork_rng([]), torch.no_grad(), evaluating(teacher):
         torch.manual_seed(0)  # a `DataLoader` shuffles by the one generator
         start_epoch(stream, 0)
         for images, _ in stream:
-            outputs = predictions(teacher, images)
-            if outputs.nbytes * len(stream) > MOST_BYTES:
+            outputs = predictions(teacher, images, task)
+            if sum(one.nbytes for one in feed.leaves(outputs)) * len(stream) > MOST_BYTES:
                 return teacher
-            for digest, output in zip(_digests(images), outputs, strict=True):
+            each = feed.parted(outputs, lambda every: torch.split(every, 1))
+            for digest, output in zip(_digests(images), each, strict=True):
                 if rows.setdefault(digest, len(found)) == len(found):
                     found.append(output)
             on_batch()
-    return PrecomputedOutputs(rows, torch.stack(found))
+    return PrecomputedOutputs(rows, feed.joined(found))
 
 
 def _digests(images: Feed) -> Iterator[bytes]:

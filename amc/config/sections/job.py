@@ -50,7 +50,8 @@ class DataConfig:
     val, test[, calibration]) of (images [B, C, H, W] float32, labels [B] int64) as the network
     wants them, that can be gone through again and again."""
     task: str = "classification"
-    """What the network is for: classification, or module:object with name, loss, score."""
+    """What the network is for: classification; detection, where the network tells loss and boxes
+    (Ultralytics' YOLO does); or module:object with name, loss, score."""
 
     @property
     def classifies(self) -> bool:

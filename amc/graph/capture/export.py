@@ -1,6 +1,7 @@
 """The network as a graph of ATen operators, or one line about what is in the way."""
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -26,20 +27,32 @@ HERE = str(Path(__file__).parents[2]) + os.sep
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of one execution."""
+    """The arguments of one execution, and what of its outputs is of interest.
+
+    Attributes:
+        args: positional.
+        kwargs: by name.
+        outputs: takes it of what the network returns; without it, it is everything.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    outputs: Callable[[Any], Any] | None = None
 
     def run(self, model: nn.Module) -> Any:
-        """The network's outputs: without gradients, random operators always alike.
+        """The network's outputs of interest: without gradients, random operators always alike.
 
         It gets copies, as it may write into its inputs.
         """
         args, kwargs = self.map(Tensor.clone)
         with precise(), torch.no_grad(), torch.random.fork_rng(devices=self._devices):
             torch.manual_seed(0)
-            return model(*args, **kwargs)
+            found = model(*args, **kwargs)
+            return found if self.outputs is None else self.outputs(found)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same execution with every tensor changed."""
+        return Inputs(*self.map(change), self.outputs)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with every tensor changed."""
@@ -79,7 +92,7 @@ def export(model: nn.Module, inputs: Inputs) -> Any:
             f"{lazy[0]} has no shape yet: run the network once before it is traced"
         )
     try:
-        with _silence(), torch.no_grad():
+        with _silence(), torch.no_grad(), _taking(model, inputs.outputs):
             return torch.export.export(model, *inputs.map(Tensor.clone))
     except (Exception, SystemExit) as error:  # of dozens of types; all mean "not exportable"
         raise UnsupportedModelError(_diagnosis(model, inputs, error)) from error
@@ -92,6 +105,28 @@ def count_macs(program: Any, inputs: Inputs) -> int:
         args, kwargs = inputs.map(Tensor.clone)
         program.module()(*args, **kwargs)
     return counter.get_total_flops() // 2
+
+
+@contextlib.contextmanager
+def _taking(model: nn.Module, outputs: Callable[[Any], Any] | None) -> Iterator[None]:
+    """The network returns what of its outputs is of interest; its tensors keep their names."""
+    if outputs is None:
+        yield
+        return
+    own, forward = "forward" in vars(model), model.forward
+
+    @functools.wraps(forward)
+    def taken(*args: Any, **kwargs: Any) -> Any:
+        return outputs(forward(*args, **kwargs))
+
+    model.forward = taken
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ class Proof:
 
     def _exact(self, plan: Plan) -> bool:
         """Whether the outputs are the same in 64 bits."""
-        wide = Inputs(*self._inputs.map(lambda x: x.double() if x.is_floating_point() else x))
+        wide = self._inputs.changed(lambda x: x.double() if x.is_floating_point() else x)
         model = duplicate(self._model).double()
         try:
             found = tree_leaves(wide.run(shrink(model, plan)))
@@ -206,7 +206,7 @@ def training(model: nn.Module) -> nn.Module:
 def _prepared(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, float]:
     """The copy to execute, its inputs, and the tolerance of its data type."""
     generator = torch.Generator().manual_seed(0)
-    wide = Inputs(*inputs.map(lambda x: _widened(_varied(x, generator))))
+    wide = inputs.changed(lambda x: _widened(_varied(x, generator)))
     for random in (True, False):
         candidate = duplicate(model).eval().float()
         if random:

@@ -6,7 +6,7 @@ executing a cut: the shrunk network must equal the masked one, otherwise groups 
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,7 @@ def trace(
     model: nn.Module,
     example_inputs: tuple[Any, ...],
     example_kwargs: Mapping[str, Any] | None = None,
+    outputs: Callable[[Any], Any] | None = None,
 ) -> ChannelGraph:
     """Finds the channel groups of a network.
 
@@ -53,6 +54,9 @@ def trace(
         example_inputs: positional inputs of one execution, tensors or containers of them; the
             first tensor's first dimension is the batch.
         example_kwargs: keyword inputs of the same execution.
+        outputs: takes of what the network returns what must stay as it is, in eval mode and in
+            training mode; without it, all of it stays. Feature maps that nobody reads can then be
+            cut like any others.
 
     Returns:
         The graph; groups that must stay whole carry the reason.
@@ -61,7 +65,7 @@ def trace(
         UnsupportedModelError: the network cannot be exported; the message says what stops it.
     """
     check_fit(model)
-    inputs = Inputs(example_inputs, dict(example_kwargs or {}))
+    inputs = Inputs(example_inputs, dict(example_kwargs or {}), outputs)
     program = export(duplicate(model).eval(), inputs)  # may leave traces in what it exports
     search = _Search(model, inputs, program)
     graph = search.proven()
