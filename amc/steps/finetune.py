@@ -247,7 +247,7 @@ class Recovery:
         known = self.job.teachers
         if self.original not in known:
             with self.job.terminal.bar("teacher", len(stream)) as bar:
-                known[self.original] = precomputed(teacher, stream, self.job.task, bar.step)
+                known[self.original] = precomputed(teacher, stream, bar.step, self.job.task)
         return known[self.original]
 
     def _features(self, plan: Plan) -> dict[str, Tensor]:

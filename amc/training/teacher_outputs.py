@@ -86,8 +86,8 @@ def can_precompute(teacher: nn.Module, stream: Loader) -> bool:
 def precomputed(
     teacher: nn.Module,
     stream: Loader,
-    task: Task = CLASSIFICATION,
     on_batch: Callable[[], None] = lambda: None,
+    task: Task = CLASSIFICATION,
 ) -> nn.Module:
     """What the teacher says of all training images; the teacher itself if that is too much.
 
@@ -97,8 +97,8 @@ def precomputed(
     Args:
         teacher: left as it is.
         stream: training batches, `can_precompute`.
-        task: what it takes of the outputs.
         on_batch: called after each of them.
+        task: what it takes of the outputs.
     """
     rows: dict[bytes, int] = {}
     found: list[Outputs] = []

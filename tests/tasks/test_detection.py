@@ -270,7 +270,7 @@ def test_maps_that_nobody_reads_are_cut(learned: nn.Module) -> None:
 
 def test_what_the_teacher_says_is_known_by_heart(learned: nn.Module) -> None:
     task, stream = load_task("detection").for_network(learned), data().calibration
-    known = precomputed(learned, stream, task)
+    known = precomputed(learned, stream, task=task)
     assert isinstance(known, PrecomputedOutputs)
     images, targets = squares(256, 256)
     asked = images[[3, 200, 5]], targets[[3, 200, 5]]
