@@ -53,6 +53,9 @@ def as_yolo(model: nn.Module, names: tuple[str, ...] = CLASSES) -> YOLO:
     found = YOLO(f"{Path(model.yaml['yaml_file']).stem}.yaml", task="detect", verbose=False)
     given = found.model.args
     found.model = model
+    for block in model.modules():
+        if hasattr(block, "forward_split"):  # C2f, as it is exported: by a number that nobody kept
+            block.c = block.cv1.conv.out_channels // 2
     model.args, model.task, model.names = given, "detect", dict(enumerate(names))
     return found
 
