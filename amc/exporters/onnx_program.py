@@ -16,6 +16,9 @@ from amc.runtime.feed import Feed
 
 Run = Callable[[], object]
 
+BATCH = "batch"
+"""What the dimension of samples is called in a file."""
+
 
 def exported(model: nn.Module, sample: Feed) -> Any:
     """The network as an ONNX program (an `onnx.ModelProto`).
@@ -29,6 +32,47 @@ def exported(model: nn.Module, sample: Feed) -> Any:
         program = torch.onnx.export(copy, args, kwargs=kwargs, dynamo=True, verbose=False)
     assert program is not None
     return program.model_proto
+
+
+def portable(program: Any) -> Any:
+    """An exported program as ONNX, without what only tells where it comes from.
+
+    Names of modules and lines of source files make up a sixth of a small network's file. The first
+    dimension of inputs is called "batch" where it may have any size.
+
+    Args:
+        program: a `torch.export.ExportedProgram`.
+
+    Raises:
+        Exception: of many kinds, where one of its operators cannot be exported.
+    """
+    with hushed():
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert made is not None
+    found = made.model_proto
+    del found.metadata_props[:], found.graph.metadata_props[:], found.graph.value_info[:]
+    for body in (found.graph, *found.functions):
+        _bare(body)
+    for one in (*found.graph.input, *found.graph.output, *found.graph.initializer):
+        del one.metadata_props[:]
+        one.ClearField("doc_string")
+    symbols = [one.type.tensor_type.shape.dim[:1] for one in found.graph.input]
+    symbol = next((dim.dim_param for dims in symbols for dim in dims if dim.dim_param), None)
+    for one in (*found.graph.input, *found.graph.output):
+        for dim in one.type.tensor_type.shape.dim:
+            if symbol and dim.dim_param == symbol:
+                dim.dim_param = BATCH
+    return found
+
+
+def _bare(body: Any) -> None:
+    """Takes the notes off the nodes of a graph, and of those inside of them."""
+    for node in body.node:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+        for one in node.attribute:
+            for inner in (one.g, *one.graphs):
+                _bare(inner)
 
 
 def opened(program: Any, sample: Feed, threads: int = 1) -> Run:

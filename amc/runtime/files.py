@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -20,8 +20,16 @@ class UnwritableError(AmcError):
     """A file cannot be written; what was there before is untouched."""
 
 
-def write_atomically(path: Path, text: str | bytes) -> None:
+def write_atomically(
+    path: Path, text: str | bytes, check: Callable[[Path], object] | None = None
+) -> None:
     """Writes a file so that a reader sees the old content or the new one, never half of it.
+
+    Args:
+        path: of the file.
+        text: its content.
+        check: looks at the new file, under another name, before it takes the place of an older
+            one; where it raises anything, the older one stays.
 
     Raises:
         UnwritableError: the folder cannot be written, the disk is full; the old file is untouched.
@@ -37,6 +45,8 @@ def write_atomically(path: Path, text: str | bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if check is not None:
+            check(temporary)
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except OSError as error:
