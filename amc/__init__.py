@@ -11,6 +11,7 @@ or step by step:
     plan = graph.plan({"conv1": range(8)})       # which channels stay
     smaller = amc.shrink(model, plan)            # a new, smaller module
     smaller = amc.load_pruned(model, "runs/x")   # the network that a run left behind
+    amc.export(smaller, "net.onnx", (images,))   # a file for elsewhere, proven equal
 
 The same job on the command line is ``python -m amc.train``.
 """
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from amc.calibration.calibrate import calibrate
+    from amc.export import export
     from amc.graph.capture.bake import bake
     from amc.graph.channel_graph import ChannelGraph
     from amc.graph.plan import Plan, Strategy
@@ -44,6 +46,7 @@ __all__ = [
     "bake",
     "calibrate",
     "compress",
+    "export",
     "load_pruned",
     "mask",
     "restrict",
@@ -53,6 +56,7 @@ __all__ = [
 
 _HOMES = {
     "amc.train": ("compress",),
+    "amc.export": ("export",),
     "amc.runs.network": ("load_pruned",),
     "amc.graph.tracing.trace": ("trace",),
     "amc.graph.restrictions": ("Restrictions",),

@@ -32,6 +32,7 @@ from amc.gradual.recover import recover
 from amc.graph.shrink import duplicate
 from amc.metrics.table import users_metric
 from amc.reconstruction.compressor import Compressor
+from amc.runs.exports import refuse_failed
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
 from amc.runs.tensorboard import TensorBoardLog
@@ -72,7 +73,8 @@ def run(config: TrainConfig) -> Path:
         config = opened.config
         check_files(config.allocation, config.training, config.stages, config.search.allocator)
         job = open_job(config, opened.terminal)
-        prune(job, build_network(job, config.network), opened)
+        result = prune(job, build_network(job, config.network), opened)
+        refuse_failed(result.report.exports)
         return opened.folder
 
 

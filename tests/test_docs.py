@@ -20,6 +20,7 @@ from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import known_flags, parse
 from amc.config.compare import CompareConfig
+from amc.config.export import ExportConfig
 from amc.config.inspect import InspectConfig
 from amc.config.latency import LatencyConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
@@ -46,9 +47,10 @@ COMMANDS: dict[str, Any] = {
     "amc.apply": ApplyConfig,
     "amc.pareto": ParetoConfig,
     "amc.latency": LatencyConfig,
+    "amc.export": ExportConfig,
 }
 MOST_BYTES = 9_000
-FLAG = re.compile(r"--[a-z][a-z-]*[a-z]")
+FLAG = re.compile(r"--[a-z][a-z0-9-]*[a-z0-9]")
 
 
 def shown(page: Path) -> str:

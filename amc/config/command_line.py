@@ -169,6 +169,8 @@ def only_result(wanted: bool) -> Iterator[Callable[[Callable[[], str]], None]]:
 def known_flags(config: Any) -> Iterator[str]:
     """All flags of a class of settings."""
     for name, hint in hints_of(config).items():
+        if name in getattr(config, "bare", ()):
+            continue
         flag = "--" + name.replace("_", "-")
         yield flag
         if hint is bool:

@@ -30,10 +30,12 @@ class Composed:
     Attributes:
         command: the module that it belongs to.
         anew: settings that may be given beside ``--resume``.
+        bare: settings that are words of their own on the command line, and no flags.
     """
 
     command: ClassVar[str]
     anew: ClassVar[tuple[str, ...]] = ()
+    bare: ClassVar[tuple[str, ...]] = ()
 
     @property
     def folder(self) -> Path:

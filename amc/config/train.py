@@ -20,6 +20,7 @@ from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
 from amc.runtime.limits import below, flag, real, shown, whole, within
+from amc.runtime.names import check_export
 
 DECISIVE = (
     "network",
@@ -75,6 +76,9 @@ class TrainConfig(Composed):
     only --time-limit, --workers, --memory, --quiet, --json, --statistics and --trust may be given.
     The folder names the code that runs: --model, --data, --task, --reward, --metric, --schedule
     and --finetune are its own."""
+    export: str = ""
+    """Also write the network that is left as these files, separated by commas: onnx, int8 (ONNX in
+    8 bits), pt2, safetensors, state_dict; each is tried. python -m amc.export does it later."""
     statistics: bool = False
     """Also print the levels of filters, FLOPs and parameters: by layer, of the network, and of
     what was asked for. report.json always holds them."""
@@ -99,6 +103,8 @@ class TrainConfig(Composed):
                 f"--reallocate needs a budget; --mode {self.allocation.mode} is given channels"
             )
         self._check_finals()
+        for name in self.exports:
+            check_export(name)
         if self.allocation.policy is not None and allocator not in LEARNERS:
             allowed = ", ".join(LEARNERS)
             raise AmcError(f"--policy: --allocator {allocator} learns none; allowed: {allowed}")
@@ -135,6 +141,11 @@ class TrainConfig(Composed):
                 f"--max-drop finds the parts that stay; expected --objective "
                 f"{','.join(self.limits.names)}"
             )
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """The formats that the network is written in, each once."""
+        return tuple(dict.fromkeys(filter(None, map(str.strip, self.export.split(",")))))
 
     @property
     def target(self) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ShapesCollection
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from amc.exporters.onnx_program import hushed
 from amc.graph.capture.export import Inputs, export
@@ -16,6 +16,9 @@ from amc.runtime.feed import Feed
 
 TRACED = 2
 """Samples of the batch that a program is traced with: of one, torch takes the size as fixed."""
+
+OTHERS = (1, 3)
+"""Numbers of samples that a program for any number is tried with."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def captured(model: nn.Module, sample: Feed) -> Captured:
         found = Captured(_dynamic(copy, batch_of(sample, TRACED)), None)
     except Exception:  # of dozens of types; with a fixed batch it may be possible
         found = Captured(None, 1)
-    if found.program is None or not _any_batch(found.program):
+    if found.program is None or not _any_batch(found.program, copy, sample):
         inputs = Inputs(*feed.arguments(batch_of(sample, 1)))
         found = Captured(export(copy, inputs), 1)
     _forget(found.program)
@@ -69,7 +72,8 @@ def batch_of(sample: Feed, count: int) -> Feed:
 
 
 def _dynamic(model: nn.Module, sample: Feed) -> Any:
-    shapes, (args, kwargs) = ShapesCollection(), feed.arguments(sample)
+    shapes: Any = ShapesCollection()  # type: ignore[no-untyped-call]
+    args, kwargs = feed.arguments(sample)
     for tensor in feed.leaves(sample):
         if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == TRACED:
             shapes[tensor] = {0: Dim.AUTO}
@@ -77,14 +81,23 @@ def _dynamic(model: nn.Module, sample: Feed) -> Any:
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
 
 
-def _any_batch(program: Any) -> bool:
-    """Whether the size of some input's batch is a symbol, and none was taken as fixed."""
-    named = set(program.graph_signature.user_inputs)
-    values = [node.meta.get("val") for node in program.graph.nodes if node.name in named]
-    sizes = [x.shape[0] for x in values if isinstance(x, Tensor) and x.ndim]
-    return any(isinstance(n, torch.SymInt) for n in sizes) and TRACED not in [
-        n for n in sizes if isinstance(n, int)
-    ]
+def _any_batch(program: Any, model: nn.Module, sample: Feed) -> bool:
+    """Whether it takes batches that it was not traced with: a loop over samples is unrolled."""
+    with hushed(), torch.no_grad():
+        run = program.module()
+        for size in OTHERS:
+            args, kwargs = feed.arguments(batch_of(sample, size))
+            try:
+                found, wanted = (
+                    tree_leaves(run(*args, **kwargs)),
+                    tree_leaves(model(*args, **kwargs)),
+                )
+            except Exception:  # of many kinds
+                return False
+            shapes = [[x.shape for x in y if isinstance(x, Tensor)] for y in (found, wanted)]
+            if shapes[0] != shapes[1]:
+                return False
+    return True
 
 
 def _forget(program: Any) -> None:

@@ -46,17 +46,9 @@ class Export:
         """Plain values, the file by its name."""
         return {**asdict(self), "file": self.file.name, "batches": list(self.batches)}
 
-    def line(self) -> str:
-        """What a person is told."""
-        sizes = ", ".join(map(str, self.batches))
-        return (
-            f"{self.file}: {self.bytes:,} bytes, {self.format}; largest error {self.error:.1e} "
-            f"with batches of {sizes} ({self.tolerance:g} allowed)"
-        )
-
 
 class Source:
-    """A network that is written into files: a copy on the CPU, and its program once it is asked for.
+    """A network to be written: a copy on the CPU, and its program once it is asked for.
 
     Args:
         model: on any device; never changed.

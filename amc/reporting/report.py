@@ -79,6 +79,8 @@ class Report:
             search, in the finals, in the final training.
         shared: the network whose slices strategies were judged by; None if there was none.
         slow: runtimes in which the time does not follow the MACs, with the reason.
+        exports: files of the network for elsewhere, see `amc.exporters.export.Export.as_json`; of
+            one that could not be written format and problem.
     """
 
     mode: str
@@ -100,6 +102,7 @@ class Report:
     trained_macs: Mapping[str, int] = field(default_factory=dict)
     shared: Mapping[str, Any] | None = None
     slow: tuple[Slow, ...] = ()
+    exports: Sequence[Mapping[str, Any]] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""
@@ -119,7 +122,7 @@ class Report:
             return round(value, 6) if isinstance(value, float) else value
 
         found: dict[str, Any] = with_ratios(vars(self))
-        return found
+        return {**found, "exports": [dict(one) for one in self.exports]}  # errors are small
 
 
 def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange, ...]:

@@ -128,7 +128,7 @@ def resumed(config: Config, say: Callable[[str], None]) -> Config:
     """
     given = config.flat
     folder: Path = given["resume"]
-    saved = _saved(folder)
+    saved = saved_settings(f"--resume {folder}", folder)
     if (made_by := saved.pop(COMMAND, DEFAULT)) != config.command:
         how = f"go on: python -m {made_by} --resume {folder}"
         if made_by not in RESUMING:
@@ -161,9 +161,18 @@ def resumed(config: Config, say: Callable[[str], None]) -> Config:
     return found
 
 
-def _saved(folder: Path) -> dict[str, Any]:
+def saved_settings(where: str, folder: Path) -> dict[str, Any]:
+    """What the settings file of a run holds.
+
+    Args:
+        where: a mistake is blamed on.
+        folder: of the run.
+
+    Raises:
+        AmcError: there is none, or it holds something else.
+    """
     if not (folder / MARK).is_file():
-        raise AmcError(f"--resume {folder}: there is no run (no {MARK})")
+        raise AmcError(f"{where}: there is no run (no {MARK})")
     saved = read_json(folder / MARK)
     if not isinstance(saved, dict):
         raise AmcError(f"{folder / MARK}: expected an object, got {type(saved).__name__}")

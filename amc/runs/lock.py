@@ -30,7 +30,7 @@ WRITTEN = (
 OURS = "# of a run of amc.train\n"
 """How those begin that are no JSON."""
 
-BESIDE = ("episodes.jsonl", "pruned.safetensors", "policy.safetensors", "*.jsonl", "*.svg")
+BESIDE = ("episodes.jsonl", "pruned.*", "policy.safetensors", "*.jsonl", "*.svg")
 """Other files that they write there."""
 
 WITHIN = ("", "points/*/", "stage-*/", "finals/*/", "attempts/*/", "attempts/*/finals/*/")

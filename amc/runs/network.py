@@ -69,13 +69,24 @@ def load_pruned(model: nn.Module, run: Path | str) -> nn.Module:
     return load_tensors(smaller, state)
 
 
-def _check_baked(model: nn.Module, plan: Path) -> None:
-    """Refuses a network whose layers still compute the weights that the run has made plain."""
-    baked = read_json(plan).get("about", {}).get("baked", [])
+def baked_by(run: Path) -> list[str]:
+    """The layers that computed their weights, and that the run has made plain, see `amc.bake`.
+
+    Raises:
+        AmcError: the run's plan is missing or changed.
+    """
+    plan = run / "plan.json"
+    about = read_json(plan)
+    baked = about.get("about", {}).get("baked", []) if isinstance(about, dict) else None
     if not (isinstance(baked, list) and all(isinstance(name, str) for name in baked)):
         raise AmcError(f"{plan}: baked must be a list of layers")
+    return baked
+
+
+def _check_baked(model: nn.Module, plan: Path) -> None:
+    """Refuses a network whose layers still compute the weights that the run has made plain."""
     modules = dict(model.named_modules())
-    for name in baked:
+    for name in baked_by(plan.parent):
         if name in modules and computes_weight(modules[name]):
             raise AmcError(
                 f"{plan}: {name} computes its weight in forward, the run made it plain; load into "

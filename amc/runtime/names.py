@@ -41,6 +41,9 @@ FORMS = (
 )
 LARGEST_SIDE, MOST_WORKERS = 8192, 256
 
+EXPORTS = ("onnx", "int8", "pt2", "safetensors", "state_dict")
+"""Files of the network that is left; int8 is an ONNX file as well."""
+
 ALLOCATORS = (
     "ddpg", "td3", "sac", "screened", "evolution", "annealing", "cem", "random", "legr",
     "greedy", "knapsack", "ranking", "sensitivity", "uniform", "list",
@@ -74,9 +77,10 @@ def check(settings: Mapping[str, Any]) -> None:
         AmcError: the name, and what would be allowed or is nearest.
     """
     several = isinstance(settings.get("preserve_ratio"), str)  # then so may be the networks
-    for model in settings["model"].split(",") if several else [settings["model"]]:
-        check_model(model)
-    if settings["data"] is not None:
+    model = settings.get("model")  # a command that works on run folders names none
+    for one in (model.split(",") if several else [model]) if model else ():
+        check_model(one)
+    if settings.get("data") is not None:
         kind, rest = data_form(settings["data"])
         if kind == "imagefolder":
             folder_settings(rest)
@@ -135,6 +139,14 @@ def check_name(setting: str, name: str) -> None:
         raise AmcError(
             f"--{setting} {name!r} is unknown; allowed: {', '.join(allowed)}, "
             f"module:function{_nearest(name, allowed)}"
+        )
+
+
+def check_export(name: str) -> None:
+    """Refuses what is no format of `EXPORTS`."""
+    if name not in EXPORTS:
+        raise AmcError(
+            f"--export {name!r} is unknown; allowed: {', '.join(EXPORTS)}{_nearest(name, EXPORTS)}"
         )
 
 

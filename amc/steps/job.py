@@ -19,7 +19,9 @@ from amc.config.sections.recovery import TrainingConfig
 from amc.config.train import TrainConfig
 from amc.data import Data, load_data, unchecked, with_classes
 from amc.graph.capture.export import Inputs
+from amc.measuring.int8 import Judged
 from amc.metrics import METRICS, Metric, load_metric
+from amc.runs.exports import Material
 from amc.runs.terminal import Terminal
 from amc.runtime import distributed, feed
 from amc.runtime.distributed import choose_device
@@ -32,6 +34,8 @@ from envs.rewards import Reward, divergence, reward_function
 
 CALIBRATION_BATCH = 32
 EVALUATION_BATCH = 256
+EXPORT_BATCHES = 16
+"""Of training inputs, for the ranges of activations in 8 bits."""
 
 Settings = TrainConfig | ApplyConfig | LearnConfig | ParetoConfig | CompareConfig
 
@@ -153,6 +157,13 @@ def open_job(config: Settings, terminal: Terminal) -> Job:
     training: TrainingConfig = getattr(config, "training", TrainingConfig())
     batching = {"seed": job.seed, "batch_size": training.batch_size}
     return replace(job, data=open_data(config.data, task, terminal, **batching))
+
+
+def material(job: Job) -> Material:
+    """What the network that is left is exported with: training and validation inputs."""
+    kept = job.images[:EXPORT_BATCHES]
+    judged = Judged([x for x, _ in kept], [x for x, _ in job.validation], job.data.test, job.task)
+    return Material(job.samples(CALIBRATION_BATCH), judged)
 
 
 def job_with(data: Any, task: Task, config: Settings, terminal: Terminal) -> Job:

@@ -29,13 +29,14 @@ from amc.reporting.report import (
     summary_table,
 )
 from amc.reporting.statistics import Aim, Statistics, statistics, tables
+from amc.runs.exports import export_lines, exported
 from amc.runs.lock import OURS
 from amc.runs.run import Run
 from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
 from amc.runtime.files import write_atomically, write_json
 from amc.steps.candidates import Candidates
-from amc.steps.job import Job
+from amc.steps.job import Job, material
 from amc.steps.setup import Network
 from amc.tasks.drop import Drop
 from amc.tasks.evaluate import Score
@@ -94,6 +95,7 @@ def finish(
     sample, least = job.samples(1), config.counts.min_ratio
     times = timings(network.model, pruned, sample, terminal.bar)
     reasons = slow(times, graph, plan, network.model, sample, least, terminal.bar)
+    exports = exported(pruned, run.folder, config.flat.get("export", ""), material(job), terminal)
     named = ("original", "pruned", "recovered")
     mode = config.allocation.mode
     objective = limited(found.budget, graph, plan) if found.budget else {}
@@ -119,6 +121,7 @@ def finish(
         },
         shared=found.shared,
         slow=reasons,
+        exports=exports,
     )
     write_json(run.folder / "report.json", report.as_json())
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
@@ -134,6 +137,7 @@ def finish(
             terminal.table(table)
     if drop:
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
+    terminal.say(*export_lines(exports, job.task))
     terminal.say(*filter(None, [conditions(report)]), *remarks(report))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
