@@ -76,8 +76,13 @@ class Inputs:
         return [x.device for x in self.tensors if x.is_cuda][:1]
 
 
-def export(model: nn.Module, inputs: Inputs) -> Any:
+def export(model: nn.Module, inputs: Inputs, shapes: Any = None) -> Any:
     """The exported program of the network in its present mode.
+
+    Args:
+        model: not changed, but what export leaves in it is not known.
+        inputs: of one execution.
+        shapes: dimensions that may differ, as `torch.export.export` takes them; None: none may.
 
     Raises:
         UnsupportedModelError: it cannot be exported; the message names the line that stops it.
@@ -93,7 +98,9 @@ def export(model: nn.Module, inputs: Inputs) -> Any:
         )
     try:
         with _silence(), torch.no_grad(), _taking(model, inputs.outputs):
-            return torch.export.export(model, *inputs.map(Tensor.clone))
+            return torch.export.export(
+                model, *inputs.map(Tensor.clone), dynamic_shapes=shapes
+            )
     except (Exception, SystemExit) as error:  # of dozens of types; all mean "not exportable"
         raise UnsupportedModelError(_diagnosis(model, inputs, error)) from error
 

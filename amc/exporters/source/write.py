@@ -1,0 +1,245 @@
+"""``pruned.py`` beside ``pruned.safetensors``: the network without this project.
+
+The network is exported with batch and image sizes left open, written as plain modules, and run:
+what the file makes must put out what the network puts out. Where the network cannot be written so,
+its exported program is kept instead, ``pruned.pt2``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from amc.exporters.source.calls import Program
+from amc.exporters.source.file import Fixed, quoted, source_of
+from amc.exporters.source.literals import class_name
+from amc.exporters.source.proof import batches, difference, network_of, resized
+from amc.exporters.source.unwritable import Unwritable
+from amc.graph.capture.export import Inputs, export
+from amc.graph.shrink import duplicate
+from amc.runtime.errors import AmcError, UnsupportedModelError
+from amc.runtime.files import write_atomically
+from amc.runtime.user_code import one_line
+
+SOURCE, PROGRAM = "pruned.py", "pruned.pt2"
+
+HARMLESS = re.compile(r"(!= [01]|>=? -?[012]|<=? int_oo)$|^[012] <=? ")
+"""Conditions of `torch.export` that hold for sizes that occur, or change nothing where they fail."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        file: its name; None if the network can neither be written nor exported.
+        reason: why that is no Python file; empty if it is.
+        difference: of outputs, as part of the largest; 0: they are equal bit by bit.
+    """
+
+    file: str | None
+    reason: str = ""
+    difference: float = 0.0
+
+    def lines(self) -> list[str]:
+        """What a person is told: nothing where all is well."""
+        if self.file == SOURCE:
+            return []
+        instead = f"{self.file} instead" if self.file else f"no {PROGRAM} either"
+        return [f"source   no {SOURCE}, {instead}: {self.reason}"]
+
+
+def write_source(folder: Path, model: nn.Module, inputs: Inputs) -> Written:
+    """Writes ``pruned.py``, or ``pruned.pt2`` where that is impossible; fails in no case.
+
+    Args:
+        folder: with ``pruned.safetensors``.
+        model: with the same weights; never changed.
+        inputs: of one execution, at least two samples.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            written, content = _made(model, inputs)
+        except Exception as error:  # exporters may fail in any way on somebody's network
+            written, content = Written(None, one_line(error)[:300]), None
+        for name in (SOURCE, PROGRAM):
+            if name != written.file:
+                (folder / name).unlink(missing_ok=True)
+        if content is not None and written.file:
+            write_atomically(folder / written.file, content)
+        return written
+
+
+def _made(model: nn.Module, inputs: Inputs) -> tuple[Written, str | bytes]:
+    network = duplicate(model).cpu().eval()
+    given = Inputs(*inputs.map(lambda x: x.detach().cpu()))
+    exported = _exported(network, given)
+    try:
+        text, apart = source(exported, network, given)
+        return Written(SOURCE, difference=apart), text
+    except Unwritable as error:
+        reason = one_line(error)
+    content = io.BytesIO()
+    torch.export.save(exported, content)
+    return Written(PROGRAM, reason), content.getvalue()
+
+
+def source(exported: Any, network: nn.Module, inputs: Inputs) -> tuple[str, float]:
+    """The text of a file that makes the network, and how far its outputs are from the network's.
+
+    Args:
+        exported: program of the network.
+        network: in eval mode, on the CPU; never changed.
+        inputs: that it was exported with.
+
+    Raises:
+        Unwritable: the network cannot be written so; the message says what of it.
+    """
+    program = Program(exported, network, inputs)
+    first: Unwritable | None = None
+    for plain in (True, False):
+        try:
+            return _proven(program, plain)
+        except Unwritable as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _proven(program: Program, plain: bool) -> tuple[str, float]:
+    """The text, and how far its outputs are; sizes stay open where that can be shown."""
+    sizes = Sizes(program)
+    network, inputs = program.model, program.inputs
+    same = [inputs, *(batches(inputs) if sizes.batch else ())]
+    if other := sizes.other():
+        body = source_of(program, sizes.fixed(True), plain)
+        try:
+            return _told(program, body, chain(same, [other]), sizes.words(other))
+        except Unwritable:  # at this size, or at any
+            pass
+    body = source_of(program, sizes.fixed(False), plain)
+    return _told(program, body, iter(same), sizes.words(None))
+
+
+def _told(
+    program: Program, body: str, trials: Iterator[Inputs], words: str
+) -> tuple[str, float]:
+    name = class_name(type(program.model).__name__)
+    apart = difference(network_of(body, name, program.model), program.model, trials)
+    how = "bit by bit" if apart == 0 else f"to {apart:.1g} of the largest"
+    about = (
+        f"{name} with fewer channels; needs PyTorch, and safetensors to load its weights.\n\n"
+        f'    network = load("pruned.safetensors")  # in eval mode\n\n'
+        f"Outputs were compared with the pruned network's: equal {how}, {words}."
+    )
+    return f"{quoted(about)}\n\n{body}", apart
+
+
+class Sizes:
+    """Which sizes of the inputs may differ.
+
+    Attributes:
+        batch: whether that of the batch may.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        guards = [g for g in getattr(program.exported, "_guards_code", None) or ()
+                  if not HARMLESS.search(g)]  # fmt: skip
+        self._tensors: list[Tensor] = [node.meta["val"] for node in program.given]
+        first = [x.shape[0] for x in self._tensors if x.ndim]
+        self.batch = all(isinstance(n, torch.SymInt) for n in first) and bool(first)
+        self.batch = self.batch and not any(".size()[0]" in guard for guard in guards)
+        self._images = not guards
+
+    def other(self) -> Inputs | None:
+        """Inputs of another image size that the network runs on; None: there is none."""
+        if not (self._images and self.batch):
+            return None
+        for change in (lambda n: n + max(n // 2, 1), lambda n: 2 * n):
+            sizes = []
+            for tensor, real in zip(self._tensors, self._program.inputs.tensors, strict=True):
+                dims = range(2, tensor.ndim) if tensor.is_floating_point() else range(0)
+                free = [d for d in dims if isinstance(tensor.shape[d], torch.SymInt)]
+                sizes.append({d: change(int(real.shape[d])) for d in free})
+            if not any(sizes):
+                return None
+            inputs = resized(self._program.inputs, sizes)
+            try:
+                inputs.run(self._program.model)
+            except Exception:  # somebody's network may not run at all sizes
+                continue
+            return inputs
+        return None
+
+    def fixed(self, images: bool) -> Fixed:
+        """Sizes that are refused if they differ.
+
+        Args:
+            images: whether those of images may.
+        """
+        found: dict[int, dict[int, int]] = {}
+        for place, (tensor, real) in enumerate(
+            zip(self._tensors, self._program.inputs.tensors, strict=True)
+        ):
+            dims = range(2, tensor.ndim) if tensor.is_floating_point() else range(1, tensor.ndim)
+            closed = [d for d in dims if not (images and isinstance(tensor.shape[d], torch.SymInt))]
+            if tensor.ndim and not self.batch:
+                closed.insert(0, 0)
+            if closed:
+                found[place] = {d: int(real.shape[d]) for d in closed}
+        return found
+
+    def words(self, other: Inputs | None) -> str:
+        """What was tried."""
+        tried = [self._program.inputs.batch, *((1, 3) if self.batch else ())]
+        text = f"in batches of {', '.join(map(str, sorted(tried)))}"
+        images = [x for x in self._program.inputs.tensors if x.ndim > 2]
+        if not images:
+            return text
+        shapes = [_shape(images[0])]
+        if other is not None:
+            shapes.append(_shape(next(x for x in other.tensors if x.ndim > 2)))
+        return f"{text}, with inputs {' and '.join(shapes)}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape[1:]))
+
+
+def _exported(network: nn.Module, inputs: Inputs) -> Any:
+    """The program with as much left open as can be.
+
+    Raises:
+        AmcError: the network cannot be exported.
+    """
+    for images, batch in ((True, True), (False, True), (False, False)):
+        try:
+            return export(network, inputs, _open(network, inputs, images) if batch else None)
+        except UnsupportedModelError as error:
+            last = error
+    raise AmcError(str(last))
+
+
+def _open(network: nn.Module, inputs: Inputs, images: bool) -> Any:
+    """The dimensions that may differ, for every argument."""
+    auto = torch.export.Dim.AUTO
+
+    def dims(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.ndim:
+            return None
+        spatial = range(2, value.ndim) if images and value.is_floating_point() else range(0)
+        return {0: auto, **dict.fromkeys(spatial, auto)}
+
+    bound = inspect.signature(network.forward).bind(*inputs.args, **inputs.kwargs)
+    return tree_map(dims, dict(bound.arguments))
