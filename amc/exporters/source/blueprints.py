@@ -7,7 +7,6 @@ that are always equal are one parameter.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -195,6 +194,5 @@ def _arguments(made: New, texts: Iterator[str]) -> Iterator[str]:
         if isinstance(one.value, int) and text == repr(one.default):
             row = False
             continue
-        required = one.default is inspect.Parameter.empty and place < POSITIONAL
-        row = row and required
+        row = row and one.placed and place < POSITIONAL
         yield str(text) if row or not one.name else f"{one.name}={text}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
+from amc.exporters.source.flat import flat
 from amc.exporters.source.unwritable import Unwritable
 from amc.graph.capture.export import Inputs
 from amc.graph.shrink import tensors
@@ -54,6 +55,7 @@ class Program:
 
     Attributes:
         exported: the program.
+        graph: its operators.
         model: what was exported.
         inputs: what it was exported with.
         root: the call of the network.
@@ -62,6 +64,7 @@ class Program:
 
     def __init__(self, exported: Any, model: nn.Module, inputs: Inputs) -> None:
         self.exported, self.model, self.inputs = exported, model, inputs
+        self.graph = flat(exported.graph_module)
         self.modules = dict(model.named_modules(remove_duplicate=False))
         first: dict[int, str] = {}
         for path, module in self.modules.items():
@@ -89,7 +92,7 @@ class Program:
         held = tensors(self.model)
         for name, tensor in held.items():
             names.setdefault(id(tensor), []).append(self._canonical(name))
-        nodes = {node.name: node for node in self.exported.graph.nodes if node.op == "placeholder"}
+        nodes = {node.name: node for node in self.graph.nodes if node.op == "placeholder"}
         for spec in self.exported.graph_signature.input_specs:
             node = nodes.get(getattr(spec.arg, "name", ""))
             if spec.kind is InputKind.USER_INPUT:
@@ -125,7 +128,7 @@ class Program:
         root = Call("")
         opened: list[tuple[str, Call]] = [("", root)]
         seen: set[str] = set()
-        for node in self.exported.graph.nodes:
+        for node in self.graph.nodes:
             if node.op in ("placeholder", "output"):
                 continue
             if node.op != "call_function":

@@ -71,7 +71,7 @@ def _imports(body: str) -> str:
 
 def quoted(text: str) -> str:
     """The text as a docstring."""
-    safe = text.replace("\\", "\\\\").replace('"', "'")
+    safe = text.replace("\\", "\\\\").replace('"""', "'''")
     return f'"""{safe}\n"""' if "\n" in safe else f'"""{safe}"""'
 
 
@@ -81,7 +81,7 @@ def _forward(program: Program, forwards: Forwards, fixed: Fixed) -> list[str]:
     checks = []
     for place, sizes in fixed.items():
         node = program.given[place]
-        checks.extend(_check(given[node], sizes))
+        checks.extend(_check(given[node], node.meta["val"].ndim, sizes))
     if computes_nothing(program.model) and forwards.is_sequence() and not checks:
         return []
     returned, shape = _results(program)
@@ -89,13 +89,20 @@ def _forward(program: Program, forwards: Forwards, fixed: Fixed) -> list[str]:
     return ["", head, *indented([*checks, *lines])]
 
 
-def _check(text: str, sizes: Mapping[int, int]) -> list[str]:
+def _check(text: str, ndim: int, sizes: Mapping[int, int]) -> list[str]:
     """Statements that refuse other sizes than those that the program was made for."""
+    dims = sorted(sizes)
+    start = next((d for d in dims if dims[dims.index(d) :] == list(range(d, ndim))), ndim)
+    parts = [(f"{text}.shape[{d}]", str(sizes[d])) for d in dims if d < start]
+    if start < ndim:
+        parts.append((f"{text}.shape[{start}:]", literal(tuple(sizes[d] for d in range(start, ndim)))))
     found = []
-    for dim, size in sizes.items():
-        found.append(f"if {text}.shape[{dim}] != {size}:")
-        said = f"dimension {dim} must be {size}, got {{{text}.shape[{dim}]}}"
-        found.append(f"    raise ValueError(f{said!r})")
+    for place, wanted in parts:
+        found.append(f"if {place} != {wanted}:")
+        shape = place.partition("[")[2].rstrip("]")
+        found.append(
+            f'    raise ValueError(f"shape[{shape}] must be {wanted}, got {{{text}.shape}}")'
+        )
     return found
 
 
@@ -150,7 +157,7 @@ def _parameters(program: Program) -> tuple[list[str], str]:
 
 def _results(program: Program) -> tuple[list[Any], Any]:
     """What the network puts out, and how its text is made of the texts of that."""
-    output = next(node for node in program.exported.graph.nodes if node.op == "output")
+    output = next(node for node in program.graph.nodes if node.op == "output")
     values: Any = output.args[0]
     kinds = [spec.kind.name for spec in program.exported.graph_signature.output_specs]
     if set(kinds) - {"USER_OUTPUT"}:

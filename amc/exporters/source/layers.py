@@ -38,12 +38,14 @@ class Argument:
     Attributes:
         name: of the parameter.
         value: a number, or its text.
-        default: left away if it is this; `inspect.Parameter.empty` if it must be given.
+        default: left away if it is this; `inspect.Parameter.empty` if it is never.
+        placed: whether it may stand without its name.
     """
 
     name: str
     value: int | str
     default: Any = inspect.Parameter.empty
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,12 @@ def _alike(module: nn.Module, fresh: nn.Module) -> bool:
         return False
     if any(one[k].shape != other[k].shape or one[k].dtype != other[k].dtype for k in one):
         return False
-    left = {"training", "init"}
-    simple = (bool, int, float, str, tuple, list, type(None), torch.dtype)
+    left = {"training", "init", "_is_full_backward_hook"}
+    simple = (bool, int, float, str, tuple, type(None), torch.dtype)
     return all(
         name in vars(module) and vars(module)[name] == value
         for name, value in vars(fresh).items()
-        if isinstance(value, simple) and name not in left and not name.startswith("__")
-        if name not in ("_is_full_backward_hook", "_backward_pre_hooks")
+        if isinstance(value, simple) and name not in left
     )
 
 
@@ -190,8 +191,9 @@ def _arguments(kind: type[nn.Module], values: dict[str, Any]) -> list[Argument]:
             if value in (None, torch.float32):
                 continue
             default = None
+        placed = one.default is inspect.Parameter.empty
         if type(value) is int:
-            found.append(Argument(name, value, default))
-        elif default is inspect.Parameter.empty or value != default:
-            found.append(Argument(name, literal(value), inspect.Parameter.empty))
+            found.append(Argument(name, value, default, placed))
+        elif placed or value != default:
+            found.append(Argument(name, literal(value), placed=placed))
     return found

@@ -150,21 +150,17 @@ class Sizes:
 
     Attributes:
         batch: whether that of the batch may.
+        images: whether those of images may.
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        guards = [g for g in getattr(program.exported, "_guards_code", None) or ()
-                  if not HARMLESS.search(g)]  # fmt: skip
         self._tensors: list[Tensor] = [node.meta["val"] for node in program.given]
-        first = [x.shape[0] for x in self._tensors if x.ndim]
-        self.batch = all(isinstance(n, torch.SymInt) for n in first) and bool(first)
-        self.batch = self.batch and not any(".size()[0]" in guard for guard in guards)
-        self._images = not guards
+        self.batch, self.images = free(program.exported)
 
     def other(self) -> Inputs | None:
         """Inputs of another image size that the network runs on; None: there is none."""
-        if not (self._images and self.batch):
+        if not self.images:
             return None
         for change in (lambda n: n + max(n // 2, 1), lambda n: 2 * n):
             sizes = []
@@ -213,6 +209,22 @@ class Sizes:
         return f"{text}, with inputs {' and '.join(shapes)}"
 
 
+def free(exported: Any) -> tuple[bool, bool]:
+    """Whether the batch and the sizes of images may differ in a program."""
+    guards = [g for g in getattr(exported, "_guards_code", None) or () if not HARMLESS.search(g)]
+    tensors = [
+        node.meta["val"]
+        for node in exported.graph.nodes
+        if node.name in exported.graph_signature.user_inputs
+        and isinstance(node.meta.get("val"), Tensor)
+    ]
+    first = [x.shape[0] for x in tensors if x.ndim]
+    batch = bool(first) and all(isinstance(n, torch.SymInt) for n in first)
+    batch = batch and not any(".size()[0]" in guard for guard in guards)
+    images = batch and not guards
+    return batch, images and any(isinstance(n, torch.SymInt) for x in tensors for n in x.shape[1:])
+
+
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape[1:]))
 
@@ -223,12 +235,20 @@ def _exported(network: nn.Module, inputs: Inputs) -> Any:
     Raises:
         AmcError: the network cannot be exported.
     """
+    program, last = None, AmcError("")
     for images, batch in ((True, True), (False, True), (False, False)):
         try:
-            return export(network, inputs, _open(network, inputs, images) if batch else None)
+            made = export(network, inputs, _open(network, inputs, images) if batch else None)
         except UnsupportedModelError as error:
             last = error
-    raise AmcError(str(last))
+            continue
+        if program is None or not batch or free(made)[0]:
+            program = made
+        if free(program)[1] or (free(program)[0] and not images):
+            break
+    if program is None:
+        raise AmcError(str(last))
+    return program
 
 
 def _open(network: nn.Module, inputs: Inputs, images: bool) -> Any:
