@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from amc.calibration import least_squares
 from amc.data import load_data
+from amc.exporters.source import write
 from amc.models.catalog import build
 from amc.objectives import latency
 from amc.training.recipe import Recipe
@@ -53,10 +54,11 @@ MEASURED = {name: getattr(latency, name) for name in QUICK}
 
 @pytest.fixture(scope="session", autouse=True)
 def hasty() -> Iterator[None]:
-    """Whole runs need no exact times: short turns, and no export, which takes seconds."""
+    """Whole runs need no exact times: short turns, and no exports, which take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUICK.items():
             patch.setattr(latency, name, value)
+        patch.setattr(write, "made", lambda *_: (write.Written(write.SOURCE), ""))
         yield
 
 
@@ -65,6 +67,15 @@ def as_measured(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency as users have it."""
     for name, value in MEASURED.items():
         monkeypatch.setattr(latency, name, value)
+
+
+MADE = write.made
+
+
+@pytest.fixture
+def as_written(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``pruned.py`` as users have it; elsewhere it is empty."""
+    monkeypatch.setattr(write, "made", MADE)
 
 
 @pytest.fixture(scope="session")

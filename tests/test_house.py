@@ -21,6 +21,8 @@ LEVELS = {
     "amc/graph/operators": 2.2,
     "amc/graph/tracing": 2.3,
     "amc/exporters": 2.5,
+    "amc/exporters/words": 2.5,
+    "amc/exporters/source": 2.6,
     "amc/calibration": 3,
     "amc/objectives": 3,
     "amc/schedules": 3,

@@ -12,6 +12,7 @@ from amc.config.apply import ApplyConfig
 from amc.config.composed import flags
 from amc.config.formats.amct_layers import text_for
 from amc.config.train import TrainConfig
+from amc.exporters.source.write import write_source
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
 from amc.measuring.slow import slow
@@ -124,6 +125,8 @@ def finish(
         exports=exports,
     )
     write_json(run.folder / "report.json", report.as_json())
+    with terminal.bar("source"):
+        unwritten = write_source(run.folder, pruned, job.example)
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
         write_atomically(run.folder / "prune.cfg", OURS + text_for(graph, plan.strategy))
     remove_states(run.folder)
@@ -137,7 +140,11 @@ def finish(
             terminal.table(table)
     if drop:
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
+<<<<<<< HEAD
     terminal.say(*export_lines(exports, job.task))
+=======
+    terminal.say(*unwritten)
+>>>>>>> 888a932 (Every run leaves pruned.py: the network without this project)
     terminal.say(*filter(None, [conditions(report)]), *remarks(report))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
@@ -185,6 +192,8 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
         "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
         "load": f"amc.load_pruned(original_model, {str(folder)!r})",
     }
+    if (folder / "pruned.py").exists():
+        commands["anywhere"] = f"from pruned import load  # {folder / 'pruned.py'}, no amc"
     if (folder / "prune.cfg").exists():
         by_hand = shlex.quote(str(folder / "prune.cfg"))
         commands["by hand"] = f"python -m amc.train {same} --config {by_hand}"

@@ -12,6 +12,7 @@ from amc.allocators.scores import Errors
 from amc.config.composed import flags
 from amc.config.many_budgets import ParetoConfig
 from amc.config.train import record_settings
+from amc.exporters.source.write import write_source
 from amc.gradual.recover import recover
 from amc.graph.plan_files import save_strategy
 from amc.objectives.budget import Budget
@@ -148,6 +149,7 @@ class Sweep:
             log.close()
         save_strategy(place / "strategy.json", plan.strategy, graph.channels, about)
         save_network(place, plan, small, about)
+        self.job.terminal.say(*write_source(place, small, self.job.example))
         times = timings(self.network.model, small, self.job.samples(1), self.job.terminal.bar)
         split = self._beyond() if self.unseen[0] == "validation" else self.job.data.test
         return Point(

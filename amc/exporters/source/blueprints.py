@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from amc.exporters.source.layers import Argument, Layer
+from amc.exporters.words.layers import Argument, Layer
 
 WIDTH = 96
 """Columns of a line."""
@@ -85,6 +85,7 @@ class Line:
     behind: str = ""
 
     def shape(self) -> object:
+        """Everything but the numbers."""
         return self.before, self.made.shape() if self.made else None, self.behind
 
 

@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from amc.exporters.source.flat import flat
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.unwritable import Unwritable
 from amc.graph.capture.export import Inputs
 from amc.graph.shrink import tensors
 
@@ -87,7 +87,7 @@ class Program:
         return [other for other, one in self.modules.items() if one is module]
 
     def _placeholders(self) -> None:
-        """Finds what every input of the program is: a tensor of the network, or one that is given."""
+        """Finds what every input of the program is: held by the network, or given."""
         names: dict[int, list[str]] = {}
         held = tensors(self.model)
         for name, tensor in held.items():

@@ -14,10 +14,10 @@ from torch.utils._pytree import SequenceKey, keystr, tree_flatten_with_path
 
 from amc.exporters.source.calls import Program
 from amc.exporters.source.forwards import Forwards
-from amc.exporters.source.literals import class_name, literal, writable
 from amc.exporters.source.modules import Modules, indented
-from amc.exporters.source.places import computes_nothing
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.literals import class_name, literal, writable
+from amc.exporters.words.places import computes_nothing
+from amc.exporters.words.unwritable import Unwritable
 
 Fixed = Mapping[int, Mapping[int, int]]
 """Input tensor, by its place -> dimension -> the only size that it may have."""
@@ -95,7 +95,9 @@ def _check(text: str, ndim: int, sizes: Mapping[int, int]) -> list[str]:
     start = next((d for d in dims if dims[dims.index(d) :] == list(range(d, ndim))), ndim)
     parts = [(f"{text}.shape[{d}]", str(sizes[d])) for d in dims if d < start]
     if start < ndim:
-        parts.append((f"{text}.shape[{start}:]", literal(tuple(sizes[d] for d in range(start, ndim)))))
+        parts.append(
+            (f"{text}.shape[{start}:]", literal(tuple(sizes[d] for d in range(start, ndim))))
+        )
     found = []
     for place, wanted in parts:
         found.append(f"if {place} != {wanted}:")
@@ -109,12 +111,16 @@ def _check(text: str, ndim: int, sizes: Mapping[int, int]) -> list[str]:
 def _signature(program: Program) -> tuple[str, dict[Node, str], set[str]]:
     """The first line of forward, the words for every input, and those that are no names."""
     inputs = program.inputs
-    leaves = tree_flatten_with_path((inputs.args, inputs.kwargs))[0]
+    leaves: list[Any] = tree_flatten_with_path((inputs.args, inputs.kwargs))[0]
     names, rest = _parameters(program)
     words = []
     for (first, second, *more), value in leaves:
         if isinstance(first, SequenceKey) and first.idx == 0:
-            text = names[second.idx] if second.idx < len(names) else f"{rest}[{second.idx - len(names)}]"
+            text = (
+                names[second.idx]
+                if second.idx < len(names)
+                else f"{rest}[{second.idx - len(names)}]"
+            )
         else:
             text = second.key
         if not writable(text.partition("[")[0]) or text == "self":
@@ -130,10 +136,7 @@ def _signature(program: Program) -> tuple[str, dict[Node, str], set[str]]:
     taken = [f"{name}: Tensor" if name in words else name for name in names]
     taken += [f"*{rest}: Tensor"] if len(inputs.args) > len(names) else []
     named = [f"{n}: Tensor" if n in words else n for n in inputs.kwargs]
-    if named and not (len(inputs.args) > len(names)) and not names:
-        line = ", ".join(("self", *named))
-    else:
-        line = ", ".join(("self", *taken, *named))
+    line = ", ".join(("self", *taken, *named))
     return f"def forward({line}):", nodes, {w for w in words if not writable(w)}
 
 

@@ -1,7 +1,7 @@
 """Programs within a program, put in their place.
 
-`torch.export` keeps what runs under another gradient mode, or without autocast, as a program of its
-own. Neither changes an output.
+`torch.export` keeps what runs under another gradient mode, or without autocast, as a program of
+its own. Neither changes an output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The text of one forward: statements with names a person would give, one expression where it fits.
+"""The text of one forward: statements, with the names that a person would give.
 
 A value that only the next statement reads is written inside of it. A name is used again for what
 is made of the value that it stood for, once nothing else reads that.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from amc.exporters.source.calls import is_number, operands
-from amc.exporters.source.operators import in_parentheses, text_of
-from amc.exporters.source.sizes import Missing, written_size
+from amc.exporters.words.operators import in_parentheses, text_of
+from amc.exporters.words.sizes import Missing, written_size
 
 WIDEST = 84
 """Characters of a statement."""
@@ -134,10 +134,12 @@ class Body:
         self._near = one.reads
         inside = self._pending
         if inside is not None and not (one.reads.count(inside.node) == 1 and self._single(inside)):
-            inside = self._settle()
+            self._settle()
+            inside = None
         text = self._attempt(one)
         if inside is not None and (text is None or len(text) > WIDEST):
-            inside = self._settle()
+            self._settle()
+            inside = None
             text = self._attempt(one)
         if text is None:
             one.write(self)  # raises what is missing

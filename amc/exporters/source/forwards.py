@@ -16,10 +16,11 @@ from torch.fx import Node
 
 from amc.exporters.source.calls import Call, Program, boundary
 from amc.exporters.source.forward import Body, Statement, is_part, operation
-from amc.exporters.source.layers import Layer, layer_of
-from amc.exporters.source.places import computes_nothing, form, Form, inside, reached
-from amc.exporters.source.sizes import Missing
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.layers import Layer, layer_of
+from amc.exporters.words.places import Form, computes_nothing, form, inside, reached
+from amc.exporters.words.sizes import Missing
+from amc.exporters.words.unwritable import Unwritable
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -104,12 +105,12 @@ class Forwards:
         if len(reads) != 1 or len(makes) != 1 or any(isinstance(p, Call) for p in call.parts):
             return False
         if isinstance(module, nn.RNNBase):
-            return is_part(makes[0]) and makes[0].args[1] == 0
+            first: Any = makes[0].args[1] if is_part(makes[0]) else None
+            return first is not None and int(first) == 0
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
             padding: Any = (*self._operators(call)[-1].args, *([0] * 6))[5]
-            return tuple(padding if padding else (0,) * len(module.output_padding)) == tuple(
-                module.output_padding
-            )
+            wanted: list[int] = list(module.output_padding)
+            return list(padding or [0] * len(wanted)) == wanted
         return not is_part(makes[0])
 
     def _operators(self, call: Call) -> list[Node]:
@@ -217,7 +218,9 @@ class Forwards:
         """Whether the network itself is a sequence of its children."""
         root = self.program.root
         self._edges[id(root)] = boundary(root.nodes())
-        return form(self.program.model) is Form.SEQUENCE and self._is_chain(root, self.program.model)
+        return form(self.program.model) is Form.SEQUENCE and self._is_chain(
+            root, self.program.model
+        )
 
     def root(
         self, given: dict[Node, str], fixed: set[str], returned: list[Any], shape: Any

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from amc.exporters.source.blueprints import Blueprint, Design, Line, New, Slot, of_layer, rendered
 from amc.exporters.source.calls import Program
 from amc.exporters.source.forwards import Forwards
-from amc.exporters.source.layers import Argument
-from amc.exporters.source.literals import class_name, literal, taken, tensor_literal, writable
-from amc.exporters.source.places import Form, computes_nothing, form, inside, reached
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.layers import Argument
+from amc.exporters.words.literals import class_name, literal, taken, tensor_literal, writable
+from amc.exporters.words.places import Form, computes_nothing, form, inside, reached
+from amc.exporters.words.unwritable import Unwritable
 from amc.graph.shrink import tensors
 
 
@@ -124,11 +124,18 @@ class Modules:
     def _wanted(self, path: str) -> bool:
         """Whether a module is called, or holds anything."""
         module = self._program.modules[path]
-        paths = [self._program.first_path(_joined(path, n)) for n, _ in module.named_modules() if n]
+        paths = [
+            self._program.first_path(_joined(path, n)) for n, _ in module.named_modules() if n
+        ]
         called = any(p in self._forwards.called for p in (path, *paths))
-        constants = any(inside(place.rpartition(".")[0], path) for place in self._program.constants)
-        return called or constants or bool(module.state_dict()) or any(
-            self._read(_joined(path, name)) for name, _ in module.named_buffers()
+        constants = any(
+            inside(place.rpartition(".")[0], path) for place in self._program.constants
+        )
+        return (
+            called
+            or constants
+            or bool(module.state_dict())
+            or any(self._read(_joined(path, name)) for name, _ in module.named_buffers())
         )
 
     def _new(self, path: str, label: str) -> New:
@@ -166,7 +173,9 @@ class Modules:
     def _parameters(self, path: str, module: nn.Module, label: str) -> New:
         """A list or dictionary of parameters."""
         if module._modules or module._buffers:
-            raise Unwritable(f"{path} is a {type(module).__name__} that holds more than parameters")
+            raise Unwritable(
+                f"{path} is a {type(module).__name__} that holds more than parameters"
+            )
         parts = []
         named = isinstance(module, nn.ParameterDict)
         for name, one in module._parameters.items():
@@ -215,7 +224,7 @@ class Modules:
                 yield path, program.first_path(path)
         seen: dict[int, str] = {}
         for name, tensor in tensors(program.model).items():
-            owner, _, attribute = name.rpartition(".")
+            owner = name.rpartition(".")[0]
             if program.first_path(owner) != owner:
                 continue
             first = seen.setdefault(id(tensor), name)

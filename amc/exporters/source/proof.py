@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.unwritable import Unwritable
 from amc.graph.capture.export import Inputs, describe
 from amc.runtime.user_code import one_line
 
@@ -41,12 +42,18 @@ def network_of(text: str, name: str, like: nn.Module) -> nn.Module:
     return made.eval()
 
 
-def batches(inputs: Inputs) -> list[Inputs]:
-    """The same samples in batches of other sizes."""
-    return [_changed(inputs, lambda x, n=n: _rows(x, n)) for n in BATCHES]  # type: ignore[misc]
+def batches(network: nn.Module, inputs: Inputs) -> list[Inputs]:
+    """The same samples in batches of other sizes, where the network runs on them."""
+    found = []
+    for count in BATCHES:
+        changed = _changed(inputs, lambda x, n=count: _rows(x, n))
+        with contextlib.suppress(Exception):  # somebody's network may refuse a batch of one
+            changed.run(network)
+            found.append(changed)
+    return found
 
 
-def resized(inputs: Inputs, sizes: list[Mapping[int, int]]) -> Inputs:
+def resized(inputs: Inputs, sizes: Sequence[Mapping[int, int]]) -> Inputs:
     """One sample of other image sizes.
 
     Args:
@@ -57,7 +64,7 @@ def resized(inputs: Inputs, sizes: list[Mapping[int, int]]) -> Inputs:
     return _changed(_changed(inputs, lambda x: _rows(x, 1)), lambda x: _sized(x, next(following)))
 
 
-def difference(made: nn.Module, network: nn.Module, trials: Iterator[Inputs]) -> float:
+def difference(made: nn.Module, network: nn.Module, trials: Sequence[Inputs]) -> float:
     """The largest difference of outputs, as part of the largest output.
 
     Args:

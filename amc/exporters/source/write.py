@@ -10,9 +10,8 @@ from __future__ import annotations
 import inspect
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,20 @@ from torch.utils._pytree import tree_map
 
 from amc.exporters.source.calls import Program
 from amc.exporters.source.file import Fixed, quoted, source_of
-from amc.exporters.source.literals import class_name
 from amc.exporters.source.proof import batches, difference, network_of, resized
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.literals import class_name
+from amc.exporters.words.unwritable import Unwritable
 from amc.graph.capture.export import Inputs, export
 from amc.graph.shrink import duplicate
+from amc.runtime import distributed
 from amc.runtime.errors import AmcError, UnsupportedModelError
 from amc.runtime.files import write_atomically
 from amc.runtime.user_code import one_line
 
 SOURCE, PROGRAM = "pruned.py", "pruned.pt2"
 
-HARMLESS = re.compile(r"(!= [01]|>=? -?[012]|<=? int_oo)$|^[012] <=? ")
-"""Conditions of `torch.export` that hold for sizes that occur, or change nothing where they fail."""
+HARMLESS = re.compile(r"[^%=<>]+ (!= [01]|>=? -?[012]|<=? int_oo)|[012] <=? [^%=<>]+")
+"""Conditions of `torch.export` that hold for all sizes but those of one pixel."""
 
 
 @dataclass(frozen=True)
@@ -53,34 +53,44 @@ class Written:
 
     def lines(self) -> list[str]:
         """What a person is told: nothing where all is well."""
-        if self.file == SOURCE:
+        if not self.reason:
             return []
         instead = f"{self.file} instead" if self.file else f"no {PROGRAM} either"
         return [f"source   no {SOURCE}, {instead}: {self.reason}"]
 
 
-def write_source(folder: Path, model: nn.Module, inputs: Inputs) -> Written:
+def write_source(folder: Path, model: nn.Module, inputs: Inputs) -> list[str]:
     """Writes ``pruned.py``, or ``pruned.pt2`` where that is impossible; fails in no case.
 
     Args:
         folder: with ``pruned.safetensors``.
         model: with the same weights; never changed.
         inputs: of one execution, at least two samples.
+
+    Returns:
+        Lines for a person: why there is no ``pruned.py``.
     """
+    if distributed.rank():
+        return []
     with torch.random.fork_rng(devices=[]):
         try:
-            written, content = _made(model, inputs)
+            written, content = made(model, inputs)
+            if written.file:
+                write_atomically(folder / written.file, content)
         except Exception as error:  # exporters may fail in any way on somebody's network
-            written, content = Written(None, one_line(error)[:300]), None
-        for name in (SOURCE, PROGRAM):
-            if name != written.file:
-                (folder / name).unlink(missing_ok=True)
-        if content is not None and written.file:
-            write_atomically(folder / written.file, content)
-        return written
+            written = Written(None, one_line(error)[:300])
+    for name in (SOURCE, PROGRAM):
+        if name != written.file:
+            (folder / name).unlink(missing_ok=True)
+    return written.lines()
 
 
-def _made(model: nn.Module, inputs: Inputs) -> tuple[Written, str | bytes]:
+def made(model: nn.Module, inputs: Inputs) -> tuple[Written, str | bytes]:
+    """What is to be written, and its content.
+
+    Raises:
+        AmcError: the network cannot be exported.
+    """
     network = duplicate(model).cpu().eval()
     given = Inputs(*inputs.map(lambda x: x.detach().cpu()))
     exported = _exported(network, given)
@@ -119,21 +129,19 @@ def source(exported: Any, network: nn.Module, inputs: Inputs) -> tuple[str, floa
 def _proven(program: Program, plain: bool) -> tuple[str, float]:
     """The text, and how far its outputs are; sizes stay open where that can be shown."""
     sizes = Sizes(program)
-    network, inputs = program.model, program.inputs
-    same = [inputs, *(batches(inputs) if sizes.batch else ())]
+    inputs = program.inputs
+    same = [inputs, *(batches(program.model, inputs) if sizes.batch else ())]
     if other := sizes.other():
         body = source_of(program, sizes.fixed(True), plain)
         try:
-            return _told(program, body, chain(same, [other]), sizes.words(other))
+            return _told(program, body, [*same, other], sizes.words(other))
         except Unwritable:  # at this size, or at any
             pass
     body = source_of(program, sizes.fixed(False), plain)
-    return _told(program, body, iter(same), sizes.words(None))
+    return _told(program, body, same, sizes.words(None))
 
 
-def _told(
-    program: Program, body: str, trials: Iterator[Inputs], words: str
-) -> tuple[str, float]:
+def _told(program: Program, body: str, trials: Sequence[Inputs], words: str) -> tuple[str, float]:
     name = class_name(type(program.model).__name__)
     apart = difference(network_of(body, name, program.model), program.model, trials)
     how = "bit by bit" if apart == 0 else f"to {apart:.1g} of the largest"
@@ -162,12 +170,12 @@ class Sizes:
         """Inputs of another image size that the network runs on; None: there is none."""
         if not self.images:
             return None
-        for change in (lambda n: n + max(n // 2, 1), lambda n: 2 * n):
+        for divisor in (2, 1):
             sizes = []
             for tensor, real in zip(self._tensors, self._program.inputs.tensors, strict=True):
                 dims = range(2, tensor.ndim) if tensor.is_floating_point() else range(0)
-                free = [d for d in dims if isinstance(tensor.shape[d], torch.SymInt)]
-                sizes.append({d: change(int(real.shape[d])) for d in free})
+                opened = [d for d in dims if isinstance(tensor.shape[d], torch.SymInt)]
+                sizes.append({d: _larger(int(real.shape[d]), divisor) for d in opened})
             if not any(sizes):
                 return None
             inputs = resized(self._program.inputs, sizes)
@@ -189,7 +197,9 @@ class Sizes:
             zip(self._tensors, self._program.inputs.tensors, strict=True)
         ):
             dims = range(2, tensor.ndim) if tensor.is_floating_point() else range(1, tensor.ndim)
-            closed = [d for d in dims if not (images and isinstance(tensor.shape[d], torch.SymInt))]
+            closed = [
+                d for d in dims if not (images and isinstance(tensor.shape[d], torch.SymInt))
+            ]
             if tensor.ndim and not self.batch:
                 closed.insert(0, 0)
             if closed:
@@ -209,9 +219,15 @@ class Sizes:
         return f"{text}, with inputs {' and '.join(shapes)}"
 
 
+def _larger(size: int, divisor: int) -> int:
+    return size + max(size // divisor, 1)
+
+
 def free(exported: Any) -> tuple[bool, bool]:
     """Whether the batch and the sizes of images may differ in a program."""
-    guards = [g for g in getattr(exported, "_guards_code", None) or () if not HARMLESS.search(g)]
+    guards = [
+        g for g in getattr(exported, "_guards_code", None) or () if not HARMLESS.fullmatch(g)
+    ]
     tensors = [
         node.meta["val"]
         for node in exported.graph.nodes
@@ -238,12 +254,12 @@ def _exported(network: nn.Module, inputs: Inputs) -> Any:
     program, last = None, AmcError("")
     for images, batch in ((True, True), (False, True), (False, False)):
         try:
-            made = export(network, inputs, _open(network, inputs, images) if batch else None)
+            opened = export(network, inputs, _open(network, inputs, images) if batch else None)
         except UnsupportedModelError as error:
             last = error
             continue
-        if program is None or not batch or free(made)[0]:
-            program = made
+        if program is None or not batch or free(opened)[0]:
+            program = opened
         if free(program)[1] or (free(program)[0] and not images):
             break
     if program is None:

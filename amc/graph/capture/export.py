@@ -98,9 +98,7 @@ def export(model: nn.Module, inputs: Inputs, shapes: Any = None) -> Any:
         )
     try:
         with _silence(), torch.no_grad(), _taking(model, inputs.outputs):
-            return torch.export.export(
-                model, *inputs.map(Tensor.clone), dynamic_shapes=shapes
-            )
+            return torch.export.export(model, *inputs.map(Tensor.clone), dynamic_shapes=shapes)
     except (Exception, SystemExit) as error:  # of dozens of types; all mean "not exportable"
         raise UnsupportedModelError(_diagnosis(model, inputs, error)) from error
 

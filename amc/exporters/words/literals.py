@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.unwritable import Unwritable
 
 MOST = 1024
 """Numbers of a tensor that may be written down."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from amc.exporters.source.literals import literal
-from amc.exporters.source.operators import in_parentheses
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.literals import literal
+from amc.exporters.words.operators import in_parentheses
+from amc.exporters.words.unwritable import Unwritable
 
 SYMBOLS = {
     operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//",

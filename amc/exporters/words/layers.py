@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from amc.exporters.source.literals import literal
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.literals import literal
+from amc.exporters.words.unwritable import Unwritable
 
 HARMLESS = {
     "__init__", "__module__", "__doc__", "__annotations__", "__qualname__", "__repr__",
@@ -120,6 +120,11 @@ def _values(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
             found[name] = getattr(module, name)
         elif one.default is inspect.Parameter.empty:
             raise Unwritable(name)
+    return _shortened(found, kind)
+
+
+def _shortened(found: dict[str, Any], kind: type[nn.Module]) -> dict[str, Any]:
+    """One number in place of a tuple of the same ones, nothing in place of what follows."""
     for name in SPREAD:
         value = found.get(name)
         if isinstance(value, tuple) and len(set(value)) == 1:
@@ -131,9 +136,15 @@ def _values(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
     return found
 
 
-@cache
 def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    signature = inspect.signature(kind.__init__)  # type: ignore[misc]
+    """Parameters of the constructor that can be read off a layer."""
+    named: Any = kind  # whose hash mypy does not find
+    return _looked_up(named)
+
+
+@cache
+def _looked_up(kind: Any) -> dict[str, inspect.Parameter]:
+    signature = inspect.signature(kind)
     if kind in (nn.RNN, nn.LSTM, nn.GRU):  # theirs says nothing
         names = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
                  "bidirectional", *(("proj_size",) if kind is nn.LSTM else ()),
@@ -160,7 +171,9 @@ def _fresh(kind: Callable[..., nn.Module], values: dict[str, Any]) -> nn.Module 
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
-    return {k: t for k, t in (*module._parameters.items(), *module._buffers.items()) if t is not None}
+    return {
+        k: t for k, t in (*module._parameters.items(), *module._buffers.items()) if t is not None
+    }
 
 
 def _alike(module: nn.Module, fresh: nn.Module) -> bool:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from amc.exporters.source.literals import literal
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.literals import literal
+from amc.exporters.words.unwritable import Unwritable
 
 INFIX = {
     "add.Tensor": "+", "sub.Tensor": "-", "mul.Tensor": "*", "div.Tensor": "/",
@@ -101,7 +101,8 @@ def text_of(node: Node, words: Words, plain: bool = True) -> str:
 class _Writer:
     def __init__(self, node: Node, words: Words) -> None:
         self.node, self.words = node, words
-        self.args, self.kwargs = list(node.args), dict(node.kwargs)
+        self.args: list[Any] = list(node.args)
+        self.kwargs: dict[str, Any] = dict(node.kwargs)
 
     def text(self, plain: bool) -> str:
         target: Any = self.node.target
@@ -135,7 +136,8 @@ class _Writer:
     def _indexed(self, name: str, target: Any) -> str | None:
         args = self.args
         if name == "slice.Tensor" and (len(args) < 2 or type(args[1]) is int):
-            dim, start, end, step = (*args[1:], *(0, None, None, 1)[len(args) - 1 :])
+            missing: tuple[Any, ...] = (0, None, None, 1)[len(args) - 1 :]
+            dim, start, end, step = (*args[1:], *missing)
             if dim >= 0 or dim == -1:
                 begin = "" if start in (0, None) else self.any(start)
                 stop = "" if end in (END, None) else self.any(end)

@@ -6,8 +6,8 @@ from enum import Enum
 
 from torch import nn
 
-from amc.exporters.source.literals import taken, writable
-from amc.exporters.source.unwritable import Unwritable
+from amc.exporters.words.literals import taken, writable
+from amc.exporters.words.unwritable import Unwritable
 
 
 class Form(Enum):
@@ -38,7 +38,7 @@ def computes_nothing(module: nn.Module) -> bool:
         return False
     own = any(t is not None for t in (*module._parameters.values(), *module._buffers.values()))
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return not own and not hooked and type(module).forward is held.forward  # type: ignore[attr-defined]
+    return not own and not hooked and type(module).forward is held.forward
 
 
 def reached(root: nn.Module, start: str, path: str, attribute: str | None = None) -> str:

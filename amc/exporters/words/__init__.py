@@ -1,0 +1,1 @@
+"""What the parts of a network are called in Python: layers, operators, sizes, values."""
