@@ -140,11 +140,8 @@ def finish(
             terminal.table(table)
     if drop:
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
-<<<<<<< HEAD
     terminal.say(*export_lines(exports, job.task))
-=======
     terminal.say(*unwritten)
->>>>>>> 888a932 (Every run leaves pruned.py: the network without this project)
     terminal.say(*filter(None, [conditions(report)]), *remarks(report))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))

@@ -75,13 +75,12 @@ def write_source(folder: Path, model: nn.Module, inputs: Inputs) -> list[str]:
     with torch.random.fork_rng(devices=[]):
         try:
             written, content = made(model, inputs)
-            if written.file:
-                write_atomically(folder / written.file, content)
+            if written.file == SOURCE or not (folder / PROGRAM).exists():  # as --export left it
+                write_atomically(folder / (written.file or SOURCE), content)
         except Exception as error:  # exporters may fail in any way on somebody's network
             written = Written(None, one_line(error)[:300])
-    for name in (SOURCE, PROGRAM):
-        if name != written.file:
-            (folder / name).unlink(missing_ok=True)
+    if written.file != SOURCE:
+        (folder / SOURCE).unlink(missing_ok=True)
     return written.lines()
 
 
