@@ -8,10 +8,8 @@ its exported program is kept instead, ``pruned.pt2``.
 from __future__ import annotations
 
 import inspect
-import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from amc.exporters.export import Source, write
 from amc.exporters.source.calls import Program
 from amc.exporters.source.file import Fixed, quoted, source_of
 from amc.exporters.source.proof import batches, difference, network_of, resized
@@ -37,33 +36,11 @@ HARMLESS = re.compile(r"[^%=<>]+ (!= [01]|>=? -?[012]|<=? int_oo)|[012] <=? [^%=
 """Conditions of `torch.export` that hold for all sizes but those of one pixel."""
 
 
-@dataclass(frozen=True)
-class Written:
-    """What was written.
-
-    Attributes:
-        file: its name; None if the network can neither be written nor exported.
-        reason: why that is no Python file; empty if it is.
-        difference: of outputs, as part of the largest; 0: they are equal bit by bit.
-    """
-
-    file: str | None
-    reason: str = ""
-    difference: float = 0.0
-
-    def lines(self) -> list[str]:
-        """What a person is told: nothing where all is well."""
-        if not self.reason:
-            return []
-        instead = f"{self.file} instead" if self.file else f"no {PROGRAM} either"
-        return [f"source   no {SOURCE}, {instead}: {self.reason}"]
-
-
 def write_source(folder: Path, model: nn.Module, inputs: Inputs) -> list[str]:
     """Writes ``pruned.py``, or ``pruned.pt2`` where that is impossible; fails in no case.
 
     Args:
-        folder: with ``pruned.safetensors``.
+        folder: with ``pruned.safetensors``; a program that is there already stays.
         model: with the same weights; never changed.
         inputs: of one execution, at least two samples.
 
@@ -74,33 +51,37 @@ def write_source(folder: Path, model: nn.Module, inputs: Inputs) -> list[str]:
         return []
     with torch.random.fork_rng(devices=[]):
         try:
-            written, content = made(model, inputs)
-            if written.file == SOURCE or not (folder / PROGRAM).exists():  # as --export left it
-                write_atomically(folder / (written.file or SOURCE), content)
+            write_atomically(folder / SOURCE, made(model, inputs)[0])
+            return []
+        except Unwritable as error:
+            instead = _program(folder / PROGRAM, model, inputs)
+            reason = one_line(error)
         except Exception as error:  # exporters may fail in any way on somebody's network
-            written = Written(None, one_line(error)[:300])
-    if written.file != SOURCE:
-        (folder / SOURCE).unlink(missing_ok=True)
-    return written.lines()
+            instead, reason = "", one_line(error)[:300]
+    (folder / SOURCE).unlink(missing_ok=True)
+    return [f"source   no {SOURCE}, {instead or f'no {PROGRAM} either'}: {reason}"]
 
 
-def made(model: nn.Module, inputs: Inputs) -> tuple[Written, str | bytes]:
-    """What is to be written, and its content.
+def _program(path: Path, model: nn.Module, inputs: Inputs) -> str:
+    """Writes the exported program, if there is none; says so, nothing where that fails."""
+    if not path.exists():
+        try:
+            write(Source(model, inputs.kwargs or inputs.args), path, "pt2")
+        except Exception:  # as above; the line says why there is no file of Python
+            return ""
+    return f"{PROGRAM} instead"
+
+
+def made(model: nn.Module, inputs: Inputs) -> tuple[str, float]:
+    """The text of ``pruned.py``, and how far its outputs are from the network's.
 
     Raises:
-        AmcError: the network cannot be exported.
+        Unwritable: the network cannot be written so; the message says what of it.
+        AmcError: it cannot even be exported.
     """
     network = duplicate(model).cpu().eval()
     given = Inputs(*inputs.map(lambda x: x.detach().cpu()))
-    exported = _exported(network, given)
-    try:
-        text, apart = source(exported, network, given)
-        return Written(SOURCE, difference=apart), text
-    except Unwritable as error:
-        reason = one_line(error)
-    content = io.BytesIO()
-    torch.export.save(exported, content)
-    return Written(PROGRAM, reason), content.getvalue()
+    return source(_exported(network, given), network, given)
 
 
 def source(exported: Any, network: nn.Module, inputs: Inputs) -> tuple[str, float]:
