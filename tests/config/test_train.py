@@ -76,7 +76,7 @@ CHANGED = TrainConfig.of(
     run_dir=Path("runs/a b"),
     resume=Path("runs/c"),
     trust=True, statistics=True, config=Path("a.json"), write_config="amc:b.json",
-    seed=3,
+    seed=3, export="onnx,int8",
     device="cuda:1",
     quiet=True,
 )  # fmt: skip
