@@ -43,10 +43,25 @@ def test_a_network_in_8_bits_is_small_nearly_equal_and_in_whole_numbers(tmp_path
     wanted = model(x).detach().numpy()
     assert np.square(found - wanted).mean() < 0.01 * np.square(wanted).mean()
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    assert kinds.count("QLinearConv") == 2 and "Conv" not in kinds
+    assert kinds.count("QLinearConv") == 2 and not {"Conv", "Cast"} & set(kinds)
     held = onnx.load(tmp_path / "int8.onnx").graph.initializer
     codes = [numpy_helper.to_array(x) for x in held if x.data_type == TensorProto.INT8]
     assert [int(np.abs(x).max()) for x in codes if x.ndim == 4] == [64, 64]
+
+
+def program_of(nodes: list[onnx.NodeProto], held: list[TensorProto]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", None])],
+        held,
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def run(program: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(program.SerializeToString())
+    return session.run(None, {"x": x})[0]
 
 
 def test_compact_takes_zero_points_and_names_and_changes_no_bit() -> None:
@@ -60,24 +75,32 @@ def test_compact_takes_zero_points_and_names_and_changes_no_bit() -> None:
         ),
         helper.make_node("MatMul", ["x", "a.float"], ["y"], "two"),
     ]
-    graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
-        [weight, scale, zero, unused],
-    )  # fmt: skip
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    made = program_of(nodes, [weight, scale, zero, unused])
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-
-    def run(program: onnx.ModelProto) -> np.ndarray:
-        session = onnxruntime.InferenceSession(program.SerializeToString())
-        return session.run(None, {"x": x})[0]
-
-    before, size = run(made), made.ByteSize()
+    before, size = run(made, x), made.ByteSize()
     smaller = compact(made)
     assert smaller.ByteSize() < size - 400
     assert len(smaller.graph.initializer) == 2 and len(smaller.graph.node[0].input) == 2
-    np.testing.assert_array_equal(run(smaller), before)
+    np.testing.assert_array_equal(run(smaller, x), before)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_scales_of_channels_have_16_bits_where_these_are_exact_enough(dead: bool) -> None:
+    drawn = np.random.default_rng(1)
+    scales = drawn.uniform(1e-3, 1e-2, 64).astype(np.float32)
+    scales[7] = 1e-8 if dead else 1e-3  # nothing in 16 bits
+    codes = numpy_helper.from_array(drawn.integers(-64, 65, (4, 64), np.int8), "w")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["f"], axis=1),
+        helper.make_node("Gemm", ["x", "f", "b"], ["y"]),
+    ]
+    bias = numpy_helper.from_array(drawn.normal(size=64).astype(np.float32), "b")
+    made = program_of(nodes, [codes, numpy_helper.from_array(scales, "s"), bias])
+    x = drawn.normal(size=(3, 4)).astype(np.float32)
+    before = run(made, x)
+    smaller = compact(made)
+    assert [n.op_type for n in smaller.graph.node].count("Cast") == (1 if dead else 2)
+    np.testing.assert_allclose(run(smaller, x), before, atol=2e-3)
 
 
 def test_distance_is_the_worst_of_all_outputs() -> None:
