@@ -55,19 +55,23 @@ def _drop_usual(graph: Any) -> None:
     known = {one.name for one in graph.initializer}
     known |= {n.output[0] for n in graph.node if n.input and n.input[0] in known}
     for node in graph.node:
-        if node.op_type != "Conv":
-            continue
-        usual = {
-            "auto_pad": lambda one: one.s == b"NOTSET",
-            "group": lambda one: one.i == 1,
-            "dilations": lambda one: set(one.ints) == {1},
-            "strides": lambda one: set(one.ints) == {1},
-            "pads": lambda one: set(one.ints) == {0},
-            "kernel_shape": lambda one, node=node: node.input[1] in known,  # that of the weights
-        }
-        kept = [one for one in node.attribute if not usual.get(one.name, lambda _: False)(one)]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        if node.op_type == "Conv":
+            sized = node.input[1] in known  # the kernel's shape is that of the weights
+            kept = [one for one in node.attribute if not _usual(one, sized)]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+
+def _usual(one: Any, sized: bool) -> bool:
+    if one.name == "auto_pad":
+        return bool(one.s == b"NOTSET")
+    if one.name == "group":
+        return bool(one.i == 1)
+    if one.name in ("dilations", "strides"):
+        return set(one.ints) == {1}
+    if one.name == "pads":
+        return set(one.ints) == {0}
+    return sized and one.name == "kernel_shape"
 
 
 def _halve(graph: Any) -> None:
