@@ -21,9 +21,9 @@ from amc.config.apply import ApplyConfig
 from amc.config.command_line import only_result, parse
 from amc.config.exits import exit_with_one_line
 from amc.gradual.recover import recover
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
-from amc.runs.tensorboard import TensorBoardLog
 from amc.steps.allocate import allocation_of, candidates, check_files
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, open_job
@@ -57,7 +57,7 @@ def apply(job: Job, given: nn.Module, run: Run[ApplyConfig]) -> Result:
     # The channels of the plan; or what the policy walks to, and what it knows.
     with run.clock("calibrate"):
         compressor = calibrate(job, graph, network.model)
-    log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task.name)
+    log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task)
     with run.clock("search"):
         found = candidates(job, network, compressor, allocation, config, run.folder, log)
     with run.clock("apply"):

@@ -32,10 +32,10 @@ from amc.gradual.recover import recover
 from amc.graph.shrink import duplicate
 from amc.metrics.table import users_metric
 from amc.reconstruction.compressor import Compressor
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.exports import refuse_failed
 from amc.runs.folder import resume_command
 from amc.runs.run import Run, open_run
-from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import in_memory
@@ -197,7 +197,7 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
         return tolerated(job, network, compressor, original, run)
 
     # How much every group keeps: searched for, unless it is given.
-    log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task.name)
+    log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task)
     with run.clock("search"):
         found = candidates(job, network, compressor, allocation, config, run.folder, log)
 
@@ -234,7 +234,7 @@ def tolerated(
     chosen, found, plan, pruned = smallest(job, unseen, network, compressor, run)
     run.save_strategy(plan.strategy, network.graph.channels)
     run.save(plan, pruned)
-    log = TensorBoardLog(run.folder, network.graph.sizes, network.graph.macs(), job.task.name)
+    log = TensorBoardLog(run.folder, network.graph.sizes, network.graph.macs(), job.task)
     scores = original, chosen.cut
     return finish(job, run, log, network, found, plan, pruned, scores, chosen.drop)
 

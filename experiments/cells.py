@@ -26,7 +26,7 @@ from amc.gradual.recover import recover
 from amc.graph.plan import Strategy
 from amc.graph.tracing.trace import trace
 from amc.objectives.budget import Budget
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.terminal import Terminal
 from amc.steps.allocate import Allocation, allocation_of, candidates, errors_of
 from amc.steps.cut import calibrate, cut_best

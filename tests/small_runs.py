@@ -105,7 +105,7 @@ def entries(folder: Path) -> list[dict[str, Any]]:
 
 def rewards_shown(folder: Path) -> list[float]:
     events = EventAccumulator(str(folder)).Reload()
-    return [e.value for e in events.Scalars("search/reward")]
+    return [e.value for e in events.Scalars("2 search/reward")]
 
 
 def listening() -> None:

@@ -39,6 +39,7 @@ LEVELS = {
     "amc/proposals": 4.5,
     "amc/runs": 5,
     "amc/reporting": 5,
+    "amc/reporting/tensorboard": 5.1,
     "amc/search": 5,
     "amc/steps": 6,
     "amc/gradual": 6.3,

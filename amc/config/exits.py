@@ -22,8 +22,8 @@ CLOSED = 141
 INTERRUPTED = 130
 """After Ctrl-C, as a shell has it."""
 
-EVERY = 9.0
-"""Seconds between two lines while modules are being loaded."""
+FIRST, EVERY = 5.0, 8.0
+"""Seconds until a line says that modules are being loaded, and until the next."""
 
 LOADED = threading.Event()
 """Set once a command's modules are there."""
@@ -125,7 +125,9 @@ def while_loading(stream: TextIO | None) -> None:
     def speak() -> None:
         start = time.monotonic()
         with contextlib.suppress(OSError, ValueError):  # nobody reads; the command will find out
-            while not LOADED.wait(EVERY):
+            wait = FIRST
+            while not LOADED.wait(wait):
+                wait = EVERY
                 print(
                     f"load        {time.monotonic() - start:.0f} s so far", file=stream, flush=True
                 )

@@ -12,7 +12,7 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
 from amc.objectives.budget import Budget
 from amc.objectives.objective import Costs, Objective, limit_of, together
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.schedules.curves import Schedule as Curve
 from amc.schedules.curves import densities
 from amc.steps.allocate import Allocation, candidates

@@ -16,7 +16,7 @@ from amc.data import images_in
 from amc.gradual.loop import Left, Schedule, Turn, gradually
 from amc.gradual.reallocate import Reallocation
 from amc.graph.plan import Plan, Strategy
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.terminal import Terminal
 from amc.runtime.files import write_json
 from amc.schedules.curves import SCHEDULES, biased_rate, load_schedule

@@ -1,8 +1,9 @@
 """A matplotlib figure as a file: same figure, same bytes, whatever the user's own settings are."""
 
+import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,14 @@ def write_figure(path: Path, make: Callable[[], Figure], **how: Any) -> None:
         AmcError: another ending, or a path that cannot be written.
     """
     kind, buffer = picture_format(path), io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
+    with ours():
         make().savefig(buffer, format=kind, metadata=NO_DATE[kind], **how)
     write_atomically(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def ours() -> Iterator[None]:
+    """Our own style inside, whatever the user's settings are."""
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield

@@ -220,8 +220,8 @@ def conditions(report: Report) -> str:
         return ""
     batch = " and ".join(sorted({str(one.batch) for one in known}))
     return (
-        f"times    batch {batch}, both networks in turn, {known[0].rounds} rounds: median ± half "
-        "the interquartile range"
+        f"times    batch {batch}, in turn, {known[0].rounds} rounds: median ± half the "
+        "interquartile range"
     )
 
 
@@ -232,7 +232,12 @@ def spread(middle: float, half: float) -> str:
 
 
 def _in_bytes(change: Change) -> tuple[str, str]:
-    return f"{short(change.original)}B", f"{short(change.pruned)}B"
+    return _bytes(change.original), _bytes(change.pruned)
+
+
+def _bytes(number: int) -> str:
+    text = short(number)
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
 
 
 def finals_table(rounds: Sequence[Mapping[str, Any]], task: Task = CLASSIFICATION) -> Table:

@@ -15,8 +15,8 @@ from amc.runtime.wording import duration
 
 T = TypeVar("T")
 
-SOON, EVERY = 1.0, 9.0
-"""Seconds until a step is spoken of, and between lines: a little less than ten."""
+SOON, EVERY = 1.0, 8.0
+"""Seconds until a step is spoken of, and between lines: never ten, though a thread may be late."""
 
 PACE = 4
 """Lines back to where the pace is measured from: recorded episodes go by at once, new ones not."""

@@ -20,8 +20,8 @@ from amc.graph.plan_files import load_fitting, read_plan
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.folder import record
-from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
 from amc.runtime.user_code import load_function

@@ -14,7 +14,7 @@ from amc.config.sections.job import DataConfig
 from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runtime import distributed, weights
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_function, user_code

@@ -30,10 +30,10 @@ from amc.reporting.report import (
     summary_table,
 )
 from amc.reporting.statistics import Aim, Statistics, statistics, tables
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.exports import export_lines, exported
 from amc.runs.lock import OURS
 from amc.runs.run import Run
-from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime import weights
 from amc.runtime.files import write_atomically, write_json
 from amc.steps.candidates import Candidates
@@ -130,7 +130,7 @@ def finish(
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
         write_atomically(run.folder / "prune.cfg", OURS + text_for(graph, plan.strategy))
     remove_states(run.folder)
-    log.finish(config.flat, scores[1].accuracy, recovered.accuracy, report.macs.ratio)
+    log.finish(config, report)
     terminal.table(layer_table(report.layers))
     if report.finals:
         terminal.table(finals_table(report.finals, job.task))

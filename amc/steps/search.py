@@ -17,7 +17,7 @@ from amc.graph.plan import Strategy
 from amc.metrics import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runtime.files import write_json
 from amc.search import evaluator as on_statistics
 from amc.search.answer import knowledge

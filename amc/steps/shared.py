@@ -27,7 +27,7 @@ from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reconstruction.shared_weights import SharedWeights, nested
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runtime import weights
 from amc.steps.cut import cut
 from amc.steps.finetune import Recovery

@@ -16,7 +16,7 @@ from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.learned import learned_table
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.terminal import Bar
 from amc.runtime.files import safe_name, write_json
 from amc.search.policies import save_learned
@@ -58,7 +58,7 @@ def lessons_of(
     errors = {multiple: sensitivity(compressor, one) for multiple, one in alike.items()}
     for budget in budgets:
         name = safe_name(f"{network.name}-{budget.preserve_ratio:g}")
-        log = TensorBoardLog(folder / name, graph.sizes, graph.macs(), job.task.name)
+        log = TensorBoardLog(folder / name, graph.sizes, graph.macs(), job.task)
 
         def show(episode: Episode, log: TensorBoardLog = log) -> None:
             log.episode(episode)

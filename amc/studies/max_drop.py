@@ -19,9 +19,9 @@ from amc.gradual.recover import recover
 from amc.graph.plan import Plan
 from amc.graph.plan_files import load_plan
 from amc.reconstruction.compressor import Compressor
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.network import load_pruned, save_network
 from amc.runs.run import Run
-from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.errors import AmcError, InfeasibleBudgetError
 from amc.runtime.feed import Feed
 from amc.runtime.files import read_json, write_json
@@ -225,7 +225,7 @@ class _Study:
         config, graph = self._config(ratio), network.graph
         allocation = allocation_of(graph, config)
         place.mkdir(parents=True, exist_ok=True)
-        log = TensorBoardLog(place, graph.sizes, graph.macs(), job.task.name)
+        log = TensorBoardLog(place, graph.sizes, graph.macs(), job.task)
         with clock("search"):
             found = candidates(job, network, self._compressor, allocation, config, place, log)
         with clock("finals"):

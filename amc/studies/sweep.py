@@ -21,8 +21,8 @@ from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.layer_by_layer import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.pareto_front import Point
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.network import save_network
-from amc.runs.tensorboard import TensorBoardLog
 from amc.runtime.feed import Feed
 from amc.runtime.files import read_json, safe_name, write_json
 from amc.search.policies import known_strategies
@@ -143,7 +143,7 @@ class Sweep:
             originals = self.originals
             plan, small = cut_best(self.job, self.compressor, candidates, originals=originals)
         if self.config.training.finetune_epochs:
-            log = TensorBoardLog(place, graph.sizes, graph.macs(), self.job.task.name)
+            log = TensorBoardLog(place, graph.sizes, graph.macs(), self.job.task)
             small, *_ = recover(self.job, self.network, small, plan, self.config, place, log)
             remove_states(place)
             log.close()

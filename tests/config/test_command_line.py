@@ -178,7 +178,7 @@ def test_without_it_nothing_is_moved(capfd: pytest.CaptureFixture[str]) -> None:
 def test_loading_is_no_silence_and_ends_with_the_first_thing_that_is_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exits, "EVERY", 0.01)
+    monkeypatch.setattr(exits, "FIRST", 0.01)
     said, spoken = io.StringIO(), threading.Event()
     monkeypatch.setattr(said, "flush", spoken.set)
     while_loading(said)

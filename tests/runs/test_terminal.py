@@ -31,9 +31,9 @@ from amc.inspect import run as inspect
 from amc.reporting.comparison import Attempt, draw_comparison
 from amc.reporting.group_chart import draw
 from amc.reporting.pareto_front import Point, draw_front
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.progress import EVERY, SOON, Bars, Lines
 from amc.runs.run import kept
-from amc.runs.tensorboard import TensorBoardLog
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError, OutputLost
 from amc.runtime.user_code import load_function, one_line, user_code, users_line

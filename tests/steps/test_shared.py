@@ -18,7 +18,7 @@ from amc.graph.shrink import tensors
 from amc.objectives.budget import Budget
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.shared_weights import SharedWeights
-from amc.runs.tensorboard import TensorBoardLog
+from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
 from amc.runtime.files import read_json
