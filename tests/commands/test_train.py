@@ -80,12 +80,16 @@ def test_tensorboard_shows_the_search_and_the_fine_tuning(finished: Path) -> Non
     events = EventAccumulator(str(finished)).Reload()
     tags = set(events.Tags()["scalars"])
     assert tags >= {
-        "search/reward", "search/best_reward", "search/accuracy", "search/macs_ratio",
-        "ratio/conv1", "agent/critic_loss", "finetune/loss", "finetune/val_accuracy",
-        "hparam/accuracy",
+        "2 search/reward", "2 search/best reward", "2 search/accuracy",
+        "2 search/part of the MACs", "6 kept channels/conv1", "5 agent/critic loss",
+        "3 training/loss", "3 training/validation accuracy", "7 numbers/accuracy",
     }  # fmt: skip
-    rewards = [e.value for e in events.Scalars("search/reward")]
-    best = [e.value for e in events.Scalars("search/best_reward")]
+    assert set(events.Tags()["images"]) == {
+        "1 result/channels before and after", "1 result/what is left",
+        "2 search/0 strategies", "2 search/1 best strategy",
+    }  # fmt: skip
+    rewards = [e.value for e in events.Scalars("2 search/reward")]
+    best = [e.value for e in events.Scalars("2 search/best reward")]
     assert len(rewards) == 6  # the last of them is the policy without noise
     np.testing.assert_allclose(best, np.maximum.accumulate(rewards))
 

@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from amc.config.composed import Composed
 from amc.reporting.report import Report
-from amc.reporting.tensorboard.pictures import Pixels, bars, heat_map
+from amc.reporting.tensorboard.pictures import Pixels, bars, heat_map, sums
 from amc.reporting.tensorboard.summary import headline, metrics, settings_shown, text
 from amc.runtime.wording import plain
 from amc.tasks.task import CLASSIFICATION, Task
@@ -18,7 +18,8 @@ from envs.outcome import Episode
 
 RESULT, SEARCH, TRAINING = "1 result", "2 search", "3 training"
 SHARED, AGENT, GROUPS = "4 shared weights", "5 agent", "6 kept channels"
-"""Groups, in the order of the story."""
+NUMBERS = "7 numbers"
+"""Groups, in the order of the story; the last is what the HPARAMS tab shows beside settings."""
 
 FIRST = 8
 """Episodes after which the search is drawn for the first time; then after twice as many."""
@@ -93,18 +94,19 @@ class TensorBoardLog:
 
     def finish(self, config: Composed, report: Report) -> None:
         """What came of it, beside the settings, and the end of the file."""
-        results = {f"{RESULT}/{name}": x for name, x in metrics(report, self._task).items()}
+        results = {f"{NUMBERS}/{name}": x for name, x in metrics(report, self._task).items()}
         self._writer.add_hparams(settings_shown(config), results, run_name=".")
         self._picture(
-            f"{RESULT}/0 channels before and after",
+            f"{RESULT}/channels before and after",
             bars(
                 [layer.name for layer in report.layers],
                 [layer.out_channels.original for layer in report.layers],
                 [layer.out_channels.pruned for layer in report.layers],
-                headline(report, self._task),
+                "\n".join(headline(report, self._task)),
             ),
             0,
         )
+        self._draw_sums(report)
         self._writer.add_text(f"{RESULT}/summary", text(config, report, self._task))
         self.close()
 
@@ -120,10 +122,22 @@ class TensorBoardLog:
         best = max(range(last + 1), key=lambda i: self._rank(self._tried[i]))
         rows = [[e.strategy[n] / self._sizes[n] for n in names] for e in self._tried]
         kept = [self._tried[best].strategy[n] for n in names]
-        what = f"after {last + 1} strategies, the best is number {best + 1}"
+        what = f"{last + 1} strategies were tried,\nthe best is number {best + 1}"
         self._picture(f"{SEARCH}/0 strategies", heat_map(names, rows, best, what), last)
         full = [self._sizes[n] for n in names]
         self._picture(f"{SEARCH}/1 best strategy", bars(names, full, kept, what), last)
+
+    def _draw_sums(self, report: Report) -> None:
+        """What is left of everything that was measured."""
+        parts = {"MACs": report.macs.ratio, "parameters": report.params.ratio}
+        parts["file"] = report.file_bytes.ratio
+        for one in report.latency_ms:
+            if one.ratio is not None:
+                parts[f"time, {one.runtime.split()[0]}"] = one.ratio
+        scores = {name: self._task.shown(found) for name, found in report.accuracy.items()}
+        title = f"test {self._score}: {scores['original']},\n"
+        title += f"{scores['pruned']} after the cut, {scores['recovered']} after training"
+        self._picture(f"{RESULT}/what is left", sums(parts, title), 0)
 
     def _rank(self, episode: Episode) -> float:
         """The reward, of what may be found."""

@@ -1,6 +1,6 @@
 """Pictures for TensorBoard, as pixels: bars before and after, a heat map over episodes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,19 @@ from matplotlib.ticker import MaxNLocator
 from amc.reporting.figures import RULE, ours
 from amc.runtime.wording import plain
 
-GONE, KEPT, INK = "#D9DEE5", "#2F6DB5", "#222222"
+GONE, KEPT, INK, ARROW = "#D9DEE5", "#2F6DB5", "#222222", "#C2410C"
 
-ROW, WIDTH, DPI = 0.19, 7.2, 110
-"""Inches of a row and of a picture, and points of a screen for each."""
+WIDTH, HEIGHT, DPI = 6.4, 4.2, 120
+"""Inches of a picture, and points of a screen for each: the shape of TensorBoard's cards."""
 
-HEAD, FOOT = 0.62, 0.5
-"""Inches above the rows for the title, and below them for the axis."""
+HEAD = 0.72
+"""Inches above the axes, for a title of two lines that can be read on a card."""
 
-LONGEST = 34
+LETTER = 0.0082
+"""Inches that a letter is wide, per point of its size."""
+
+LONGEST = 30
 """Letters of a name; longer ones lose their middle."""
-
 
 Pixels = npt.NDArray[np.uint8]
 """[H, W, 4]: red, green, blue, opacity."""
@@ -32,21 +34,20 @@ def bars(names: Sequence[str], before: Sequence[int], after: Sequence[int], titl
     """Channels of every layer or group: all of them, and those that stay."""
 
     def draw() -> Figure:
-        figure, axes = _page(names, title)
+        size = _size(len(names), 5.6)
+        foot = 0.25 + LETTER * size * max(map(len, _shown(names)), default=1)
+        figure, axes = _page(title, (0.6, 0.15), foot)
         places = range(len(names))
-        axes.barh(places, before, color=GONE, height=0.74, label="removed")
-        axes.barh(places, after, color=KEPT, height=0.74, label="kept")
-        most = max(before, default=1)
-        for place, (full, kept) in enumerate(zip(before, after, strict=True)):
-            said = f"{full}" if full == kept else f"{full} → {kept}"
-            axes.text(full + 0.012 * most, place, said, va="center", fontsize=7, color=INK)
-        axes.set_xlim(0, 1.16 * most)
-        axes.set_xlabel("channels", fontsize=8)
-        axes.grid(axis="x", color=RULE)
-        axes.legend(
-            frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1),
-            borderaxespad=0.1,
-        )  # fmt: skip
+        axes.bar(places, before, color=GONE, width=0.76, label="removed")
+        axes.bar(places, after, color=KEPT, width=0.76, label="kept")
+        if size > FEW:
+            for place, kept in enumerate(after):
+                axes.text(place, kept, f"{kept}", ha="center", va="bottom", fontsize=size - 1)
+        axes.set_xticks(places, _shown(names), rotation=90, fontsize=size)
+        axes.set_xlim(-0.7, len(names) - 0.3)
+        axes.set_ylabel("channels", fontsize=8)
+        axes.grid(axis="y", color=RULE)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
         return figure
 
     return _drawn(draw)
@@ -65,21 +66,23 @@ def heat_map(
     """
 
     def draw() -> Figure:
-        figure, axes = _page(names, title, room=0.9)
+        size = _size(len(names), 3.0)
+        left = 0.2 + LETTER * size * max(map(len, _shown(names)), default=1)
+        figure, axes = _page(title, (left, 0.85), 0.5)
         image = axes.imshow(
             np.asarray(kept, dtype=np.float64).T, aspect="auto", interpolation="nearest",
             vmin=0, vmax=1, cmap="viridis", origin="upper",
             extent=(0.5, len(kept) + 0.5, len(names) - 0.5, -0.5),
         )  # fmt: skip
+        axes.set_yticks(range(len(names)), _shown(names), fontsize=size)
         axes.annotate(
-            "", (best + 1, -0.5), (best + 1, -1.5), annotation_clip=False,
-            arrowprops={"arrowstyle": "-|>", "color": "#C2410C", "lw": 1.6},
+            "", (best + 1, 1.0), (best + 1, 1.07), xycoords=("data", "axes fraction"),
+            annotation_clip=False, arrowprops={"arrowstyle": "-|>", "color": ARROW, "lw": 1.6},
         )  # fmt: skip
-        axes.set_xlabel("strategy, in the order in which they were tried", fontsize=8)
+        axes.set_xlabel("strategies, in the order in which they were tried", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        width, height = figure.get_size_inches()
-        side = figure.add_axes((1 - 0.72 / width, FOOT / height, 0.14 / width, _part(height)))
-        scale = figure.colorbar(image, cax=side)
+        where = (1 - 0.68 / WIDTH, 0.5 / HEIGHT, 0.14 / WIDTH, 1 - (HEAD + 0.5) / HEIGHT)
+        scale = figure.colorbar(image, cax=figure.add_axes(where))
         scale.set_label("part that is kept", fontsize=8)
         scale.ax.tick_params(labelsize=7)
         return figure
@@ -87,27 +90,57 @@ def heat_map(
     return _drawn(draw)
 
 
-def _page(names: Sequence[str], title: str, room: float = 0.2) -> tuple[Figure, Axes]:
-    """A figure with a row for every name; ``room`` inches stay free on the right."""
-    shown = [_shortened(plain(name)) for name in names]
-    left = 0.25 + 0.068 * max([len(name) for name in shown] + [4])
-    height = max(2.0, HEAD + FOOT + ROW * len(names))
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((left / WIDTH, FOOT / height, 1 - (left + room) / WIDTH, _part(height)))
-    axes.set_yticks(range(len(names)), shown, fontsize=7.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+def sums(parts: Mapping[str, float], title: str) -> Pixels:
+    """The part of each cost that is left."""
+
+    def draw() -> Figure:
+        left = 0.2 + LETTER * 10 * max(map(len, parts), default=1)
+        figure, axes = _page(title, (left, 0.75), 0.3)
+        places, ratios = range(len(parts)), list(parts.values())
+        most = max([1.0, *ratios])
+        axes.barh(places, [1.0] * len(parts), color=GONE, height=0.62)
+        axes.barh(places, ratios, color=KEPT, height=0.62)
+        for place, ratio in enumerate(ratios):
+            axes.text(
+                max(1.0, ratio) + 0.02 * most, place, f"{ratio:.0%}", va="center", fontsize=12
+            )
+        axes.set_yticks(places, list(parts), fontsize=10)
+        axes.set_ylim(len(parts) - 0.5, -0.5)
+        axes.set_xlim(0, most)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        return figure
+
+    return _drawn(draw)
+
+
+FEW = 7.4
+"""Size of names, in points, from which on there is room for numbers as well."""
+
+
+def _page(title: str, sides: tuple[float, float], foot: float) -> tuple[Figure, Axes]:
+    """A figure with axes; inches that stay free on the left and right, and below."""
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white")
+    left, right = sides
+    axes = figure.add_axes(
+        (left / WIDTH, foot / HEIGHT, 1 - (left + right) / WIDTH, 1 - (foot + HEAD) / HEIGHT)
+    )
     axes.tick_params(length=0, labelsize=7.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     figure.text(
-        0.12 / WIDTH, 1 - 0.1 / height, title, va="top", fontsize=9.5, weight="bold", color=INK
+        0.1 / WIDTH, 1 - 0.09 / HEIGHT, title, va="top", fontsize=12, weight="bold", color=INK
     )
     return figure, axes
 
 
-def _part(height: float) -> float:
-    """The part of a page that its rows have."""
-    return 1 - (HEAD + FOOT) / height
+def _size(count: int, inches: float) -> float:
+    """Points of names so that so many fit side by side."""
+    return min(7.5, max(2.5, 60 * inches / max(1, count)))
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    return [_shortened(plain(name)) for name in names]
 
 
 def _shortened(name: str) -> str:

@@ -1,5 +1,6 @@
 """A run in words and numbers: its headline, its metrics, the settings that tell runs apart."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,12 @@ def metrics(report: Report, task: Task) -> dict[str, float]:
     }
 
 
-def headline(report: Report, task: Task) -> str:
-    """The result in a line."""
+def headline(report: Report, task: Task) -> tuple[str, str]:
+    """What it costs, and what it is worth."""
     times = [one.ratio for one in report.latency_ms if one.ratio is not None]
     before, after = (task.shown(report.accuracy[k]) for k in ("original", "recovered"))
     time = f", {times[-1]:.0%} of the time" if times else ""
-    return f"{report.macs.ratio:.1%} of the MACs{time}; {plain(task.name)} {before} → {after}"
+    return f"{report.macs.ratio:.1%} of the MACs{time}", f"{plain(task.name)} {before} → {after}"
 
 
 def text(config: Composed, report: Report, task: Task) -> str:
@@ -74,7 +75,7 @@ def text(config: Composed, report: Report, task: Task) -> str:
     settings = [(f"`{name}`", f"{value}") for name, value in settings_shown(config).items()]
     return "\n\n".join(
         [
-            f"**{headline(report, task)}**",
+            f"**{'; '.join(headline(report, task))}**",
             _table(("", "original", "pruned", "left"), rows),
             *(f"{one.line()}" for one in report.slow),
             _table(("setting", "value"), settings),
@@ -82,7 +83,7 @@ def text(config: Composed, report: Report, task: Task) -> str:
     )
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(_cell(c) for c in line)} |" for line in lines)
 
