@@ -9,6 +9,8 @@ last to leave first, gives all counts at once: row i of ``L^-1 X'Y`` holds what 
 beyond the columns before it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,7 +25,9 @@ from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 
 
-def sensitivity(compressor: Compressor, budget: Budget) -> dict[str, FloatArray]:
+def sensitivity(
+    compressor: Compressor, budget: Budget, on_group: Callable[[], object] = lambda: None
+) -> dict[str, FloatArray]:
     """Relative reconstruction error of every group at each of its allowed counts.
 
     Exact where the selector's choices are nested; Lasso's are only at its rungs, and a set between
@@ -32,6 +36,7 @@ def sensitivity(compressor: Compressor, budget: Budget) -> dict[str, FloatArray]
     Args:
         compressor: statistics, and which channels stay.
         budget: the allowed counts.
+        on_group: called after each group.
 
     Returns:
         Group name -> errors aligned with its `Budget.options`. A group none of whose readers has
@@ -42,13 +47,14 @@ def sensitivity(compressor: Compressor, budget: Budget) -> dict[str, FloatArray]
         readers = [name for name in group.readers if name in compressor.stats]
         if not readers:
             errors[group.name] = 1 - options / group.size
-            continue
-        order, total = lasting(compressor, group, options), np.zeros(len(options))
-        for name in readers:
-            layer, stats = compressor.graph.layer(name), compressor.stats[name]
-            columns = group_columns(layer, group, state[layer.weight])
-            total += _errors(stats, columns[torch.from_numpy(order)])[options]
-        errors[group.name] = total
+        else:
+            order, total = lasting(compressor, group, options), np.zeros(len(options))
+            for name in readers:
+                layer, stats = compressor.graph.layer(name), compressor.stats[name]
+                columns = group_columns(layer, group, state[layer.weight])
+                total += _errors(stats, columns[torch.from_numpy(order)])[options]
+            errors[group.name] = total
+        on_group()
     return errors
 
 

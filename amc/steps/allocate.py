@@ -117,8 +117,8 @@ def allocation_of(graph: ChannelGraph, config: TrainConfig | ApplyConfig) -> All
 
 def errors_of(job: Job, compressor: Compressor, budget: Budget) -> Errors:
     """How much every group minds being cut, at each of its allowed counts."""
-    with job.terminal.bar("errors"):
-        return sensitivity(compressor, budget)
+    with job.terminal.bar("errors", len(budget.options)) as bar:
+        return sensitivity(compressor, budget, bar.step)
 
 
 def candidates(

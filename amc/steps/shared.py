@@ -166,8 +166,8 @@ def share(recovery: Recovery, compressor: Compressor, budgets: Sequence[Budget])
     job, judging = recovery.job, recovery.job.judging
     band = Band.around(budgets, judging.shared_ratio)
     chosen = nested(compressor, band.graph, band.fewest)
-    with job.terminal.bar("errors"):
-        errors = tuple(sensitivity(chosen, budget) for budget in band.budgets)
+    with job.terminal.bar("errors", sum(len(one.options) for one in band.budgets)) as bar:
+        errors = tuple(sensitivity(chosen, budget, bar.step) for budget in band.budgets)
     band, plan = replace(band, errors=errors), chosen.plan(band.widest)
     network = trained(recovery, chosen, plan, band)
     shared = Shared(job, SharedWeights(chosen, network, plan), band)
