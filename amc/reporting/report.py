@@ -213,16 +213,16 @@ def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
     return table
 
 
-def conditions(report: Report) -> str:
-    """How the times of the table were measured, in one line; empty if there are none."""
+def conditions(report: Report) -> list[str]:
+    """How the times of the table were measured, in a line; none if there are none."""
     known = [one for one in report.latency_ms if one.ratio is not None]
     if not known:
-        return ""
+        return []
     batch = " and ".join(sorted({str(one.batch) for one in known}))
-    return (
+    return [
         f"times    batch {batch}, in turn, {known[0].rounds} rounds: median ± half the "
         "interquartile range"
-    )
+    ]
 
 
 def spread(middle: float, half: float) -> str:

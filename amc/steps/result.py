@@ -135,6 +135,7 @@ def finish(
     if report.finals:
         terminal.table(finals_table(report.finals, job.task))
     terminal.table(summary_table(report, job.task))
+    terminal.say(*conditions(report), *remarks(report))
     if config.flat.get("statistics"):
         for table in tables(report.statistics):
             terminal.table(table)
@@ -142,7 +143,6 @@ def finish(
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
     terminal.say(*export_lines(exports, job.task))
     terminal.say(*unwritten)
-    terminal.say(*filter(None, [conditions(report)]), *remarks(report))
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
     return Result(pruned, plan, report, run.folder)
