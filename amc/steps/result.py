@@ -187,6 +187,7 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
     commands = {
         "watch": f"tensorboard --logdir {place}",
         "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
+        "take away": f"python -m amc.export {place} --format onnx",
         "load": f"amc.load_pruned(original_model, {str(folder)!r})",
     }
     if (folder / "pruned.py").exists():
