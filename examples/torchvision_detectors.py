@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
 from amc.tasks.suppression import best_boxes
 
@@ -61,7 +62,7 @@ class OneStage(nn.Module):
         anchors = self.anchors.to(boxes.device)
         if not len(boxes):
             return torch.full((len(anchors),), -1, device=boxes.device)
-        overlap = detection._utils.box_ops.box_iou(boxes, anchors)
+        overlap = box_iou(boxes, anchors)
         matched: Tensor = self.detector.proposal_matcher(overlap)
         return matched
 

@@ -45,7 +45,7 @@ def detection(
         loss: (outputs, targets) -> scalar, mean over the batch.
         boxes: outputs of a batch -> of every image ``boxes`` [N, 4] in pixels, ``scores`` [N] and
             ``labels`` [N], after overlapping ones were dropped (`amc.tasks.suppression`).
-        outputs: see `Task`.
+        outputs: see `Task`; without it, everything that the network returns.
         distance: see `Task`.
         source: see `Task`.
 
@@ -57,7 +57,12 @@ def detection(
     def score(results: Results) -> float:
         return mean_average_precision(_found(results, boxes, source))
 
-    return Task("mAP", loss, score, True, distance, source, outputs)
+    return Task("mAP", loss, score, True, distance, source, outputs or _everything)
+
+
+def _everything(found: Any) -> Outputs:
+    """All that the network returns."""
+    return found
 
 
 def _found(

@@ -5,6 +5,7 @@ Wants the extra `yolo`; the network has seen a few steps of training, not enough
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import amc
+from amc.tasks.detectors import detector
 from amc.tasks.evaluate import evaluate, predictions
 from amc.tasks.suppression import suppressed
 from amc.tasks.task import load_task
@@ -75,29 +77,28 @@ def test_the_loss_is_ultralytics_own(examples: Any) -> None:
     image, row = (targets[..., 0] >= 0).nonzero(as_tuple=True)
     real = targets[image, row]
     sides = torch.cat([(real[:, 1:3] + real[:, 3:]) / 2, real[:, 3:] - real[:, 1:3]], 1) / SIDE
-    model.args = __import__("types").SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+    model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
     batch = {"img": images, "batch_idx": image.float(), "cls": real[:, :1], "bboxes": sides}
-    expected = model.loss(batch)[0].sum() / 4
-    found = task.batch_loss(predictions(model, images, task), targets)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    expected = (model.loss(batch)[0].sum() / 4).item()
+    found = task.batch_loss(predictions(model, images, task), targets).item()
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_boxes_are_those_of_inference(examples: Any) -> None:
     from ultralytics.utils.nms import non_max_suppression
 
     model, (images, _) = built("yolov8n").eval(), examples[1].drawn(2, 7)
-    for head in model.model[-1].cv3:  # something has to be seen
-        nn.init.normal_(head[-1].weight, std=0.5)
-    task = load_task("detection").for_network(model)
+    for branch in (*model.model[-1].cv2, *model.model[-1].cv3):  # no two of a score or a size
+        nn.init.normal_(branch[-1].weight)
+        nn.init.normal_(branch[-1].bias)
     with torch.inference_mode():
-        decoded = model(images)[0]
-        outputs = predictions(model, images, task)
-    reader = next(
-        cell.cell_contents
-        for cell in task.score.__closure__
-        if callable(cell.cell_contents) and getattr(cell.cell_contents, "__name__", "") == "boxes"
-    )
-    ours = reader(outputs)
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.train()
+        decoded, outputs = model(images)
+    own = detector(model)
+    assert own.outputs is not None
+    ours = own.boxes(own.outputs((decoded, outputs)))
     theirs = non_max_suppression(
         decoded, 0.001, 0.7, multi_label=True, max_det=100, max_nms=1000, max_wh=10_000
     )
