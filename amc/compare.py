@@ -23,6 +23,7 @@ from amc.config.command_line import command
 from amc.config.compare import CompareConfig
 from amc.config.composed import as_json
 from amc.reporting.comparison import Attempt, comparison_table, draw_comparison, verdicts
+from amc.reporting.html.study_page import write_study
 from amc.runs.run import open_run
 from amc.runtime.errors import AmcError
 from amc.runtime.files import write_json
@@ -81,13 +82,19 @@ def compare(job: Job, config: CompareConfig, methods: Sequence[str]) -> Path:
 
     # The account.
     says = verdicts(found, task)
-    outcome = {"original": {"macs": graph.macs(), "accuracy": original}, "verdicts": says}
+    score = {"name": task.name, "percent": task.percent}
+    outcome = {
+        "score": score,
+        "original": {"macs": graph.macs(), "accuracy": original},
+        "verdicts": says,
+    }
     every = [attempt for attempts in found.values() for attempt in attempts]
     write_json(folder / "compare.json", {"settings": as_json(config), **outcome, **account(every)})
     title = f"{network.name}, {config.data.data}, {config.preserve_ratio:g} of the MACs"
     draw_comparison(found, folder / "compare.svg", title)
+    write_study(folder)
     terminal.table(comparison_table(found, graph.macs(), task))
-    terminal.say(*says, "", f"Everything is in {folder}.")
+    terminal.say(*says, "", f"Everything is in {folder}; look at {folder / 'report.html'}.")
     return folder
 
 

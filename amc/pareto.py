@@ -21,6 +21,7 @@ from typing import Any
 from amc.config.command_line import command
 from amc.config.composed import as_json
 from amc.config.many_budgets import ParetoConfig
+from amc.reporting.html.study_page import write_study
 from amc.reporting.pareto_front import Point, draw_front, front_table, smallest
 from amc.runs.lock import locked
 from amc.runs.run import open_run
@@ -92,6 +93,7 @@ def show(job: Job, config: ParetoConfig, sweep: Sweep, found: Sequence[Point]) -
     account: dict[str, Any] = {
         "settings": as_json(config),
         "held_out": sweep.held_out,
+        "score": {"name": task.name, "percent": task.percent},
         "original": asdict(original),
         "points": [{**asdict(point), "on_front": point.on_front(found)} for point in found],
     }
@@ -101,6 +103,7 @@ def show(job: Job, config: ParetoConfig, sweep: Sweep, found: Sequence[Point]) -
         account["max_drop"] = {"points": config.max_drop, "chosen": chosen and chosen.target}
     write_json(folder / "pareto.json", account)
     draw_front(found, original, folder / "pareto.svg", title, task)
+    write_study(folder)
     terminal.table(front_table(found, original, task))
     if config.max_drop is not None:
         terminal.say(verdict(chosen, original, config.max_drop, task))
@@ -108,7 +111,7 @@ def show(job: Job, config: ParetoConfig, sweep: Sweep, found: Sequence[Point]) -
     terminal.say(
         "",
         f"Everything is in {folder}. Next:",
-        f"  look       {folder / 'pareto.svg'}",
+        f"  look       {folder / 'report.html'}",
         f"  load       amc.load_pruned(original_model, {str(shown)!r})",
     )
 

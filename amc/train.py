@@ -164,6 +164,7 @@ def compress(
         stack.enter_context(torch.random.fork_rng())  # on GPUs
         stack.enter_context(preserving_random_state())
         opened = stack.enter_context(open_run(config))
+        opened.stays = run_dir is not None
         data = checked(from_loaders("loaders", loaders, task.classifies), opened.terminal)
         job = replace(job_with(data, task, config, opened.terminal), named=False)
         if "reward" in own:

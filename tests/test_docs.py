@@ -24,6 +24,7 @@ from amc.config.export import ExportConfig
 from amc.config.inspect import InspectConfig
 from amc.config.latency import LatencyConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
+from amc.config.report import ReportConfig
 from amc.config.train import TrainConfig
 from amc.metrics import IN_UNITS_OF_LOSS, METRICS, Evidence, selection_of
 from amc.metrics.table import users_metric
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Any] = {
     "amc.pareto": ParetoConfig,
     "amc.latency": LatencyConfig,
     "amc.export": ExportConfig,
+    "amc.report": ReportConfig,
 }
 MOST_BYTES = 9_000
 FLAG = re.compile(r"--[a-z][a-z0-9-]*[a-z0-9]")
@@ -124,7 +126,11 @@ def test_a_command_that_does_not_exist_would_fail() -> None:
 
 def plain_flags(config: Any) -> set[str]:
     """Flags, ``--no-x`` counted as ``--x``; class attributes are none."""
-    return {flag.replace("--no-", "--") for flag in known_flags(config)} - {"--command", "--anew"}
+    return {flag.replace("--no-", "--") for flag in known_flags(config)} - {
+        "--command",
+        "--anew",
+        "--bare",
+    }
 
 
 def test_table_of_flags_is_complete() -> None:

@@ -40,6 +40,7 @@ LEVELS = {
     "amc/runs": 5,
     "amc/reporting": 5,
     "amc/reporting/tensorboard": 5.1,
+    "amc/reporting/html": 5.1,
     "amc/search": 5,
     "amc/steps": 6,
     "amc/gradual": 6.3,

@@ -159,34 +159,48 @@ def pair(own: Sequence[Attempt], others: Sequence[Attempt]) -> list[tuple[Attemp
 def draw_comparison(standings: Standings, path: Path, title: str) -> None:
     """Writes the best reward so far against the number of evaluations, atomically.
 
-    A line per method is the mean over its seeds, the band their range; what takes one evaluation
-    is a dashed line. The same standings give the same bytes.
+    The same standings give the same bytes.
     """
+    write_figure(path, lambda: progress(standings, title))
 
-    def make() -> Figure:
-        figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-        axes = figure.add_subplot(xlabel="evaluations", ylabel="best reward so far")
-        axes.set_title(plain(title))
-        for number, (method, attempts) in enumerate(standings.items()):
-            so_far: FloatArray = np.maximum.accumulate([a.rewards for a in attempts], axis=1)
-            colour, episodes = f"C{number}", np.arange(1, so_far.shape[1] + 1)
-            if len(episodes) == 1:
-                axes.axhline(float(so_far[0, 0]), color=colour, ls="--", lw=1.2, label=method)
-                continue
-            axes.plot(
-                episodes,
-                so_far.mean(axis=0),
-                color=colour,
-                lw=1.6,
-                label=method,
-                drawstyle="steps-post",
-            )
-            low, high = so_far.min(axis=0), so_far.max(axis=0)
-            axes.fill_between(episodes, low, high, color=colour, alpha=0.12, lw=0, step="post")
-        axes.grid(color=RULE)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+
+def progress(
+    standings: Standings, title: str = "", size: tuple[float, float] = (7.5, 4.2)
+) -> Figure:
+    """The best reward so far against the number of evaluations.
+
+    A line per method is the mean over its seeds, the band their range; what takes one evaluation
+    is a dashed line.
+
+    Args:
+        standings: methods and their attempts.
+        title: above.
+        size: in inches; the names stand below what is higher than wide.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot(xlabel="evaluations", ylabel="best reward so far")
+    axes.set_title(plain(title))
+    for number, (method, attempts) in enumerate(standings.items()):
+        so_far: FloatArray = np.maximum.accumulate([a.rewards for a in attempts], axis=1)
+        colour, episodes = f"C{number}", np.arange(1, so_far.shape[1] + 1)
+        if len(episodes) == 1:
+            axes.axhline(float(so_far[0, 0]), color=colour, ls="--", lw=1.2, label=method)
+            continue
+        axes.plot(
+            episodes,
+            so_far.mean(axis=0),
+            color=colour,
+            lw=1.6,
+            label=method,
+            drawstyle="steps-post",
+        )
+        low, high = so_far.min(axis=0), so_far.max(axis=0)
+        axes.fill_between(episodes, low, high, color=colour, alpha=0.12, lw=0, step="post")
+    axes.grid(color=RULE)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if size[1] > size[0]:
+        figure.legend(loc="outside lower left", frameon=False, ncols=2)
+    else:
         figure.legend(loc="outside right upper", frameon=False)
-        return figure
-
-    write_figure(path, make)
+    return figure

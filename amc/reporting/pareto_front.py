@@ -78,29 +78,49 @@ def draw_front(
     task: Task = CLASSIFICATION,
 ) -> None:
     """Writes the score against MACs, parameters and latency, atomically."""
+    y = f"{task.name}, %" if task.percent else task.name
+    write_figure(path, lambda: front(points, original, y, task.points, title))
 
-    def make() -> Figure:
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
-        every = figure.subplots(1, 3, sharey=True)
+
+def front(
+    points: Sequence[Point],
+    original: Point,
+    y: str,
+    scale: float,
+    title: str = "",
+    stacked: bool = False,
+) -> Figure:
+    """The score against MACs, parameters and latency.
+
+    Args:
+        points: the networks.
+        original: the one before any cut, as a dashed line.
+        y: what the score is called.
+        scale: what scores are multiplied by.
+        title: above all.
+        stacked: for narrow pages: one below the other.
+    """
+    figure = Figure(figsize=(4.7, 9.0) if stacked else (10, 3.6), layout="constrained")
+    every = figure.subplots(3, 1, sharey=True) if stacked else figure.subplots(1, 3, sharey=True)
+    if title:
         figure.suptitle(plain(title))
-        for axes, name, sizes, whole in (
-            (every[0], "MACs", [p.macs for p in points], original.macs),
-            (every[1], "parameters", [p.params for p in points], original.params),
-            (every[2], "latency of one image", [p.latency for p in points], 1.0),
-        ):
-            parts = [size / whole for size in sizes]
-            accuracies = [task.points * p.accuracy for p in points]
-            axes.axhline(task.points * original.accuracy, color="C7", ls="--", lw=1.0)
-            axes.plot(parts, accuracies, color="C0", lw=1.2)
-            best = [p.on_front(points) for p in points]
-            for part, accuracy, front in zip(parts, accuracies, best, strict=True):
-                face = "C0" if front else "white"
-                axes.plot(part, accuracy, marker="o", color="C0", markerfacecolor=face)
-            axes.set_xlabel(f"{name}, part of the original")
-            axes.grid(color=RULE)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-        every[0].set_ylabel(plain(f"{task.name}, %" if task.percent else task.name))
-        return figure
-
-    write_figure(path, make)
+    for axes, name, sizes, whole in (
+        (every[0], "MACs", [p.macs for p in points], original.macs),
+        (every[1], "parameters", [p.params for p in points], original.params),
+        (every[2], "latency of one image", [p.latency for p in points], 1.0),
+    ):
+        parts = [size / whole for size in sizes]
+        accuracies = [scale * p.accuracy for p in points]
+        axes.axhline(scale * original.accuracy, color="C7", ls="--", lw=1.0)
+        axes.plot(parts, accuracies, color="C0", lw=1.2)
+        best = [p.on_front(points) for p in points]
+        for part, accuracy, leads in zip(parts, accuracies, best, strict=True):
+            face = "C0" if leads else "white"
+            axes.plot(part, accuracy, marker="o", color="C0", markerfacecolor=face)
+        axes.set_xlabel(f"{name}, part of the original")
+        axes.grid(color=RULE)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in every if stacked else every[:1]:
+        axes.set_ylabel(plain(y))
+    return figure

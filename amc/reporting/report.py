@@ -81,6 +81,9 @@ class Report:
         slow: runtimes in which the time does not follow the MACs, with the reason.
         exports: files of the network for elsewhere, see `amc.exporters.export.Export.as_json`; of
             one that could not be written format and problem.
+        images: of the test split.
+        score: what the task calls its score, and whether that is a part of one.
+        made_by: versions, device, machine, the time when the run ended.
     """
 
     mode: str
@@ -103,6 +106,9 @@ class Report:
     shared: Mapping[str, Any] | None = None
     slow: tuple[Slow, ...] = ()
     exports: Sequence[Mapping[str, Any]] = ()
+    images: int = 0
+    score: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""

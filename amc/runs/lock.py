@@ -23,12 +23,15 @@ PATIENCE = 1.0
 
 WRITTEN = (
     "config.json", "strategy.json", "plan.json", "policy.json", "report.json", "learned.json",
-    "compare.json", "pareto.json", "prune.cfg",
+    "compare.json", "pareto.json", "prune.cfg", "report.html", "report.md",
 )  # fmt: skip
 """Files that commands write into their folder, by which it is known whose they are."""
 
 OURS = "# of a run of amc.train\n"
 """How those begin that are no JSON."""
+
+PAGE_OURS = "<!-- of a run of amc -->"
+"""In the first line of every page and every Markdown file of ours."""
 
 BESIDE = ("episodes.jsonl", "pruned.*", "policy.safetensors", "*.jsonl", "*.svg")
 """Other files that they write there."""
@@ -38,7 +41,7 @@ WITHIN = ("", "points/*/", "stage-*/", "finals/*/", "attempts/*/", "attempts/*/f
 
 OF_A_RUN = (
     "training-*.safetensors", "finals", "attempts", "stage-*", "stages.json", "latency.json",
-    "ranking.json", "score_curves.json", "shared.safetensors",
+    "ranking.json", "score_curves.json", "shared.safetensors", "search.json", "trainings.json",
 )  # fmt: skip
 """What only a run writes: a new one in its folder must not find it."""
 
@@ -132,6 +135,8 @@ def _check_files(folder: Path, new: bool) -> None:
 def _is_ours(path: Path) -> bool:
     """Whether a command of this project has written this file."""
     try:
+        if path.suffix in (".html", ".md"):
+            return PAGE_OURS.encode() in path.read_bytes()[:200]
         if path.suffix != ".json":
             return path.read_bytes().startswith(OURS.encode())
         content = read_json(path)

@@ -51,6 +51,7 @@ class Run(Generic[Settings]):
         terminal: what a person sees.
         clock: seconds of each step.
         about: what its files say of their origin.
+        stays: whether anybody looks into the folder afterwards.
     """
 
     config: Settings
@@ -58,6 +59,7 @@ class Run(Generic[Settings]):
     terminal: Terminal
     clock: Clock = field(default_factory=Clock)
     about: dict[str, Any] = field(default_factory=dict)
+    stays: bool = True
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def begin(self, **about: Any) -> None:

@@ -15,6 +15,7 @@ from amc.config.sections.recovery import DistillConfig, TrainingConfig
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
 from amc.reporting.tensorboard.log import TensorBoardLog
+from amc.runs.history import keep_training
 from amc.runtime import distributed, weights
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_function, user_code
@@ -103,6 +104,7 @@ class Recovery:
                 model, plan, self.recipe(epochs, now), path, first_epoch, moving
             )
             tuned = replace(tuned, epochs=(1 + again) * epochs)
+            keep_training(self.folder, stage, bool(again), now, first_epoch, judged.scores)
             if judged.best:
                 return tuned
             score = self._shown(judged.scores[0])

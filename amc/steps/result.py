@@ -32,6 +32,7 @@ from amc.reporting.report import (
 from amc.reporting.statistics import Aim, Statistics, statistics, tables
 from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.exports import export_lines, exported
+from amc.runs.history import made_by
 from amc.runs.lock import OURS
 from amc.runs.run import Run
 from amc.runtime import weights
@@ -123,6 +124,9 @@ def finish(
         shared=found.shared,
         slow=reasons,
         exports=exports,
+        images=scores[0].images,
+        score={"name": job.task.name, "percent": job.task.percent},
+        made_by=made_by(job.device),
     )
     write_json(run.folder / "report.json", report.as_json())
     with terminal.bar("source"):
@@ -143,6 +147,10 @@ def finish(
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
     terminal.say(*export_lines(exports, job.task))
     terminal.say(*unwritten)
+    if run.stays:
+        from amc.reporting.html.run_page import write_run  # with matplotlib, for the end only
+
+        write_run(run.folder, graph)
     if job.named:
         terminal.say("", *next_commands(config, run.folder))
     return Result(pruned, plan, report, run.folder)
@@ -185,6 +193,7 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
     same = shlex.join(words)
     place, strategy = shlex.quote(str(folder)), shlex.quote(str(folder / "strategy.json"))
     commands = {
+        "look": str(folder / "report.html"),
         "watch": f"tensorboard --logdir {place}",
         "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
         "take away": f"python -m amc.export {place} --format onnx",

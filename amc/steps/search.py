@@ -18,6 +18,7 @@ from amc.metrics import Evidence
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
 from amc.reporting.tensorboard.log import TensorBoardLog
+from amc.runs.history import SEARCH, Phases
 from amc.runtime.files import write_json
 from amc.search import evaluator as on_statistics
 from amc.search.answer import knowledge
@@ -139,6 +140,12 @@ def search(
             bar.step(f"reward {episode.reward:.4f}  best {episode.best:.4f}")
 
         trials = Trials(judge, job.reward, limits, path, about, show, budget.allows)
+        phases = Phases()
+
+        def learned(logged: Mapping[str, Any]) -> None:
+            phases.after(len(trials.history), logged)
+            log.learned(logged)
+
         if trials.recorded:
             job.terminal.say(f"resume   {trials.recorded} episodes are on record")
         with workers(judge, resources.workers) as measure:
@@ -152,7 +159,7 @@ def search(
                     known=known,
                     measure=measure,
                     walks=walks,
-                    on_learn=log.learned,
+                    on_learn=learned,
                     proposals=proposals,
                     prior=config.prior,
                 )
@@ -160,6 +167,9 @@ def search(
                 if trials.history:
                     job.terminal.say(so_far(trials, budget, job.task))
                 raise
+    if found.agent:
+        kept = phases.as_json(config.allocator, len(found.history), limits.episodes, walks)
+        write_json(path.with_name(SEARCH), kept)
     if found.shape:
         job.terminal.say(f"prior    {found.shape}")
     if found.agent and not found.agent.trainings:
