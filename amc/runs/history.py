@@ -44,7 +44,7 @@ class Phases:
         self.walked = episodes
 
     def as_json(self, allocator: str, tried: int, limit: int, walks: int) -> dict[str, Any]:
-        """What is kept.
+        """What is kept; of an agent that has not learned, all was warm-up.
 
         Args:
             allocator: the name of an agent.
@@ -52,6 +52,8 @@ class Phases:
             limit: episodes that might be tried.
             walks: side by side. Only with no more than these left is there a walk without noise.
         """
+        if not self._learns:
+            return {"agent": allocator, "warmup": tried, "without_noise": None}
         last = tried == self.walked + 1 and 0 < limit - self.walked <= walks
         without_noise = self.walked if last and self.walked else None
         return {"agent": allocator, "warmup": self.warmup, "without_noise": without_noise}

@@ -35,6 +35,11 @@ def test_a_search_that_was_cut_short_has_no_walk_without_noise() -> None:
     assert Phases().as_json("sac", tried=1, limit=1, walks=1)["without_noise"] is None
 
 
+def test_an_agent_that_has_not_learned_was_warming_up_all_the_time() -> None:
+    found = after((1, False), (2, False)).as_json("ddpg", tried=3, limit=3, walks=1)
+    assert found == {"agent": "ddpg", "warmup": 3, "without_noise": None}
+
+
 def test_trainings_take_their_own_places(tmp_path: Path) -> None:
     keep_training(tmp_path, 1, False, 0.1, 2, [0.5, 0.6])
     keep_training(tmp_path, 0, True, 0.01, 0, [0.5, float("-inf")])
