@@ -117,7 +117,7 @@ def strategies(run: RunRecord, width: int) -> Figure:
     names, kept = ratios(run)
     row = 15.0 if len(names) <= 50 else max(4.0, 750 / len(names))
     longest = 34 if width > 500 else 14
-    labels = [middle(plain(name), longest) for name in names]
+    labels = [abbreviated(plain(name), longest) for name in names]
     left = 10 + 6.7 * max(map(len, labels))
     figure, axes = _axes(width, 62 + row * len(names), "episode", "", left, top=18)
     picture = np.ones((*kept.shape, 4))
@@ -169,12 +169,19 @@ def recovery(
     return figure
 
 
-def middle(text: str, longest: int) -> str:
-    """The text; without its middle, if it is longer."""
-    if len(text) <= longest:
-        return text
-    tail = longest * 3 // 5
-    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+def abbreviated(name: str, longest: int) -> str:
+    """A dotted name that fits: parts become their first letter, the first part first.
+
+    Numbers stay, and the last part as far as there is room: names that differ in where they are
+    stay different.
+    """
+    parts = name.split(".")
+    for place, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) <= longest:
+            break
+        parts[place] = part if part.isdigit() else part[:1]
+    short = ".".join(parts)
+    return short if len(short) <= longest else f"{short[: longest - 1]}…"
 
 
 def best_so_far(runs: Mapping[str, RunRecord], width: int) -> Figure:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from amc.reporting.html.charts import abbreviated
 from amc.reporting.html.record import record_of
 from amc.reporting.html.run_page import markdown, page, write_run
 from amc.runtime.errors import AmcError
@@ -144,3 +145,16 @@ def test_a_file_of_somebody_else_stays(tmp_path: Path) -> None:
     with pytest.raises(AmcError, match="of something else"):
         write_run(folder)
     assert (folder / "report.html").read_text() == "<html>my thesis</html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("layer1.0.conv1", "layer1.0.conv1"),
+        ("backbone.stages.0.3.conv", "b.stages.0.3.conv"),
+        ("backbone.feature_pyramid.10.3.depthwise_mixing", "b.f.10.3.depthwise…"),
+        ("a_name_without_any_dots", "a_name_without_any…"),
+    ],
+)
+def test_short_names_differ_where_the_names_do(name: str, short: str) -> None:
+    assert abbreviated(name, 19) == short
