@@ -8,7 +8,7 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     interruptible("amc.export")
     from amc.config.command_line import at_once
-    from amc.config.export import ExportConfig
+    from amc.config.run_folders import ExportConfig
 
     at_once("amc.export", ExportConfig)
 
@@ -24,7 +24,7 @@ from torch import nn
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import command
 from amc.config.composed import from_json
-from amc.config.export import ExportConfig
+from amc.config.run_folders import ExportConfig
 from amc.config.train import TrainConfig
 from amc.exporters.export import Export, Source, write
 from amc.exporters.formats import format_of

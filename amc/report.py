@@ -5,7 +5,7 @@ if __name__ == "__main__":  # a mistyped flag is refused before torch is loaded
 
     interruptible("amc.report")
     from amc.config.command_line import at_once
-    from amc.config.report import ReportConfig
+    from amc.config.run_folders import ReportConfig
 
     at_once("amc.report", ReportConfig)
 
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from amc.config.command_line import command
-from amc.config.report import ReportConfig
+from amc.config.run_folders import ReportConfig
 from amc.reporting.html.record import CONTEST, SWEEP
 from amc.reporting.html.run_page import write_run
 from amc.reporting.html.side_by_side import write_comparison

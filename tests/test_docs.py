@@ -20,11 +20,10 @@ from amc.allocators.uniform import uniform
 from amc.config.apply import ApplyConfig
 from amc.config.command_line import known_flags, parse
 from amc.config.compare import CompareConfig
-from amc.config.export import ExportConfig
 from amc.config.inspect import InspectConfig
 from amc.config.latency import LatencyConfig
 from amc.config.many_budgets import LearnConfig, ParetoConfig
-from amc.config.report import ReportConfig
+from amc.config.run_folders import ExportConfig, ReportConfig
 from amc.config.train import TrainConfig
 from amc.metrics import IN_UNITS_OF_LOSS, METRICS, Evidence, selection_of
 from amc.metrics.table import users_metric

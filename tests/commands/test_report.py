@@ -8,7 +8,7 @@ import pytest
 
 from amc.config.command_line import parse
 from amc.config.composed import as_json
-from amc.config.report import ReportConfig
+from amc.config.run_folders import ReportConfig
 from amc.config.train import TrainConfig
 from amc.report import run
 from amc.reporting.html.record import record_of
