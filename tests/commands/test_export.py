@@ -12,7 +12,7 @@ from torch import nn
 
 import amc
 from amc.config.command_line import parse
-from amc.config.export import ExportConfig
+from amc.config.run_folders import ExportConfig
 from amc.config.train import TrainConfig
 from amc.export import run as export_run
 from amc.exporters.export import Export
