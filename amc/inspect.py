@@ -22,7 +22,7 @@ from amc.config.inspect import InspectConfig
 from amc.graph.capture.bake import bake, baked_layers
 from amc.graph.restrict import restrict
 from amc.graph.tracing.trace import trace
-from amc.models.catalog import build
+from amc.models.catalog import build, facts
 from amc.models.example import images
 from amc.reporting.figures import picture_format
 from amc.reporting.group_chart import draw
@@ -48,6 +48,8 @@ def run(config: InspectConfig) -> Inspection:
     if config.plot is not None:
         picture_format(config.plot)  # before anything else is done
     torch.manual_seed(0)
+    if (known := facts(config.model)) is not None:
+        terminal.say(f"{config.model}: {known}")
     with terminal.bar("read data"):
         shape, classes, example = images(config)
     channels = next(iter(tree_leaves(shape)), 1)

@@ -112,7 +112,7 @@ def times(table: Table) -> dict[str, float]:
     torch.set_num_threads(1)
     data = load_data(table.data)
     original = pretrained(table.model, table.width, data)[0].eval()
-    shape = {"num_classes": data.num_classes, "in_channels": data.in_channels}
+    shape: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": data.in_channels}
     sample = torch.randn(1, *data.input_shape, generator=torch.Generator().manual_seed(0))
     runs = {"original": session(build(table.model, **shape, width=table.width).eval(), sample)}
     runs |= {arm: session(network(table, arm, original).eval(), sample) for arm in table.arms}

@@ -63,8 +63,13 @@ def main() -> None:
     if given.weights is None:
         network = pretrained(given.model, given.width, data)[0]
     else:
-        form = {"num_classes": data.num_classes, "in_channels": data.in_channels}
-        network = load_checkpoint(build(given.model, width=given.width, **form), given.weights)
+        built = build(
+            given.model,
+            num_classes=data.num_classes,
+            in_channels=data.in_channels,
+            width=given.width,
+        )
+        network = load_checkpoint(built, given.weights)
     network.eval()
     before, after = (evaluate(n, data.test).accuracy for n in (network, halved(network)))
     content = save(rounded(network.state_dict()), {"trained_by": "amc-pruning, Apache-2.0"})

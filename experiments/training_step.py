@@ -23,7 +23,7 @@ from latency import network
 from torch import Tensor, nn
 
 from amc.allocators.uniform import uniform
-from amc.data.augment import random_shift
+from amc.data.arrays.augment import random_shift
 from amc.graph.shrink import shrink
 from amc.graph.tracing.trace import trace
 from amc.objectives.budget import Budget

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amc.data.arrays.augment import both, random_flip, random_shift
+from amc.data.arrays.preprocessing import Normalise
 from amc.data.arrays.split import stratified_order
-from amc.data.augment import both, random_flip, random_shift
-from amc.data.loader import Batching, Data, Normalise, Split, from_tensors
+from amc.data.loader import Batching, Data, Split, from_tensors
 from amc.runtime.errors import AmcError
 
 VAL_SIZE = 5_000
 PIXELS = (3, 32, 32)
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ _PUBLISHED = {
     ),
 }
 
+FOLDERS = {name: published.folder for name, published in _PUBLISHED.items()}
+"""What the unpacked folders are called."""
+
 
 def load_cifar(name: str, path: Path, batching: Batching, *, val_size: int = VAL_SIZE) -> Data:
     """Read `cifar10` or `cifar100`; `val_size` of the training images become val.
@@ -65,6 +70,32 @@ def load_cifar(name: str, path: Path, batching: Batching, *, val_size: int = VAL
         AmcError: A file is missing, is not such a batch, or asks to run code.
     """
     published = _PUBLISHED[name]
+    (images, labels), test = read_cifar(name, path)
+    if len(images) <= val_size:
+        raise AmcError(
+            f"{name}:{path}: {len(images)} training images, "
+            f"expected more than the {val_size} to be held out"
+        )
+    val, train = np.split(stratified_order(labels), [val_size])
+    return from_tensors(
+        name,
+        train=_split(images[train], labels[train]),
+        val=_split(images[val], labels[val]),
+        test=_split(*test),
+        num_classes=published.num_classes,
+        augment=both(random_shift(4), random_flip),
+        normalise=published.normalise,
+        batching=batching,
+    )
+
+
+def read_cifar(name: str, path: Path) -> tuple[Arrays, Arrays]:
+    """Images [N, 3, 32, 32] and classes [N], for training and for the test.
+
+    Raises:
+        AmcError: see `load_cifar`.
+    """
+    published = _PUBLISHED[name]
     folder = path / published.folder if (path / published.folder).is_dir() else path
     files = [folder / file for file in (*published.train_files, published.test_file)]
     for file in files:
@@ -73,25 +104,9 @@ def load_cifar(name: str, path: Path, batching: Batching, *, val_size: int = VAL
                 f"{name}:{path}: no file {file}; expected the unpacked folder {published.folder} "
                 f"or its parent, with {', '.join(file.name for file in files)}"
             )
-    batches = [_read_batch(file, published) for file in files]
-    images = np.concatenate([pixels for pixels, _ in batches[:-1]])
-    labels = np.concatenate([classes for _, classes in batches[:-1]])
-    if len(images) <= val_size:
-        raise AmcError(
-            f"{name}:{folder}: {len(images)} training images, "
-            f"expected more than the {val_size} to be held out"
-        )
-    val, train = np.split(stratified_order(labels), [val_size])
-    return from_tensors(
-        name,
-        train=_split(images[train], labels[train]),
-        val=_split(images[val], labels[val]),
-        test=_split(*batches[-1]),
-        num_classes=published.num_classes,
-        augment=both(random_shift(4), random_flip),
-        normalise=published.normalise,
-        batching=batching,
-    )
+    *train, test = [_read_batch(file, published) for file in files]
+    images = np.concatenate([pixels for pixels, _ in train])
+    return (images, np.concatenate([classes for _, classes in train])), test
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Split:

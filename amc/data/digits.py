@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from amc.data.arrays.augment import random_shift
+from amc.data.arrays.preprocessing import Normalise
 from amc.data.arrays.split import stratified_order
-from amc.data.augment import random_shift
-from amc.data.loader import Batching, Data, Normalise, Split, from_tensors
+from amc.data.loader import Batching, Data, Split, from_tensors
 
 # 1,797 scans in all; what is left after these two, 1,257, is for training.
 TEST_SIZE, VAL_SIZE = 360, 180

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
+from amc.data.arrays.preprocessing import Preprocessing
 from amc.data.arrays.split import stratified_order
-from amc.data.images import ImageLoader
+from amc.data.images import Files, ImageLoader
 from amc.data.loader import Batching, Data
 from amc.runtime.errors import AmcError
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 HELD_OUT = 10  # one in so many training images for val, and for test, where they have no folder
 
-Files = dict[str, list[Path]]  # the image files of each class, both sorted by name
+ClassFiles = dict[str, list[Path]]  # the image files of each class, both sorted by name
 
 
 def load_folder(
-    path: Path, batching: Batching, *, side: int, crop: float = 1.0, workers: int = 0
+    path: Path, batching: Batching, preprocessing: Preprocessing, *, workers: int = 0
 ) -> Data:
     """The images of `path`, in folders train, val and test of class folders, or in class folders.
 
@@ -29,8 +30,7 @@ def load_folder(
     Args:
         path: The folder.
         batching: How to cut the streams.
-        side: Height and width in pixels of the images in a batch.
-        crop: Part of the shorter side that images not augmented show, see `ImageLoader`.
+        preprocessing: What of an image is shown, at which size, and how it is normalised.
         workers: Processes that decode; 0 decodes in the process that trains.
 
     Raises:
@@ -38,6 +38,7 @@ def load_folder(
             to be split. A file that is no image is an AmcError when its batch is asked for.
     """
     splits = _splits(path)
+    outputs = preprocessing.outputs(tuple(splits["train"]))
 
     def stream(split: str, *, train: bool = False) -> ImageLoader:
         classes = splits[split].values()
@@ -46,10 +47,9 @@ def load_folder(
         # Not class by class: whoever reads the first batches only must meet every class.
         order = stratified_order(labels)
         return ImageLoader(
-            [paths[i] for i in order],
-            labels[order].tolist(),
-            side=side,
-            crop=crop,
+            Files([paths[i] for i in order]),
+            outputs[labels[order]].tolist(),
+            preprocessing=preprocessing,
             batch_size=batching.batch_size if train else batching.eval_batch_size,
             augment=train,
             workers=workers,
@@ -63,11 +63,12 @@ def load_folder(
         val=stream("val"),
         test=stream("test"),
         num_classes=len(splits["train"]),
-        input_shape=(3, side, side),
+        input_shape=preprocessing.shape,
+        prepared=str(preprocessing) if preprocessing.source else "",
     )
 
 
-def _splits(path: Path) -> dict[str, Files]:
+def _splits(path: Path) -> dict[str, ClassFiles]:
     """The files of train, val and test, read from their folders or split off train."""
     present = [name for name in ("train", "val", "test") if (path / name).is_dir()]
     if present and "train" not in present:
@@ -89,7 +90,7 @@ def _splits(path: Path) -> dict[str, Files]:
     return splits
 
 
-def _class_files(path: Path) -> Files:
+def _class_files(path: Path) -> ClassFiles:
     """The image files in each class folder of `path`; other files are passed over."""
     if not path.is_dir():
         raise AmcError(f"{path}: no such folder; expected one folder of images per class")
@@ -109,9 +110,9 @@ def _images(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
 
 
-def _hold_out(train: Files, names: Sequence[str], path: Path) -> dict[str, Files]:
+def _hold_out(train: ClassFiles, names: Sequence[str], path: Path) -> dict[str, ClassFiles]:
     """Split one in ten files of every class, and at least one, off `train` for each of `names`."""
-    splits: dict[str, Files] = {name: {} for name in (*names, "train")}
+    splits: dict[str, ClassFiles] = {name: {} for name in (*names, "train")}
     for label, files in train.items():
         count = max(1, len(files) // HELD_OUT)
         if len(files) <= count * len(names):

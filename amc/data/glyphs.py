@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from amc.data.augment import random_shift
-from amc.data.loader import Batching, Data, Normalise, Split, from_tensors
+from amc.data.arrays.augment import random_shift
+from amc.data.arrays.preprocessing import Normalise
+from amc.data.loader import Batching, Data, Split, from_tensors
 from amc.runtime.errors import AmcError
 from amc.runtime.files import cache_dir, write_atomically
 

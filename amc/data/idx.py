@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amc.data.arrays.augment import both, random_flip, random_shift
 from amc.data.arrays.idx_files import IdxSet, find_set, read_images, read_labels
+from amc.data.arrays.preprocessing import Normalise
 from amc.data.arrays.split import stratified_order
-from amc.data.augment import both, random_flip, random_shift
-from amc.data.loader import Batching, Data, Normalise, Split, from_tensors
+from amc.data.loader import Batching, Data, Split, from_tensors
 from amc.runtime.errors import AmcError
 from amc.runtime.names import IdxSettings
 

@@ -1,4 +1,4 @@
-"""Batches decoded from image files, the same for every number of worker processes."""
+"""Batches decoded from pictures, the same for every number of worker processes."""
 
 from __future__ import annotations
 
@@ -14,62 +14,79 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from amc.data.loader import Batching, Normalise, epoch_generator, to_float
+from amc.data.arrays.pictures import Pictures
+from amc.data.arrays.preprocessing import Box, Preprocessing
+from amc.data.loader import Batching, epoch_generator, to_float
 from amc.runtime.errors import AmcError
 
-NORMALISE: Normalise = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of ImageNet, as usual
 CROP_AREA = (0.25, 1.0)  # of the image; milder than usual, since pruned networks underfit
 CROP_LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures in files."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int, /) -> Image.Image:
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                return file.convert("RGB")
+        except Exception as error:  # a decoder may raise anything, from OSError to SyntaxError
+            reason = " ".join(str(error).split())
+            raise AmcError(f"{path}: cannot be read as an image ({reason})") from error
 
 
 class ImageLoader:
-    """Batches of image files; order and augmentation depend on (seed, epoch) only.
+    """Batches of pictures; order and augmentation depend on (seed, epoch) only.
 
     Args:
-        paths: The image files.
-        labels: [N] class of each file.
-        side: Height and width in pixels of the images in a batch.
+        pictures: The images, decoded one by one.
+        labels: [N] class of each.
+        preprocessing: What of an image is shown, at which size, and how it is normalised.
         batch_size: Images per batch; the last may be smaller.
         augment: Shuffle, take a random crop of each image and flip half of them; without it, the
-            order is the one given and each image is a central square.
-        crop: Side of that square, of the image's shorter side. 1 is the largest; 0.875 is what
-            resizing to 256 and cropping the centre of 224 shows, as is usual on ImageNet.
+            order is the one given and each image is shown as the preprocessing says.
+        flip: Flip half of the images where they are augmented.
         workers: Processes that decode; 0 decodes in this one.
         seed: With the epoch, fixes order and augmentation.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        pictures: Pictures,
         labels: Sequence[int],
         *,
-        side: int,
+        preprocessing: Preprocessing,
         batch_size: int,
         augment: bool = False,
-        crop: float = 1.0,
+        flip: bool = True,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
         Batching(seed, batch_size)  # refuses what is out of range
         self.fixed = not augment
-        self._paths, self._labels, self._side = list(paths), list(labels), side
+        self._pictures, self._labels, self._shown = pictures, list(labels), preprocessing
         self._batch_size, self._augment, self._workers = batch_size, augment, workers
-        self._crop = crop
+        self._flip = flip
         self._seed, self._epoch = seed, 0
 
     @property
     def samples(self) -> int:
         """Images of one pass."""
-        return len(self._paths)
+        return len(self._labels)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and augmentation of the following passes; `epoch` counts from 0."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self._paths) // self._batch_size)
+        return -(-len(self._labels) // self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._decoded(self._order())
@@ -84,12 +101,12 @@ class ImageLoader:
         own = [rows.tensor_split(count)[rank] for rows in batches]
         decoded = self._decoded([rows for rows in own if len(rows)])
         for rows, batch in zip(own, batches, strict=True):
-            nothing = torch.empty(0, 3, self._side, self._side), torch.empty(0, dtype=torch.int64)
+            nothing = torch.empty(0, *self._shown.shape), torch.empty(0, dtype=torch.int64)
             yield *(next(decoded) if len(rows) else nothing), len(batch)
 
     def _order(self) -> Sequence[Tensor]:
         """The images of each batch."""
-        generator, count = epoch_generator(self._seed, self._epoch), len(self._paths)
+        generator, count = epoch_generator(self._seed, self._epoch), len(self._labels)
         order = (
             torch.randperm(count, generator=generator) if self._augment else torch.arange(count)
         )
@@ -100,7 +117,7 @@ class ImageLoader:
         generator = epoch_generator(self._seed, self._epoch)
         random = (self._seed, self._epoch) if self._augment else None
         batches = DataLoader(
-            _Batches(self._paths, self._labels, self._side, self._crop, random),
+            _Batches(self._pictures, self._labels, self._shown, self._flip, random),
             sampler=[rows.tolist() for rows in order],
             batch_size=None,  # what the sampler yields is a whole batch already
             num_workers=self._workers,
@@ -117,10 +134,10 @@ class ImageLoader:
 class _Batches(Dataset["tuple[Tensor, Tensor] | AmcError"]):
     """The images at a list of indices; `random` is (seed, epoch) to augment them, None not to."""
 
-    paths: list[Path]
+    pictures: Pictures
     labels: list[int]
-    side: int
-    crop: float
+    shown: Preprocessing
+    flip: bool
     random: tuple[int, int] | None
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | AmcError:
@@ -130,32 +147,18 @@ class _Batches(Dataset["tuple[Tensor, Tensor] | AmcError"]):
             # Returned: a DataLoader would wrap what a worker raises in the text of a traceback.
             return error
         labels = torch.tensor([self.labels[index] for index in indices])
-        return to_float(images.permute(0, 3, 1, 2).contiguous(), NORMALISE), labels
+        return to_float(images.permute(0, 3, 1, 2).contiguous(), self.shown.normalise), labels
 
     def _pixels(self, index: int) -> NDArray[np.uint8]:
-        """One image, [side, side, 3]."""
-        path, flip = self.paths[index], False
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # a decoder may raise anything, from OSError to SyntaxError
-            reason = " ".join(str(error).split())
-            raise AmcError(f"{path}: cannot be read as an image ({reason})") from error
-        box = _central_square(*image.size, self.crop)
+        """One image, [side, side, channels]."""
+        picture, flip = self.pictures[index], False
+        box = self.shown.centre(*picture.size)
         if self.random is not None:
             # Seeded per image: it does not matter which process decodes it, or after which others.
             random = np.random.default_rng((*self.random, index))
-            box, flip = _random_box(*image.size, random), random.random() < 0.5
-        image = image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box)
-        pixels = np.asarray(image)
-        return pixels[:, ::-1] if flip else pixels
-
-
-def _central_square(width: int, height: int, part: float) -> Box:
-    """A centred square: resizing the shorter side and cropping the centre, in one."""
-    short = min(width, height) * part
-    left, top = (width - short) / 2, (height - short) / 2
-    return left, top, left + short, top + short
+            box, flip = _random_box(*picture.size, random), random.random() < 0.5
+        pixels = self.shown.pixels(picture, box)
+        return pixels[:, ::-1] if flip and self.flip else pixels
 
 
 def _random_box(width: int, height: int, random: np.random.Generator) -> Box:

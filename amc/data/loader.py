@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from amc.data.augment import Augment
+from amc.data.arrays.augment import Augment
+from amc.data.arrays.preprocessing import Normalise
 from amc.runtime import distributed, feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
-
-Normalise = tuple[Sequence[float], Sequence[float]]  # mean and std of each channel, in [0, 1]
 
 
 @runtime_checkable
@@ -49,6 +48,7 @@ class Data:
     num_classes: int  # 0: not known, and of no importance
     input_shape: Any  # channels, height, width; of several inputs a shape each, see `feed.forms`
     example: Feed | None = None  # some samples, where they are not float32 images of that shape
+    prepared: str = ""  # how images are made, where the network or the data has a say in it
 
     @property
     def in_channels(self) -> int:

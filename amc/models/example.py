@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amc.data import load_data
-from amc.models.catalog import is_bundled
+from amc.models.catalog import expected, facts, is_bundled
 from amc.runtime import feed
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
@@ -51,19 +51,27 @@ def images(config: Described) -> tuple[Any, int, Feed]:
     if config.data is not None:
         if config.input_shape or config.num_classes:
             raise AmcError("--data says it all: leave --input-shape and --num-classes out")
-        data = load_data(config.data, labelled=load_task(config.task).classifies)
+        data = load_data(
+            config.data,
+            labelled=load_task(config.task).classifies,
+            preprocessing=expected([config.model]),
+        )
         if data.example is None:
             return data.input_shape, data.num_classes, blank(config.batch, data.input_shape)
         known = feed.samples(data.example)
         repeated = torch.arange(config.batch) % known
         return data.input_shape, data.num_classes, feed.each(data.example, lambda x: x[repeated])
-    bundled = is_bundled(config.model)
-    text = config.input_shape or ("1x16x16" if bundled else "3x224x224")
+    bundled, about = is_bundled(config.model), facts(config.model)
+    usual = f"{about.channels}x224x224" if about else "3x224x224"
+    if about and about.preprocessing:
+        usual = "x".join(map(str, about.preprocessing.shape))
+    text = config.input_shape or ("1x16x16" if bundled else usual)
     sides = re.split(r"[x,]", text.replace(" ", ""))
     if not all(re.fullmatch(r"[1-9]\d{0,5}", side) for side in sides):
         raise AmcError(f"--input-shape {text!r}: expected sizes such as 3x224x224 or 3,224,224")
     shape = tuple(map(int, sides))
-    classes = config.num_classes or (10 if bundled else 1000)
+    own = about.classes if about else 0
+    classes = config.num_classes or own or (10 if bundled else 1000)
     return shape, classes, blank(config.batch, shape)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ SCHEDULES = (
     "multistep", "adaptive",
 )  # fmt: skip
 OBJECTIVES = ("macs", "params", "filters", "memory", "activations", "bits", "latency")
-WITH_PATH = ("cifar10", "cifar100", "idx", "imagefolder")
+WITH_PATH = ("cifar10", "cifar100", "idx", "imagefolder", "hf", "torchvision")
 KINDS = ("digits", "glyphs", *WITH_PATH)
 FORMS = (
     "digits",
@@ -36,6 +37,8 @@ FORMS = (
     "cifar100:/path",
     "idx:/path[?set=name&train=images&flip=1]",
     "imagefolder:/path[?size=pixels&crop=part&workers=processes]",
+    "hf:name-or-folder[?image=column&label=column&size=pixels]",
+    "torchvision:Name[?root=path&download=1&size=pixels]",
     "package.module:function",
     "path/to/file.py:function",
 )
@@ -43,6 +46,10 @@ LARGEST_SIDE, MOST_WORKERS = 8192, 256
 
 EXPORTS = ("onnx", "int8", "pt2", "safetensors", "state_dict")
 """Files of the network that is left; int8 is an ONNX file as well."""
+PACKAGED = {"timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
+"""Networks of other packages by what stands before the colon, and the package."""
+EXTRAS = {"timm": "timm", "torchvision": "vision", "transformers": "hf", "datasets": "hf"}
+HF_DATA = ("image", "label", "split", "train", "val", "test", "config", "revision")
 
 ALLOCATORS = (
     "ddpg", "td3", "sac", "screened", "evolution", "annealing", "cem", "random", "legr",
@@ -86,6 +93,9 @@ def check(settings: Mapping[str, Any]) -> None:
             folder_settings(rest)
         if kind == "idx":
             idx_settings(rest)
+        if kind in ("hf", "torchvision"):
+            check_installed("datasets" if kind == "hf" else kind, f"--data {settings['data']}")
+            picture_settings(settings["data"])
         if kind == "function":
             _check_function(settings["data"])
     if (task := settings.get("task", TASKS[0])) not in TASKS:
@@ -120,14 +130,34 @@ def _check_files(settings: Mapping[str, Any]) -> None:
 
 
 def check_model(spec: str) -> None:
-    """Refuses what is neither a bundled network nor the name of a function."""
-    if ":" in spec:
+    """Refuses what is no bundled network, no network of a package, and no name of a function."""
+    kind, colon, name = spec.partition(":")
+    if colon and kind in PACKAGED:
+        if not name:
+            raise AmcError(f"--model {spec}: a name is missing, such as {spec}resnet18")
+        check_installed(PACKAGED[kind], f"--model {spec}")
+    elif colon:
         _check_function(spec)
     elif spec not in MODELS:
         raise AmcError(
-            f"--model {spec!r} is unknown; allowed: {', '.join(MODELS)}, module:function, "
+            f"--model {spec!r} is unknown; allowed: {', '.join(MODELS)}, timm:name, "
+            "torchvision:name, hf:name-or-folder, module:function, "
             f"path/to/file.py:function{_nearest(spec, MODELS)}"
         )
+
+
+def check_installed(package: str, where: str) -> None:
+    """Refuses what a package is needed for that is not there; nothing is loaded."""
+    if find_spec(package) is None:
+        extra = EXTRAS[package]
+        raise AmcError(
+            f"{where}: {package} is not installed: pip install {package}, or amc-pruning[{extra}]"
+        )
+
+
+def is_path(name: str) -> bool:
+    """Whether the name on a hub is rather a path: it begins as one, or is there."""
+    return name.startswith(("/", ".", "~")) or Path(name).exists()
 
 
 def check_name(setting: str, name: str) -> None:
@@ -177,19 +207,22 @@ class FolderSettings:
     workers: int = 0
 
 
-def folder_settings(rest: str, side: int = 224, workers: int = 0) -> FolderSettings:
+def folder_settings(
+    rest: str, side: int = 224, workers: int = 0, crop: float = 1.0
+) -> FolderSettings:
     """The settings behind the path of an image folder.
 
     Args:
         rest: what follows ``imagefolder:``.
         side: pixels of an image, if it does not say.
         workers: processes that decode, if it does not say.
+        crop: part of the shorter side, if it does not say.
 
     Raises:
         AmcError: an unknown setting, or one out of range.
     """
     path, question, query = rest.partition("?")
-    given: dict[str, float] = {"size": side, "crop": 1.0, "workers": workers}
+    given: dict[str, float] = {"size": side, "crop": crop, "workers": workers}
     for setting in query.split("&") if question else ():
         match = re.fullmatch(r"(size|workers)=(\d{1,5})|(crop)=(\d*\.?\d+)", setting)
         if match is None:
@@ -199,18 +232,72 @@ def folder_settings(rest: str, side: int = 224, workers: int = 0) -> FolderSetti
             )
         name, value = (word for word in match.groups() if word is not None)
         given[name] = float(value)
+    _in_range(given, f"imagefolder:{rest}")
+    return FolderSettings(expanded(path), int(given["size"]), given["crop"], int(given["workers"]))
+
+
+def _in_range(given: Mapping[str, float], where: str) -> None:
     for name, least, most, what in (
         ("size", 1, LARGEST_SIDE, "image size"),
         ("workers", 0, MOST_WORKERS, "workers"),
     ):
-        if not least <= given[name] <= most:
+        if name in given and not least <= given[name] <= most:
             raise AmcError(
-                f"imagefolder:{rest}: {what} {given[name]:g} given, must be at least {least}"
+                f"{where}: {what} {given[name]:g} given, must be at least {least}"
                 f" and at most {most}"
             )
-    if not 0 < given["crop"] <= 1:
-        raise AmcError(f"imagefolder:{rest}: crop {given['crop']:g} given, must be in (0, 1]")
-    return FolderSettings(expanded(path), int(given["size"]), given["crop"], int(given["workers"]))
+    if "crop" in given and not 0 < given["crop"] <= 1:
+        raise AmcError(f"{where}: crop {given['crop']:g} given, must be in (0, 1]")
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What ``name?size=64&crop=0.875&workers=4&flip=1&...`` says of another package's data."""
+
+    name: str
+    side: int | None = None
+    crop: float | None = None
+    workers: int = 0
+    flip: bool | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+def picture_settings(spec: str, workers: int = 0) -> PictureSettings:
+    """The settings behind the name of a data set of another package.
+
+    Args:
+        spec: ``hf:...`` or ``torchvision:...``.
+        workers: processes that decode, if it does not say.
+
+    Raises:
+        AmcError: no such setting, or one out of range.
+    """
+    kind, _, rest = spec.partition(":")
+    name, question, query = rest.partition("?")
+    given, others = dict[str, float](), dict[str, str]()
+    for setting in query.split("&") if question else ():
+        word, equals, value = setting.partition("=")
+        number = re.fullmatch(r"(size|workers)=\d{1,5}|crop=\d*\.?\d+|flip=[01]", setting)
+        if number is not None:
+            given[word] = float(value)
+        elif not (equals and value) or word in ("size", "workers", "crop", "flip"):
+            wanted = "size=pixels, crop=part, workers=processes, flip=0 or 1, name=value"
+            raise AmcError(f"{spec}: {setting!r} given, expected {wanted}")
+        elif kind == "hf" and word not in HF_DATA:
+            allowed = ", ".join((*HF_DATA, "size", "crop", "workers", "flip"))
+            raise AmcError(f"{spec}: no setting {word!r}; there are {allowed}")
+        else:
+            others[word] = value
+    _in_range(given, spec)
+    side, flip = given.get("size"), given.get("flip")
+    return PictureSettings(
+        name,
+        None if side is None else int(side),
+        given.get("crop"),
+        int(given.get("workers", workers)),
+        None if flip is None else flip == 1,
+        others,
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -171,6 +172,37 @@ def user_code(said: str) -> Iterator[None]:
             torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:
             torch.set_default_device(None if device.type == "cpu" else device)
+
+
+@contextmanager
+def package_code(said: str, advice: str = "") -> Iterator[None]:
+    """Code of an installed package runs inside, on what may come from anywhere.
+
+    Whatever it loads with `torch.load` are tensors and nothing else: the rest of a pickle is
+    refused. What it warns of is its own affair.
+
+    Args:
+        said: what goes wrong is said of this.
+        advice: what would help, at the end of the line.
+
+    Raises:
+        AmcError: the code raises anything.
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except AmcError:
+        raise
+    except Exception as error:
+        raise AmcError(f"{said}: {one_line(error, 300).rstrip('.')}{advice}") from error
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def check_packages() -> None:

@@ -22,6 +22,7 @@ from amc.graph.capture.export import Inputs
 from amc.measuring.int8 import Judged
 from amc.metrics import METRICS, Metric, load_metric
 from amc.runs.exports import Material
+from amc.models.catalog import expected
 from amc.runs.terminal import Terminal
 from amc.runtime import distributed, feed
 from amc.runtime.distributed import choose_device
@@ -156,7 +157,8 @@ def open_job(config: Settings, terminal: Terminal) -> Job:
     job = job_with(None, task, config, terminal)
     training: TrainingConfig = getattr(config, "training", TrainingConfig())
     batching = {"seed": job.seed, "batch_size": training.batch_size}
-    return replace(job, data=open_data(config.data, task, terminal, **batching))
+    models = [name for name in config.network.model.split(",") if name]
+    return replace(job, data=open_data(config.data, task, terminal, models, **batching))
 
 
 def material(job: Job) -> Material:
@@ -186,14 +188,19 @@ def job_with(data: Any, task: Task, config: Settings, terminal: Terminal) -> Job
     )
 
 
-def open_data(config: DataConfig, task: Task, terminal: Terminal, **batching: int) -> Data:
+def open_data(
+    config: DataConfig, task: Task, terminal: Terminal, models: Sequence[str], **batching: Any
+) -> Data:
     """The data of a run; those of the user's own are gone through once, before anything long.
+
+    Images are made as the networks want them, where those say so.
 
     Raises:
         AmcError: something is wrong with a batch, or with what gives them.
     """
     with terminal.bar("read data"):
-        data = load_data(config.data, labelled=task.classifies, **batching)
+        wanted = expected(models)
+        data = load_data(config.data, labelled=task.classifies, preprocessing=wanted, **batching)
     return checked(data, terminal)
 
 

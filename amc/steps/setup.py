@@ -20,7 +20,7 @@ from amc.graph.restrict import restrict
 from amc.graph.restrictions import Restrictions
 from amc.graph.shrink import duplicate
 from amc.graph.tracing.trace import trace
-from amc.models.catalog import build, is_bundled
+from amc.models.catalog import build, facts, is_bundled
 from amc.models.checkpoint import load_checkpoint
 from amc.models.pretrained import by_steps, pretrained
 from amc.objectives.budget import Budget
@@ -30,6 +30,9 @@ from amc.runtime.errors import AmcError
 from amc.steps.job import Job
 from amc.tasks.evaluate import Score, evaluate, evaluating, predictions
 from amc.training.shared_gradient import backward
+
+LARGE = ("idx:", "hf:", "torchvision:")
+"""Data on which epochs are counted in steps."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Network:
             f"groups   {len(graph.decisions)} can be pruned; left whole: "
             f"{'; '.join(frozen) or 'none'}",
         ]
+        if data.prepared:
+            lines.insert(1, f"images   {data.prepared}")
         for budget in budgets:
             if budget and budget.note:
                 kept = f"multiples of {budget.multiple}" if budget.multiple > 1 else "any number"
@@ -90,7 +95,13 @@ def build_network(job: Job, config: NetworkConfig) -> nn.Module:
     """
     data = job.data
     classes, channels = data.num_classes, data.in_channels
-    return build(config.model, num_classes=classes, in_channels=channels, width=config.width)
+    return build(
+        config.model,
+        num_classes=classes,
+        in_channels=channels,
+        width=config.width,
+        weights=config.checkpoint is None,
+    )
 
 
 def trace_network(job: Job, given: nn.Module, restrictions: Restrictions) -> ChannelGraph:
@@ -174,6 +185,9 @@ def _with_weights(
     if config.checkpoint is not None:
         return load_checkpoint(given, config.checkpoint), str(config.checkpoint)
     if not is_bundled(config.model):
+        known = facts(config.model) if job.named else None
+        if known is not None:
+            return given, known.weights or "none: random numbers"
         return given, "as returned by its function" if job.named else "as given"
     if not job.task.classifies:
         raise AmcError(
@@ -187,7 +201,7 @@ def _with_weights(
             config.width,
             opened,
             lambda step: bar.step(f"loss {step.loss:.4f}", step.total),
-            by_steps(opened) if data.data.startswith("idx:") else None,
+            by_steps(opened) if data.data.startswith(LARGE) else None,
             lambda line: job.terminal.say(f"weights  {line}"),
             job.device,
         )

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from amc.data import load_data, start_epoch
-from amc.data.images import NORMALISE
+from amc.data.arrays.preprocessing import MEAN, STD
 from data_streams import STREAMS, check_streams, everything, refused, rows, same
 
 
@@ -145,7 +145,7 @@ def test_image_folder_shows_what_resizing_and_cropping_the_centre_shows(tmp_path
     image = Image.fromarray(pixels).resize((256, 341), Image.Resampling.BILINEAR)
     expected = image.crop((16, 58, 240, 282))
     images, _ = everything(load_data(f"imagefolder:{tmp_path}?size=224&crop=0.875").test)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in NORMALISE)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
     found = (images[0] * std + mean) * 255
     wanted = torch.from_numpy(np.asarray(expected).copy()).movedim(2, 0)
     assert (found - wanted).abs().max() <= 2

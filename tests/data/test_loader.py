@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from amc.data import TensorLoader, load_data, start_epoch
-from amc.data.augment import both, random_flip, random_shift
+from amc.data.arrays.augment import both, random_flip, random_shift
 from data_streams import everything, refused, same
 
 

@@ -21,7 +21,8 @@ import distributed_job
 from amc.config.command_line import parse
 from amc.config.train import TrainConfig
 from amc.data import load_data
-from amc.data.images import ImageLoader
+from amc.data.arrays.preprocessing import Preprocessing
+from amc.data.images import Files, ImageLoader
 from amc.models.catalog import build
 from amc.runtime import launch
 from amc.runtime.errors import AmcError
@@ -242,7 +243,9 @@ def test_ranks_decode_their_own_images_only(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.png" for number in range(9)]
     for number, path in enumerate(paths):
         Image.new("RGB", (12, 10), (20 * number, 0, 0)).save(path)
-    loader = ImageLoader(paths, list(range(9)), side=8, batch_size=4, augment=True)
+    loader = ImageLoader(
+        Files(paths), range(9), preprocessing=Preprocessing(8), batch_size=4, augment=True
+    )
     whole = list(loader)  # the last batch has one image, which leaves none for the second rank
     parts = [list(loader.slices_of_rank(rank, 2)) for rank in range(2)]
     for (images, labels), *slices in zip(whole, *parts, strict=True):

@@ -16,8 +16,8 @@ import amc
 from amc.config.train import TrainConfig
 from amc.models.catalog import build
 from amc.runtime.errors import AmcError, UnsupportedModelError
-from amc.runtime.names import check
-from amc.runtime.user_code import load_function, user_code
+from amc.runtime.names import check, check_model
+from amc.runtime.user_code import load_function, package_code, user_code
 from amc.tasks.evaluate import Score, predictions
 from amc.tasks.task import load_task
 from envs import Outcome
@@ -228,3 +228,25 @@ def test_no_name_breaks_an_import(name: str) -> None:
         load_function(f"no_such_package.{name}")
     except AmcError as refused:
         assert "\n" not in str(refused)
+
+
+def test_packages_load_tensors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where they ask for more; afterwards all is as before."""
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    torch.save({"x": Path("a pickle of more than tensors")}, tmp_path / "x.pt")
+    with (
+        pytest.raises(AmcError, match=r"^that fails: UnpicklingError.*; do this$") as caught,
+        package_code("that fails", "; do this"),
+    ):
+        torch.load(tmp_path / "x.pt", weights_only=False)
+    assert "\n" not in str(caught.value)
+    assert torch.load(tmp_path / "x.pt", weights_only=False)
+
+
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amc.runtime.names.find_spec", lambda name: None)
+    for spec, extra in (("timm:x", "timm"), ("torchvision:x", "vision"), ("hf:x", "hf")):
+        with pytest.raises(AmcError, match=rf"is not installed: pip install .*\[{extra}\]"):
+            check_model(spec)
+    with pytest.raises(AmcError, match="a name is missing"):
+        check_model("timm:")

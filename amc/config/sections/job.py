@@ -21,9 +21,10 @@ class NetworkConfig:
     """The network."""
 
     model: str = "resnet20"
-    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2,
-    package.module:function or path/to/file.py:function; amc.learn takes several, separated by
-    commas: resnet20,plain20 or nets.py:a,nets.py:b."""
+    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2; of packages that
+    are installed, timm:name, torchvision:name, hf:name or hf:folder; package.module:function or
+    path/to/file.py:function; amc.learn takes several, separated by commas: resnet20,plain20 or
+    nets.py:a,nets.py:b."""
     width: float = 1.0
     """Factor on every number of channels of a bundled network."""
     checkpoint: Path | None = None
@@ -39,14 +40,17 @@ class DataConfig:
     """The data, and what the network is for."""
 
     data: str = "digits"
-    """digits, glyphs, cifar10:/path, cifar100:/path, idx:/path, imagefolder:/path or
-    module:function.
+    """digits, glyphs, cifar10:/path, cifar100:/path, idx:/path, imagefolder:/path,
+    hf:name-or-folder, torchvision:Name or module:function.
     idx:/path?set=letters&train=12000&flip=1: a folder of IDX files, gzipped or not (MNIST,
     Fashion-MNIST, EMNIST, KMNIST); which of its data sets; so many training images; random
     flips.
     imagefolder:/path?size=224&crop=1&workers=0: RGB, the central square (crop: that part of the
     shorter side) resized to size x size, minus the mean (0.485, 0.456, 0.406), divided by (0.229,
-    0.224, 0.225); training takes random crops and flips. module:function returns loaders (train,
+    0.224, 0.225); training takes random crops and flips.
+    hf:name?image=column&label=column&split=name&size=64: as Hugging Face's datasets reads it.
+    torchvision:CIFAR10?root=/path&download=1: fetched only with download=1.
+    module:function returns loaders (train,
     val, test[, calibration]) of (images [B, C, H, W] float32, labels [B] int64) as the network
     wants them, that can be gone through again and again."""
     task: str = "classification"
