@@ -39,9 +39,11 @@ def facts(spec: str) -> Facts | None:
     Raises:
         AmcError: the package has no such network.
     """
-    check_model(spec)
     kind, colon, name = spec.partition(":")
-    return PACKAGES[kind].facts(name) if colon and kind in PACKAGES else None
+    if not colon or kind not in PACKAGES:
+        return None
+    check_model(spec)
+    return PACKAGES[kind].facts(name)
 
 
 def expected(specs: Sequence[str]) -> Preprocessing | None:

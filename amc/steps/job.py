@@ -189,7 +189,7 @@ def job_with(data: Any, task: Task, config: Settings, terminal: Terminal) -> Job
 
 
 def open_data(
-    config: DataConfig, task: Task, terminal: Terminal, models: Sequence[str], **batching: Any
+    config: DataConfig, task: Task, terminal: Terminal, models: Sequence[str] = (), **batching: Any
 ) -> Data:
     """The data of a run; those of the user's own are gone through once, before anything long.
 
