@@ -21,8 +21,8 @@ from amc.data import Data, load_data, unchecked, with_classes
 from amc.graph.capture.export import Inputs
 from amc.measuring.int8 import Judged
 from amc.metrics import METRICS, Metric, load_metric
-from amc.runs.exports import Material
 from amc.models.catalog import expected
+from amc.runs.exports import Material
 from amc.runs.terminal import Terminal
 from amc.runtime import distributed, feed
 from amc.runtime.distributed import choose_device
