@@ -9,11 +9,7 @@ from amc.reporting.report import Report, spread
 from amc.runtime.wording import plain
 from amc.tasks.task import Task
 
-ALWAYS = (
-    "model", "data", "preserve_ratio", "max_drop", "allocator", "metric", "reward", "regime",
-    "objective", "channel_multiple", "episodes", "finetune_epochs", "learning_rate", "distill",
-    "schedule", "policy", "plan", "seed",
-)  # fmt: skip
+ALWAYS = ("allocator", "data", "model", "preserve_ratio", "seed")
 """Settings that every run shows; others where they are not the default."""
 
 NEVER = frozenset(
