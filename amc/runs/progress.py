@@ -5,11 +5,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
+from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
+from rich.text import Text
 
 from amc.runtime.wording import duration
 
@@ -117,8 +126,8 @@ class Bars:
         columns = (
             TextColumn("{task.description:<10}", markup=False),
             BarColumn(bar_width=24 if self._console.width >= WIDE else 10),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            _Units(),
+            _Time(elapsed_when_finished=True),
             TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
         )
         with Progress(*columns, console=self._console, speed_estimate_period=600) as progress:
@@ -127,6 +136,25 @@ class Bars:
                 yield progress
             finally:
                 self._progress = None
+
+
+class _Units(MofNCompleteColumn):
+    """``3/40``; nothing where it is not known how many there are."""
+
+    def render(self, task: Task) -> Text:
+        """Of a step."""
+        return Text() if task.total is None else super().render(task)
+
+
+class _Time(TimeRemainingColumn):
+    """The time that is left; where nobody knows, that which has passed."""
+
+    def render(self, task: Task) -> Text:
+        """Of a step."""
+        if task.time_remaining is not None or task.finished:
+            return super().render(task)
+        passed = timedelta(seconds=int(task.elapsed or 0))
+        return Text(f"{passed} so far", style="progress.elapsed")
 
 
 class Lines:
