@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -13,6 +14,7 @@ from amc.data import load_data
 from amc.exporters.source import write
 from amc.models.catalog import build
 from amc.objectives import latency
+from amc.reporting.tensorboard import pictures
 from amc.training.recipe import Recipe
 from amc.training.trainer import train
 from made_once import made_once
@@ -54,11 +56,12 @@ MEASURED = {name: getattr(latency, name) for name in QUICK}
 
 @pytest.fixture(scope="session", autouse=True)
 def hasty() -> Iterator[None]:
-    """Whole runs need no exact times: short turns, and no exports, which take seconds."""
+    """Whole runs need no exact times: short turns, no exports, no pictures."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in QUICK.items():
             patch.setattr(latency, name, value)
         patch.setattr(write, "made", lambda *_: ("", 0.0))
+        patch.setattr(pictures, "_drawn", lambda make: np.zeros((1, 1, 4), dtype=np.uint8))
         yield
 
 

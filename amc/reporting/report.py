@@ -169,8 +169,7 @@ def remarks(report: Report) -> list[str]:
             lines.append(f"latency  not measured in {timing.runtime}: {timing.problem}")
     if any(timing.disturbed for timing in report.latency_ms):
         lines.append(
-            f"busy     the machine did other things while it was timed: turns differ by more than "
-            f"{BUSY:.0%}; time again when it is quiet"
+            f"busy     turns differ by more than {BUSY:.0%}: time again when the machine is quiet"
         )
     return lines
 

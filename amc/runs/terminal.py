@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import textwrap
 from contextlib import AbstractContextManager
 from typing import Any, TextIO, cast
 
@@ -17,6 +18,9 @@ from amc.runtime.wording import encodable, plain
 
 LOG = logging.getLogger("amc")
 """For those who call the library: every line, also when the terminal is quiet."""
+
+INDENT = 9
+"""Columns of the word that most lines begin with."""
 
 UNBOUNDED = 120
 """Columns of a file, which has no edge: room for long layer names."""
@@ -36,18 +40,31 @@ class Terminal:
             file=cast(TextIO, out), quiet=quiet or sys.stdout is None, highlight=False,
             markup=False, emoji=False,
         )  # fmt: skip
-        interactive = out.isatty() and not self.console.is_dumb_terminal
-        if not interactive:
+        self._interactive = out.isatty() and not self.console.is_dumb_terminal
+        if not self._interactive:
             self.console.width = UNBOUNDED
-        self._steps: Steps = Bars(self.console) if interactive else Lines(self.say)
+        self._steps: Steps = Bars(self.console) if self._interactive else Lines(self.say)
         if self.console.quiet:
             self._steps = Silent()
 
     def say(self, *lines: str) -> None:
-        """Lines; a line break within one is spelled out."""
+        """Lines; a line break within one is spelled out.
+
+        On a terminal, sentences that are too long go on under their beginning. Commands stay one
+        line, which can be copied.
+        """
         for line in lines:
             LOG.info("%s", line)
-            self.console.print(line, soft_wrap=True)
+            whole = line.startswith(" ") or "python -m" in line or not self._interactive
+            for part in [line] if whole else self._wrapped(line):
+                self.console.print(part, soft_wrap=True)
+
+    def _wrapped(self, line: str) -> list[str]:
+        width = max(40, self.console.width)
+        return textwrap.wrap(
+            plain(line), width, subsequent_indent=" " * INDENT, break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]  # fmt: skip
 
     def hush(self) -> None:
         """Shows nothing from now on: in a process that was forked to work beside the first."""

@@ -198,6 +198,22 @@ def test_shells(line: str, status: int, wanted: str, err: str) -> None:
     assert re.fullmatch(wanted, done.stdout), done.stdout
 
 
+def test_on_a_terminal_sentences_go_on_under_their_beginning_and_commands_stay_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = Stream()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    shown, words = terminal(monkeypatch, stream), "of many words " * 8
+    shown.say(f"slow     a reason {words}", "", f"  once more  python -m amc.train {words}")
+    first, *rest, empty, command = stream.said().rstrip("\n").split("\n")
+    assert max(map(len, (first, *rest))) <= 60
+    assert len(rest) > 1 and all(line.startswith(" " * 9) for line in rest)
+    assert " ".join((first, *map(str.strip, rest))).split() == f"slow a reason {words}".split()
+    assert empty == "" and command == f"  once more  python -m amc.train {words}"
+
+
 # Progress.
 
 
