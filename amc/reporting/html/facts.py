@@ -107,6 +107,29 @@ def as_fast(ratio: float) -> str:
     return f"{1 / ratio:.2f}{TIMES} as fast"
 
 
+def files(run: RunRecord) -> list[dict[str, str]]:
+    """The exports, in words; of one that could not be written its format and the problem."""
+    found = []
+    for one in run.report.get("exports") or ():
+        if problem := one.get("problem"):
+            found.append({"format": str(one["format"]), "problem": str(problem)})
+            continue
+        in_8_bits = one.get("int8") or {}
+        score = in_8_bits.get("accuracy")
+        found.append(
+            {
+                "problem": "",
+                "file": str(one["file"]),
+                "size": size(one["bytes"]),
+                "error": f"{one['error']:.1e}",
+                "tolerance": f"{one['tolerance']:g}",
+                "score": "" if score is None else shown(run, score),
+                "latency": f"{in_8_bits['latency_ms']:.3g} ms" if in_8_bits else "",
+            }
+        )
+    return found
+
+
 def _score(run: RunRecord) -> Iterator[Card]:
     found = run.report.get("accuracy")
     if found:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from amc.graph.channel_graph import ChannelGraph
 from amc.reporting.group_chart import draw
 from amc.reporting.html import charts
-from amc.reporting.html.facts import MINUS, cards, large, percent, shown
+from amc.reporting.html.facts import MINUS, cards, files, large, percent, shown
 from amc.reporting.html.record import GROUPS, RunRecord, record_of
 from amc.reporting.html.render import MARKDOWN, PAGE, Chart, drawn, rendered, write_page
 from amc.reporting.html.settings import command, machine, settings_of_run
@@ -83,7 +83,7 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "frozen": run.report.get("frozen") or {},
         "finals": finals(run),
         "attempts": attempts(run),
-        "exports": run.report.get("exports") or (),
+        "exports": files(run),
         "command": command(run),
         "machine": machine(run),
         "unusual": [one for one in settings if not one.usual],

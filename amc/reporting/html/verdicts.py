@@ -50,7 +50,7 @@ def verdicts(run: RunRecord) -> list[Verdict]:
             *_attempts(run),
             *_search(run),
         ]
-    found = (_budget, _tolerated, _score, _training, _speed, _search, _finals)
+    found = (_budget, _tolerated, _score, _training, _speed, _search, _finals, _exports)
     return [one for part in found for one in part(run)]
 
 
@@ -213,6 +213,12 @@ def _finals(run: RunRecord) -> Iterator[Verdict]:
             f"Widths do not matter here: after the same training none of {count} finalists is "
             f"better than {first} by more than a standard error. --mode uniform is as good.",
         )
+
+
+def _exports(run: RunRecord) -> Iterator[Verdict]:
+    for one in run.report.get("exports") or ():
+        if problem := one.get("problem"):
+            yield Verdict("bad", f"Not exported as {one['format']}: {problem}.")
 
 
 def _attempts(run: RunRecord) -> Iterator[Verdict]:

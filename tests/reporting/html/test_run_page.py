@@ -158,3 +158,18 @@ def test_a_file_of_somebody_else_stays(tmp_path: Path) -> None:
 )
 def test_short_names_differ_where_the_names_do(name: str, short: str) -> None:
     assert abbreviated(name, 19) == short
+
+
+def test_exports_are_listed(tmp_path: Path) -> None:
+    made = {"format": "onnx", "file": "pruned.onnx", "bytes": 5_500_000, "error": 3.2e-7}
+    eight = {"accuracy": 0.944, "latency_ms": 0.1234}
+    exports = [
+        {**made, "tolerance": 1e-4, "int8": None},
+        {**made, "file": "pruned.int8.onnx", "tolerance": 0.5, "int8": eight},
+        {"format": "pt2", "problem": "<b>no</b>"},
+    ]
+    run = record_of(write(tmp_path, report(exports=exports)))
+    parsed = Page(page(run))
+    for shown in ("5.5 MB", "3.2e-07", "0.0001", "94.40%", "0.123 ms", "not written: <b>no</b>"):
+        assert shown in parsed.text
+    assert "| pruned.int8.onnx | 5.5 MB |" in markdown(run)

@@ -56,6 +56,11 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
         "good",
         "1 points of accuracy might be lost; 0.40 ± 0.30 are, on 200 images",
     ),
+    (
+        {"exports": [{"format": "onnx", "problem": "no such op"}]},
+        "bad",
+        "Not exported as onnx: no such op.",
+    ),
     ({}, "good", "The best of 4 strategies, episode 2, has a reward of \u22120.1"),
 ]
 
