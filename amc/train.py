@@ -166,7 +166,9 @@ def compress(
         opened = stack.enter_context(open_run(config))
         opened.stays = run_dir is not None
         data = checked(from_loaders("loaders", loaders, task.classifies), opened.terminal)
-        job = replace(job_with(data, task, config, opened.terminal), named=False)
+        job = replace(
+            job_with(data, task, config, opened.terminal), named=False, kept=bool(run_dir)
+        )
         if "reward" in own:
             job = replace(job, reward=users_reward("reward", own["reward"]))
         if "metric" in own:

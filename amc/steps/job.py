@@ -59,6 +59,7 @@ class Job:
         allocator: of the user's own, where it is given as a function.
         schedule: likewise.
         named: whether a command line can name the network and the data.
+        kept: whether the run's folder stays.
         teachers: original networks -> what they say of the training images, once it is known.
     """
 
@@ -75,6 +76,7 @@ class Job:
     allocator: Allocator | None = None
     schedule: Schedule | None = None
     named: bool = True
+    kept: bool = True
     teachers: dict[nn.Module, nn.Module] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property

@@ -130,7 +130,7 @@ def finish(
     )
     write_json(run.folder / "report.json", report.as_json())
     with terminal.bar("source"):
-        unwritten = write_source(run.folder, pruned, job.example)
+        unwritten = write_source(run.folder, pruned, job.example) if job.kept else ()
     if config.search.allocator == "sensitivity":  # AMCT's, whose result is such a file
         write_atomically(run.folder / "prune.cfg", OURS + text_for(graph, plan.strategy))
     remove_states(run.folder)

@@ -23,13 +23,16 @@ Fixed = Mapping[int, Mapping[int, int]]
 """Input tensor, by its place -> dimension -> the only size that it may have."""
 
 
-def source_of(program: Program, fixed: Fixed, plain: bool = True) -> str:
+def source_of(
+    program: Program, fixed: Fixed, plain: bool = True, least: Fixed | None = None
+) -> str:
     """A Python file with the program's network as a plain module; its first lines are left out.
 
     Args:
         program: of the network.
         fixed: sizes that inputs must have.
         plain: whether operators are written as a person would.
+        least: sizes that inputs must have at least.
 
     Raises:
         Unwritable: the network cannot be written so; the message says what of it.
@@ -40,7 +43,7 @@ def source_of(program: Program, fixed: Fixed, plain: bool = True) -> str:
     network = [
         f"class {name}({modules.base('')}):",
         *indented(modules.constructor(modules.top)),
-        *indented(_forward(program, forwards, fixed)),
+        *indented(_forward(program, forwards, fixed, least or {})),
     ]
     loading = [
         f"def load(path: str) -> {name}:",
@@ -75,13 +78,21 @@ def quoted(text: str) -> str:
     return f'"""{safe}\n"""' if "\n" in safe else f'"""{safe}"""'
 
 
-def _forward(program: Program, forwards: Forwards, fixed: Fixed) -> list[str]:
+def _forward(program: Program, forwards: Forwards, fixed: Fixed, least: Fixed) -> list[str]:
     """The network's own forward; nothing where a sequence has it anyway."""
     head, given, compound = _signature(program)
     checks = []
     for place, sizes in fixed.items():
         node = program.given[place]
         checks.extend(_check(given[node], node.meta["val"].ndim, sizes))
+    for place, sizes in least.items():
+        text = given[program.given[place]]
+        for dim, size in sizes.items():
+            if dim not in fixed.get(place, {}):
+                shape = f"{text}.shape[{dim}]"
+                checks.append(f"if {shape} < {size}:")
+                said = f"shape[{dim}] must be at least {size}, got {{{shape}}}"
+                checks.append(f'    raise ValueError(f"{said}")')
     if computes_nothing(program.model) and forwards.is_sequence() and not checks:
         return []
     returned, shape = _results(program)

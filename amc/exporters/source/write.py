@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,12 @@ from amc.runtime.user_code import one_line
 
 SOURCE, PROGRAM = "pruned.py", "pruned.pt2"
 
-HARMLESS = re.compile(r"[^%=<>]+ (!= [01]|>=? -?[012]|<=? int_oo)|[012] <=? [^%=<>]+")
-"""Conditions of `torch.export` that hold for all sizes but those of one pixel."""
+HARMLESS = re.compile(
+    r"[^%=<>!]+ (!= [01]|>=? -?[012]|<=? int_oo)|[012] <=? [^%=<>!]+"
+    r"|L\[[^%=<>!]+\]\.size\(\)\[[1-9]\] >=? \d+"
+)
+"""Conditions of `torch.export` that hold for all sizes but those of one pixel; or a least size,
+which the file checks."""
 
 
 def write_source(folder: Path, model: nn.Module, inputs: Inputs) -> list[str]:
@@ -112,7 +117,7 @@ def _proven(program: Program, plain: bool) -> tuple[str, float]:
     inputs = program.inputs
     same = [inputs, *(batches(program.model, inputs) if sizes.batch else ())]
     if other := sizes.other():
-        body = source_of(program, sizes.fixed(True), plain)
+        body = source_of(program, sizes.fixed(True), plain, sizes.least())
         try:
             return _told(program, body, [*same, other], sizes.words(other))
         except Unwritable:  # at this size, or at any
@@ -125,10 +130,10 @@ def _told(program: Program, body: str, trials: Sequence[Inputs], words: str) -> 
     name = class_name(type(program.model).__name__)
     apart = difference(network_of(body, name, program.model), program.model, trials)
     how = "bit by bit" if apart == 0 else f"to {apart:.1g} of the largest"
+    said = f"Outputs were compared with the pruned network's: equal {how}, {words}."
     about = (
         f"{name} with fewer channels; needs PyTorch, and safetensors to load its weights.\n\n"
-        f'    network = load("pruned.safetensors")  # in eval mode\n\n'
-        f"Outputs were compared with the pruned network's: equal {how}, {words}."
+        f'    network = load("pruned.safetensors")  # in eval mode\n\n{textwrap.fill(said, 96)}'
     )
     return f"{quoted(about)}\n\n{body}", apart
 
@@ -186,6 +191,17 @@ class Sizes:
                 found[place] = {d: int(real.shape[d]) for d in closed}
         return found
 
+    def least(self) -> Fixed:
+        """The smallest images that the program is for, where that says anything."""
+        ranges = self._program.exported.range_constraints
+        found: dict[int, dict[int, int]] = {}
+        for place, tensor in enumerate(self._tensors):
+            for dim, size in enumerate(tensor.shape):
+                known = ranges.get(size.node.expr) if isinstance(size, torch.SymInt) else None
+                if known is not None and dim and known.lower > 2:
+                    found.setdefault(place, {})[dim] = int(known.lower)
+        return found
+
     def words(self, other: Inputs | None) -> str:
         """What was tried."""
         tried = [self._program.inputs.batch, *((1, 3) if self.batch else ())]
@@ -205,9 +221,9 @@ def _larger(size: int, divisor: int) -> int:
 
 def free(exported: Any) -> tuple[bool, bool]:
     """Whether the batch and the sizes of images may differ in a program."""
-    guards = [
-        g for g in getattr(exported, "_guards_code", None) or () if not HARMLESS.fullmatch(g)
-    ]
+    conditions = getattr(exported, "_guards_code", None) or ()
+    single = [part for one in conditions for part in one.split(" and ")]
+    guards = [one for one in single if not HARMLESS.fullmatch(one)]
     tensors = [
         node.meta["val"]
         for node in exported.graph.nodes
@@ -234,7 +250,8 @@ def _exported(network: nn.Module, inputs: Inputs) -> Any:
     program, last = None, AmcError("")
     for images, batch in ((True, True), (False, True), (False, False)):
         try:
-            opened = export(network, inputs, _open(network, inputs, images) if batch else None)
+            copy = duplicate(network)  # it may leave traces in what it exports
+            opened = export(copy, inputs, _open(network, inputs, images) if batch else None)
         except UnsupportedModelError as error:
             last = error
             continue

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -200,6 +201,8 @@ def _arguments(kind: type[nn.Module], values: dict[str, Any]) -> list[Argument]:
         if name not in values:
             continue
         value, default = values[name], one.default
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            value = int(value)
         if name == "dtype":
             if value in (None, torch.float32):
                 continue

@@ -24,10 +24,15 @@ def literal(value: Any) -> str:
     Raises:
         Unwritable: it is of no kind that can be written down.
     """
-    if isinstance(value, bool | str | type(None)) or type(value) is int:
+    if isinstance(value, bool | type(None)):
         return repr(value)
+    if isinstance(value, str):
+        return repr(str(value))
+    if isinstance(value, int):
+        return repr(int(value))
     if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else f'float("{value}")'
+        number = float(value)  # not that of NumPy, whose text is another
+        return repr(number) if math.isfinite(number) else f'float("{number}")'
     if isinstance(value, complex):
         return f"complex({literal(value.real)}, {literal(value.imag)})"
     if isinstance(value, torch.dtype | torch.memory_format):
