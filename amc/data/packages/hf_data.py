@@ -217,6 +217,10 @@ def _labels(
 @contextmanager
 def _silent(datasets: Any) -> Iterator[None]:
     """Without progress bars and log lines of its own."""
+    from huggingface_hub.utils import logging as hub
+
+    loud = hub.get_verbosity()
+    hub.set_verbosity(logging.CRITICAL)
     shown = datasets.utils.logging.get_verbosity()
     bars = datasets.are_progress_bars_disabled()
     datasets.utils.logging.set_verbosity(logging.ERROR)
@@ -224,6 +228,7 @@ def _silent(datasets: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        hub.set_verbosity(loud)
         datasets.utils.logging.set_verbosity(shown)
         if not bars:
             datasets.enable_progress_bars()

@@ -108,10 +108,13 @@ def open_torchvision(given: PictureSettings) -> dict[str, Labelled]:
             dataset = kind(**{**arguments, **fixed})
         here = f"{where}: {part}"
         names = names or tuple(str(name) for name in getattr(dataset, "classes", ()))
+        if given.name == "FakeData":  # of which not every class need be drawn
+            names = tuple(map(str, range(dataset.num_classes)))
         parts[part] = Labelled(Items(dataset, here), labels_of(dataset, here))
-    lowest = int(parts["train"].labels.min())  # EMNIST's letters begin with 1
+    # EMNIST's letters begin with 1
+    lowest = int(parts["train"].labels.min()) if given.name == "EMNIST" else 0
     count = 1 - lowest + max(int(part.labels.max()) for part in parts.values())
-    names = names if len(names) == count else ()
+    names = names if len(names) == count or (not lowest and len(names) > count) else ()
     return {p: Labelled(x.pictures, x.labels - lowest, names) for p, x in parts.items()}
 
 

@@ -135,14 +135,18 @@ def _folder(name: str) -> Path | None:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Without log lines and progress bars of its own."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as own
 
+    loud = hub.get_verbosity()
+    hub.set_verbosity(logging.CRITICAL)
     shown, bars = own.get_verbosity(), own.is_progress_bar_enabled()
     own.set_verbosity(logging.CRITICAL)
     own.disable_progress_bar()
     try:
         yield
     finally:
+        hub.set_verbosity(loud)
         own.set_verbosity(shown)
         if bars:
             own.enable_progress_bar()

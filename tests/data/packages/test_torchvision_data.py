@@ -33,6 +33,7 @@ def test_fake_data():
     assert sorted(found.tolist()) == labels
     wanted = Preprocessing(24, mean=(0.5,) * 3, std=(0.5,) * 3)
     assert load_data(spec, preprocessing=wanted).input_shape == (3, 16, 16)  # what is asked for
+    assert load_data("torchvision:FakeData?images=40&classes=900&size=8").num_classes == 900
     spec = "torchvision:FakeData?images=60&classes=4"
     assert load_data(spec, preprocessing=wanted).input_shape == (3, 24, 24)
 
