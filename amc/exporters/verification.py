@@ -17,6 +17,9 @@ from amc.runtime.user_code import one_line
 TOLERANCE, COARSE = 1e-4, 2e-2
 """Largest error of a network with 32 bits or more, and of one with 16 bits."""
 
+SMALL = 0.01
+"""Outputs below count as this large: what is 0 in one runtime is 1e-8 in another."""
+
 BATCHES = (1, 2, 5)
 """Samples of the batches that a file is tried with; one is the batch that it was traced with."""
 
@@ -61,7 +64,7 @@ def verified(
 
 
 def tolerance(model: nn.Module) -> float:
-    """How much the outputs may differ, as a part of the largest one or of 1."""
+    """How much the outputs may differ, as a part of the largest one or of `SMALL`."""
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return COARSE if kinds & {torch.float16, torch.bfloat16} else TOLERANCE
 
@@ -79,7 +82,9 @@ def tensors(found: Any) -> list[Tensor]:
 
 
 def difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The largest difference of two numbers, as a part of the largest of their tensor or of 1.
+    """The largest difference of two numbers, as a part of the largest of their tensor.
+
+    Or of `SMALL`, if that is larger.
 
     Infinite where shapes or numbers of tensors differ, and where one is not finite and the other
     is.
@@ -94,7 +99,7 @@ def difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
         if not torch.equal(a.isfinite(), b.isfinite()):
             return math.inf
         a, b = a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0)
-        worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp(min=1)))
+        worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp(min=SMALL)))
     return worst
 
 
