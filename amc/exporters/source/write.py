@@ -11,6 +11,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,14 @@ def made(model: nn.Module, inputs: Inputs) -> tuple[str, float]:
         AmcError: it cannot even be exported.
     """
     network = duplicate(model).cpu().eval()
-    given = Inputs(*inputs.map(lambda x: x.detach().cpu()))
-    return source(_exported(network, given), network, given)
+    given = inputs.changed(lambda x: x.detach().cpu())
+    whole = replace(given, outputs=None)
+    try:
+        return source(_exported(network, whole), network, whole)
+    except (Unwritable, AmcError):
+        if given.outputs is None:
+            raise
+    return source(_exported(network, given), network, given)  # what the task takes of the outputs
 
 
 def source(exported: Any, network: nn.Module, inputs: Inputs) -> tuple[str, float]:

@@ -21,6 +21,7 @@ from amc.exporters.source.write import PROGRAM, SOURCE, made, write_source
 from amc.exporters.words.unwritable import Unwritable
 from amc.graph.capture.export import Inputs
 from amc.models.catalog import build as bundled
+from amc.runtime.errors import AmcError
 from drawn_networks import BUNDLED_SETTINGS, Case, Net, conv, images, random_keep, shaken
 from random_networks import build, random_spec
 
@@ -125,6 +126,17 @@ def test_the_least_size_is_checked() -> None:
     text = written(Net(run, a=nn.Conv2d(3, 4, 5)), images(size=10))
     assert "shape[2] < 9" in text and "shape[3] < 5" in text and "!=" not in text
     assert "3x10x10 and 3x15x15" in text.replace("\n", " ")
+
+
+def test_outputs_that_cannot_be_written_are_left_out_where_the_task_does_not_take_them() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        return m.a(x), {"of": object()}
+
+    net = Net(run, a=conv(3, 4)).eval()
+    with pytest.raises(AmcError):
+        made(net, Inputs((images(),)))
+    text, apart = made(net, Inputs((images(),), outputs=lambda found: found[0]))
+    assert apart == 0 and "return self.a(inputs[0])" in text
 
 
 def test_padding_that_depends_on_the_size_stays_so() -> None:
