@@ -162,6 +162,6 @@ def _times(report: Mapping[str, Any]) -> Iterator[Card]:
         before, after = (milliseconds(timing, k) for k in ("original", "pruned"))
         ratio, spread = timing["ratio"], timing.get("spread", 0)
         change = as_fast(ratio) if ratio < 0.995 else "no faster"
-        told = f"{change} (± {spread / ratio**2 / 2:.2f})" if spread and ratio < 0.995 else change
+        sure = f"± {spread / ratio**2 / 2:.2f}, " if spread and ratio < 0.995 else ""
         words = (f"{after:.3g} ms", f"{before:.3g} ms")
-        yield Card("Latency", *words, told, ratio, after, where(timing))
+        yield Card("Latency", *words, change, ratio, after, sure + where(timing))
