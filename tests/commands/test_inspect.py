@@ -514,7 +514,8 @@ def test_the_command_fails_in_one_line() -> None:
         [sys.executable, "-m", "amc.inspect", "--plot", "groups.bmp"],
         capture_output=True, text=True,
     )  # fmt: skip
-    said = [line for line in done.stdout.splitlines() if not line.startswith("load ")]  # a slow disk
+    lines = done.stdout.splitlines()
+    said = [line for line in lines if not line.startswith("load ")]  # modules, from a slow disk
     assert done.returncode != 0 and not said
     assert done.stderr.startswith("amc.inspect: groups.bmp: ") and done.stderr.count("\n") == 1
 
