@@ -131,13 +131,13 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
         return make_and_move
 
-    def exported(model: nn.Module, *inputs: Any) -> Any:
+    def exported(model: nn.Module, *inputs: Any, **how: Any) -> Any:
         model = copy.deepcopy(model)
         for module in model.modules():
             for held in (module._parameters, module._buffers):
                 held.update({name: brought(t) for name, t in held.items()})
         with _disable_current_modes():
-            return export(model, *tree_map(brought, inputs))
+            return export(model, *tree_map(brought, inputs), **how)
 
     def worked(thread: threading.Thread) -> None:
         with Elsewhere():

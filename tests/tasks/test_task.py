@@ -224,7 +224,7 @@ def test_the_terminal_names_the_score(
 ) -> None:
     run(TrainConfig.of(**settings(mine, run_dir=tmp_path / "r", quiet=False, mode="uniform")))
     said = capsys.readouterr().out
-    assert "test minus RMSE, cut" in said and "test minus RMSE, recovered" in said
+    assert "test minus RMSE" in said and "after the cut, before training" in said
     assert "scored by minus RMSE" in said and "accuracy" not in said
     assert f"--task {mine}:task" in said
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from amc.config.apply import ApplyConfig
@@ -14,6 +15,12 @@ from amc.runtime.errors import AmcError
 from amc.runtime.wording import duration, plain
 
 KINDS: Mapping[str, type[Composed]] = {"amc.train": TrainConfig, "amc.apply": ApplyConfig}
+
+USUAL: Mapping[str, Composed] = {
+    "amc.train": TrainConfig(),
+    "amc.apply": ApplyConfig(resume=Path()),  # without policy and plan only a resumed run is one
+}
+"""Settings as they are where nothing is given."""
 
 ONCE = ("run_dir", "resume", "quiet", "config", "write_config", "trust", "json")
 """Settings that say nothing of the result."""
@@ -35,7 +42,7 @@ class Setting:
 
 def settings_of_run(run: RunRecord) -> list[Setting]:
     """All settings, flat; what this version does not know counts as unusual."""
-    usual = _flat(as_json(KINDS.get(_command(run), TrainConfig)()))
+    usual = _flat(as_json(USUAL.get(_command(run), USUAL[DEFAULT])))
     given = _flat({k: v for k, v in run.settings.items() if k not in (COMMAND, THREADS)})
     return [
         Setting(name, _words(value), name in usual and usual[name] == value)
