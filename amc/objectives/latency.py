@@ -212,7 +212,8 @@ def clock_for(threads: int, device: torch.device) -> Clock:
 
 def _synchronized() -> float:
     """Seconds, once the GPU has done what it was told."""
-    torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter()
 
 
