@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from amc.measuring.machine import device_name
 from amc.runtime.files import read_json, write_json
 
 SEARCH, TRAININGS = "search.json", "trainings.json"
@@ -91,10 +92,9 @@ def made_by(device: torch.device) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # run from its folder, or not needed
             continue
-    where = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
     return {
         "versions": versions,
-        "device": where,
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
