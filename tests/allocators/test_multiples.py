@@ -61,7 +61,7 @@ def test_strategies_are_counted(channels: tuple[int, ...], ratio: float, multipl
         ("resnet56", 1.0, 0.5, 8),
         ("mobilenet_v1", 1.0, 0.5, 8),
         ("mobilenet_v2", 1.0, 0.5, 8),
-        ("mobilenet_v2", 0.25, 0.05, 2),
+        pytest.param("mobilenet_v2", 0.25, 0.05, 2, marks=pytest.mark.slow),
         ("vgg16", 0.5, 0.5, 8),
     ],
 )

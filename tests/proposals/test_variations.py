@@ -355,7 +355,9 @@ def test_what_is_known_is_not_proposed_again(multiple: int) -> None:
     assert len({tuple(s.values()) for s, _ in found}) > 50 / 60 * there_are
 
 
-@pytest.mark.parametrize(("multiple", "evaluations"), [(4, 150), (8, 15)])
+@pytest.mark.parametrize(
+    ("multiple", "evaluations"), [pytest.param(4, 150, marks=pytest.mark.slow), (8, 15)]
+)
 def test_screening_is_no_worse_than_none_with_coarse_steps(
     multiple: int, evaluations: int
 ) -> None:
