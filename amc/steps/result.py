@@ -135,6 +135,20 @@ def finish(
         write_atomically(run.folder / "prune.cfg", OURS + text_for(graph, plan.strategy))
     remove_states(run.folder)
     log.finish(config, report)
+    _show(job, config, report, drop)
+    terminal.say(*export_lines(exports, job.task), *unwritten)
+    if run.stays:
+        from amc.reporting.html.run_page import write_run  # with matplotlib, for the end only
+
+        write_run(run.folder, graph)
+    if job.named:
+        terminal.say("", *next_commands(config, run.folder))
+    return Result(pruned, plan, report, run.folder)
+
+
+def _show(job: Job, config: TrainConfig | ApplyConfig, report: Report, drop: Drop | None) -> None:
+    """Prints the account."""
+    terminal = job.terminal
     terminal.table(layer_table(report.layers))
     if report.finals:
         terminal.table(finals_table(report.finals, job.task))
@@ -145,15 +159,6 @@ def finish(
             terminal.table(table)
     if drop:
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
-    terminal.say(*export_lines(exports, job.task))
-    terminal.say(*unwritten)
-    if run.stays:
-        from amc.reporting.html.run_page import write_run  # with matplotlib, for the end only
-
-        write_run(run.folder, graph)
-    if job.named:
-        terminal.say("", *next_commands(config, run.folder))
-    return Result(pruned, plan, report, run.folder)
 
 
 def statistics_of(
