@@ -35,6 +35,8 @@ class ChannelGroup:
         reason: why the group must stay whole; empty when it can be pruned.
         residual: whether several layers are added up in these channels.
         width: output channels of the writing layers that go with each channel of the group.
+        unit: what one channel of the group is: "channel", or "head" where it is a whole attention
+            head, its queries, keys and values.
         least, most: bounds on the kept channels; 0 stands for ``size`` in ``most``. Channels that
             meet zeros put beside others may all go.
     """
@@ -47,6 +49,7 @@ class ChannelGroup:
     reason: str = ""
     residual: bool = False
     width: int = 1
+    unit: str = "channel"
     least: int = 1
     most: int = 0
 
