@@ -13,6 +13,7 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import ChannelGroup, Layer
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
+from amc.runtime.names import TARGETS
 from amc.runtime.user_code import load_function, user_code
 
 REGEX = "{re}"
@@ -56,10 +57,34 @@ def restrict(graph: ChannelGraph, model: nn.Module, choice: Restrictions) -> Cha
         _bounded(g, written[g.name], graph, choice, types) if g.prunable else g
         for g in frozen.groups
     )
-    restricted = replace(frozen, groups=groups)
-    if choice.target == "channels":
+    restricted = _of_target(replace(frozen, groups=groups), choice)
+    if not (function := choice.function):
         return restricted
-    return users_target(choice.target, load_function(choice.target), restricted)
+    return users_target(function, load_function(function), restricted)
+
+
+UNITS = {"channels": "channels", "heads": "attention heads"}
+
+
+def _of_target(graph: ChannelGraph, choice: Restrictions) -> ChannelGraph:
+    """The graph in which units that the target does not name stay.
+
+    Raises:
+        AmcError: the target names heads alone, and none can go.
+    """
+    targets, reasons = choice.targets, {}
+    for group in graph.decisions:
+        if (unit := f"{group.unit}s") not in targets:
+            wanted = ",".join(word for word in TARGETS if word in (*targets, unit))
+            reasons[group.name] = f"{UNITS[unit]} (--target {wanted} cuts them)"
+    found = graph.freeze(reasons)
+    if targets == ("heads",) and not found.decisions:
+        stay = [f"{g.name}: {g.reason}" for g in graph.groups if g.unit == "head"]
+        raise AmcError(
+            f"--target {choice.target}: no attention heads can go"
+            + (f": {stay[0]}" if stay else "; python -m amc.inspect lists what can")
+        )
+    return found
 
 
 Target = Callable[[ChannelGraph], ChannelGraph]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from amc.runtime.limits import whole
-from amc.runtime.names import check_name
+from amc.runtime.names import targets_in
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Restrictions:
     """
 
     target: str = "channels"
-    """What can go: channels; or module:function of the graph of channels, which returns one in
-    which more stay."""
+    """What can go, with commas: channels, heads (of attention), weights or blocks (zeros); and
+    module:function of the graph, which returns one in which more stays."""
     include: tuple[str, ...] = ()
     """Only cut outputs of these layers: names, globs such as layer1.*, types such as Conv2d."""
     exclude: tuple[str, ...] = ()
@@ -40,8 +40,17 @@ class Restrictions:
     """Cut residual streams, and not only the inside of blocks."""
 
     def __post_init__(self) -> None:
-        if ":" not in self.target:  # whether a function is there shows before the run begins
-            check_name("target", self.target)
+        targets_in(self.target)  # whether a function is there shows before the run begins
         for name in ("min_channels", "max_channels"):
             for channels in getattr(self, name).values():
                 whole(name, channels, 0)  # the least that makes sense is the layer's to say
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the target, without a function; never empty."""
+        return targets_in(self.target)[0]
+
+    @property
+    def function(self) -> str:
+        """``module:function`` of the target; empty if there is none."""
+        return targets_in(self.target)[1]

@@ -19,6 +19,9 @@ from amc.runtime.files import expanded
 MODELS = ("resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2")
 TASKS = ("classification", "detection")
 REWARDS = ("divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params")
+TARGETS = ("channels", "heads", "weights", "blocks")
+"""What can go: channels and attention heads are removed; of the others one may become zero."""
+STRUCTURES, ZEROS = TARGETS[:2], TARGETS[2:]
 METRICS = (
     "lasso", "obs", "l1", "l2", "geometric_median", "bn_scale", "activation_mean", "apoz",
     "gradient", "taylor", "taylor_signed", "fisher", "movement", "random",
@@ -58,7 +61,7 @@ ALLOCATORS = (
 """The first three are agents, the next seven try strategies too, the others know one at once."""
 
 NAMES = {
-    "target": ("channels",), "metric": METRICS, "allocator": ALLOCATORS, "schedule": SCHEDULES,
+    "target": TARGETS, "metric": METRICS, "allocator": ALLOCATORS, "schedule": SCHEDULES,
     "objective": OBJECTIVES, "reward": REWARDS,
 }  # fmt: skip
 """Settings that take one of these names, or ``module:function``."""
@@ -108,7 +111,11 @@ def _check_names(settings: Mapping[str, Any]) -> None:
     if (finetune := settings.get("finetune")) is not None:
         _check_function(finetune)
     for name in NAMES:
-        if name != "objective" and (value := settings.get(name)) is not None:
+        if (value := settings.get(name)) is None or name == "objective":
+            continue
+        if name == "target":
+            targets_in(value)
+        else:
             check_name(name, value)
     for limit in settings.get("objective", "").split(","):  # names are those of its section
         if ":" in limit:
@@ -170,6 +177,28 @@ def check_name(setting: str, name: str) -> None:
             f"--{setting} {name!r} is unknown; allowed: {', '.join(allowed)}, "
             f"module:function{_nearest(name, allowed)}"
         )
+
+
+def targets_in(spec: str) -> tuple[tuple[str, ...], str]:
+    """What ``--target`` names: words of `TARGETS`, in their order, and a function or nothing.
+
+    A function alone narrows the graph of channels.
+
+    Raises:
+        AmcError: an unknown word, one given twice, or two that exclude each other.
+    """
+    words = [word.strip() for word in spec.split(",")]
+    for word in words:
+        check_name("target", word)
+    functions = [word for word in words if ":" in word]
+    zeros = [word for word in words if word in ZEROS]
+    if len(set(words)) < len(words) or len(functions) > 1 or len(zeros) > 1:
+        raise AmcError(
+            f"--target {spec}: give each word once, one of {' and '.join(ZEROS)} at most, and one "
+            "function at most, such as channels,heads"
+        )
+    named = tuple(word for word in TARGETS if word in words)
+    return named or STRUCTURES[:1], "".join(functions)
 
 
 def check_export(name: str) -> None:

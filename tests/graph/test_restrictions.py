@@ -215,5 +215,79 @@ def test_a_target_of_ones_own_may_only_narrow(change: Any, message: str) -> None
     with pytest.raises(AmcError, match=message):
         users_target("mine:own", change, graph)
     assert not users_target("mine:own", lambda g: g.freeze({"0": "mine"}), graph).sizes
-    with pytest.raises(AmcError, match="allowed: channels, module:function"):
-        amc.Restrictions(target="weights")
+    with pytest.raises(
+        AmcError, match="allowed: channels, heads, weights, blocks, module:function"
+    ):
+        amc.Restrictions(target="filters")
+
+
+def with_heads() -> amc.ChannelGraph:
+    """The graph of `Blocks`, in which the inside of the block is said to be attention heads."""
+    found = graph()
+    groups = tuple(replace(g, unit="head") if g.name == "block.a" else g for g in found.groups)
+    return replace(found, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected", "reasons"),
+    [
+        ("channels", ALL - {"block.a"}, {"attention heads (--target channels,heads cuts them)"}),
+        ("heads", {"block.a"}, {"channels (--target channels,heads cuts them)"}),
+        ("channels,heads", ALL, set()),
+        ("heads, channels", ALL, set()),
+        (
+            "channels,weights",
+            ALL - {"block.a"},
+            {"attention heads (--target channels,heads,weights cuts them)"},
+        ),
+        (
+            "blocks",
+            set(),
+            {
+                "attention heads (--target heads,blocks cuts them)",
+                "channels (--target channels,blocks cuts them)",
+            },
+        ),
+    ],
+)
+def test_a_target_frees_its_own_units(target: str, expected: set[str], reasons: set[str]) -> None:
+    found = amc.restrict(with_heads(), Blocks(), amc.Restrictions(target=target))
+    assert set(found.sizes) == expected
+    named = {g.reason for g in found.groups} - {g.reason for g in graph().groups}
+    assert named == reasons
+
+
+def test_a_function_narrows_what_the_names_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+
+    def own(given: amc.ChannelGraph) -> amc.ChannelGraph:
+        seen.append(set(given.sizes))
+        return given
+
+    monkeypatch.setattr("amc.graph.restrict.load_function", lambda name: own)
+    for target in ("mine:own", "heads,mine:own", "mine:own,channels,heads"):
+        amc.restrict(with_heads(), Blocks(), amc.Restrictions(target=target))
+    assert seen == [ALL - {"block.a"}, {"block.a"}, ALL]
+    both = amc.Restrictions(target="mine:own,heads,weights")
+    assert both.targets == ("heads", "weights") and both.function == "mine:own"
+
+
+@pytest.mark.parametrize("target", ["heads,heads", "weights,blocks", "a:b,c:d"])
+def test_words_of_a_target_that_exclude_each_other(target: str) -> None:
+    with pytest.raises(AmcError, match=f"--target {target}: give each word once"):
+        amc.Restrictions(target=target)
+
+
+@pytest.mark.parametrize("target", ["head", "channels,head", ""])
+def test_an_unknown_target(target: str) -> None:
+    with pytest.raises(AmcError, match="is unknown; allowed: channels, heads, weights, blocks"):
+        amc.Restrictions(target=target)
+
+
+def test_heads_alone_where_there_are_none() -> None:
+    with pytest.raises(AmcError, match=r"^--target heads: no attention heads can go; python"):
+        graph(target="heads")
+    with pytest.raises(AmcError, match=r"go: block.a: excluded \(block.a\)$"):
+        amc.restrict(
+            with_heads(), Blocks(), amc.Restrictions(target="heads", exclude=("block.a",))
+        )
