@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from amc.graph import attributes
+from amc.graph.attention import multihead
 from amc.graph.shrink import as_held, duplicate, follow, owners, tensors
 
 _SIZES = (
     "in_channels", "out_channels", "groups", "in_features", "out_features", "num_features",
-    "num_parameters", "embedding_dim", "input_size",
+    "num_parameters", "embedding_dim", "input_size", *multihead.SIZES,
 )  # fmt: skip
 """Attributes of PyTorch's layers that `surgery.follow` writes."""
 

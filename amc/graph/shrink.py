@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from amc.graph import attributes
+from amc.graph.attention import multihead
 from amc.graph.plan import Cut, Plan
 from amc.runtime.errors import AmcError, UnsupportedModelError
 from amc.runtime.user_code import one_line
@@ -193,6 +194,8 @@ def follow(module: nn.Module) -> None:
         first = module.weight_ih if isinstance(module, nn.RNNCellBase) else module.weight_ih_l0
         if isinstance(first, Tensor):
             module.input_size = first.shape[1]
+    elif isinstance(module, nn.MultiheadAttention):
+        multihead.fit(module)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
 
