@@ -108,7 +108,7 @@ class CutAttention(nn.MultiheadAttention):
             v = torch.cat([v, self.bias_v.expand(len(v), -1, -1)], 1)
         if self.add_zero_attn:
             k, v = (torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], 1) for x in (k, v))
-        q, k, v = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (_split(x, self.head_dim) for x in (q, k, v))
         return q, k, v
 
     def _mask(
@@ -179,3 +179,8 @@ def _each(
     """Three tensors changed; the same ones stay the same."""
     moved = {id(x): change(x) for x in (query, key, value)}
     return moved[id(query)], moved[id(key)], moved[id(value)]
+
+
+def _split(x: Tensor, width: int) -> Tensor:
+    """[N, L, heads x width] as [N, heads, L, width]."""
+    return x.view(*x.shape[:2], -1, width).transpose(1, 2)
