@@ -16,6 +16,7 @@ from amc.config.sections.job import (
 from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig, ResourcesConfig, SearchConfig
+from amc.config.sections.sparse_target import refuse_zeros
 from amc.config.train import check_ratios, check_shared, check_task
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
@@ -61,6 +62,7 @@ class ApplyConfig(Composed):
 
     def __post_init__(self) -> None:
         as_paths(self)
+        refuse_zeros(self.command, self.restrictions, self.reconstruction)
         if self.resume is None and (self.policy is None) == (self.plan is None):
             raise AmcError("give either --policy FOLDER or --plan FILE")
         whole("episodes", self.episodes, 0)

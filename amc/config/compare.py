@@ -15,6 +15,7 @@ from amc.config.sections.job import (
 from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import StagesConfig
 from amc.config.sections.search import AllocationConfig
+from amc.config.sections.sparse_target import refuse_zeros
 from amc.config.train import check_ratios, check_shared
 from amc.graph.restrictions import Restrictions
 from amc.runtime.files import as_paths, safe_name
@@ -65,6 +66,7 @@ class CompareConfig(Composed):
 
     def __post_init__(self) -> None:
         as_paths(self)
+        refuse_zeros(self.command, self.restrictions, self.reconstruction)
         within("--preserve-ratio", self.preserve_ratio, 0, 1)
         check_ratios(self.limits, self.preserve_ratio)
         check_shared(self.reward, self.reconstruction, AllocationConfig(), StagesConfig())

@@ -133,7 +133,7 @@ def as_json(config: Any) -> dict[str, Any]:
     for one in fields(config):
         value = getattr(config, one.name)
         if not is_dataclass(value):
-            found[one.name] = _jsonable(value)
+            found[one.name] = jsonable(value)
         elif one.name in NESTED:
             found[NESTED[one.name]] = as_json(value)
         else:
@@ -141,7 +141,8 @@ def as_json(config: Any) -> dict[str, Any]:
     return found
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """A setting's value as JSON has it."""
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

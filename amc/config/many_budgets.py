@@ -18,6 +18,7 @@ from amc.config.sections.job import (
 from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.sections.search import AllocationConfig
+from amc.config.sections.sparse_target import refuse_zeros
 from amc.config.train import check_shared, check_task
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
@@ -59,6 +60,7 @@ class LearnConfig(Composed):
 
     def __post_init__(self) -> None:
         as_paths(self)
+        refuse_zeros(self.command, self.restrictions, self.reconstruction)
         whole("seed", self.seed, 0)
         whole("episodes", self.episodes, 1)
         without_ratios(self.limits)
@@ -142,6 +144,7 @@ class ParetoConfig(Composed):
 
     def __post_init__(self) -> None:
         as_paths(self)
+        refuse_zeros(self.command, self.restrictions, self.reconstruction)
         whole("seed", self.seed, 0)
         whole("episodes", self.episodes, 1)
         without_ratios(self.limits)

@@ -1,10 +1,10 @@
 """Settings of ``python -m amc.train``: the command line, ``config.json`` and the documentation."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from amc.config.composed import Composed
+from amc.config.composed import Composed, jsonable
 from amc.config.sections.job import (
     CountsConfig,
     DataConfig,
@@ -16,6 +16,15 @@ from amc.config.sections.job import (
 from amc.config.sections.objective import ObjectiveConfig
 from amc.config.sections.recovery import DistillConfig, StagesConfig, TrainingConfig
 from amc.config.sections.search import LEARNERS, AllocationConfig, ResourcesConfig, SearchConfig
+from amc.config.sections.sparse_target import (
+    check_removed,
+    check_sparse,
+    metric_for,
+    structures_in,
+    words_of_zeros,
+    zeros_in,
+)
+from amc.config.sections.sparsity import SparsityConfig
 from amc.graph.restrictions import Restrictions
 from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths, safe_name
@@ -32,13 +41,14 @@ DECISIVE = (
     "search",
     "training",
     "distill",
+    "sparsity",
 )
 """Sections that the outcome of a strategy, and the way of a search, depend on."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(Composed):
-    """Prunes the channels of a network to a budget: search, cut, reconstruct, fine-tune."""
+    """Prunes a network: channels to a budget, by search, cut, reconstruction; weights to zero."""
 
     command = "amc.train"
     anew = ("time_limit", "workers", "memory", "quiet", "json", "statistics", "trust")
@@ -63,6 +73,7 @@ class TrainConfig(Composed):
     training: TrainingConfig = TrainingConfig()
     distill: DistillConfig = DistillConfig()
     stages: StagesConfig = StagesConfig()
+    sparsity: SparsityConfig = SparsityConfig()
     machine: MachineConfig = MachineConfig()
     config: Path | None = None
     """A configuration file; its kind is recognised: config.json of a run or some settings as JSON,
@@ -95,6 +106,7 @@ class TrainConfig(Composed):
         whole("seed", self.seed, 0)
         check_task(self.data, self.training, self.stages)
         check_epochs(self.training, self.stages)
+        self._check_zeros()
         allocator = self.search.allocator
         object.__setattr__(self, "allocation", self.allocation.decided_by(allocator))
         check_shared(self.reward, self.reconstruction, self.allocation, self.stages)
@@ -112,6 +124,23 @@ class TrainConfig(Composed):
             raise AmcError(
                 f"--prior {self.search.prior}: --policy brings the prior that it was learned on"
             )
+
+    def _check_zeros(self) -> None:
+        choice, recon = self.restrictions, self.reconstruction
+        recon = replace(recon, metric=metric_for(choice, recon.metric))
+        object.__setattr__(self, "reconstruction", recon)
+        check_removed(
+            choice,
+            self.sparsity,
+            (self.preserve_ratio, TrainConfig.preserve_ratio),
+            self.limits,
+            self.counts,
+            self.allocation,
+            self.stages,
+            self.search,
+            self.reward,
+        )
+        check_sparse(choice, self.sparsity, recon, self.training, self.stages, self.max_drop)
 
     def _check_finals(self) -> None:
         if not self.search.finalist_epochs:
@@ -143,6 +172,16 @@ class TrainConfig(Composed):
             )
 
     @property
+    def zeros(self) -> str:
+        """What becomes zero, weights or blocks; empty if nothing does."""
+        return zeros_in(self.restrictions)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether channels or heads are removed."""
+        return bool(structures_in(self.restrictions))
+
+    @property
     def exports(self) -> tuple[str, ...]:
         """The formats that the network is written in, each once."""
         return tuple(dict.fromkeys(filter(None, map(str.strip, self.export.split(",")))))
@@ -151,27 +190,34 @@ class TrainConfig(Composed):
     def target(self) -> float | None:
         """Part that may stay; None where channels were given instead, or several parts."""
         several = self.limits.has_ratios or self.max_drop is not None
-        return self.preserve_ratio if self.allocation.by_budget and not several else None
+        known = self.allocation.by_budget and self.cuts and not several
+        return self.preserve_ratio if known else None
 
     @property
     def folder(self) -> Path:
         """Where everything goes; it need not exist."""
         if given := self.resume or self.run_dir:
             return given
+        words = [self.network.model, self.data.data]
+        words += self._words_of_cut() if self.cuts else []
+        if self.zeros:
+            words += words_of_zeros(self.zeros, self.reconstruction.of_weights, self.sparsity)
+        name = safe_name("-".join([*words, f"seed{self.seed}"]))
+        return Path("runs") / name
+
+    def _words_of_cut(self) -> list[str]:
         mode: str = self.allocation.mode
-        allocator = self.search.allocator
+        allocator, ratio = self.search.allocator, self.allocation.channel_ratio
         if mode == "auto" and allocator != "ddpg":
             mode = allocator.rpartition(":")[2]
-        words = [self.network.model, self.data.data, mode, *self.limits.words]
-        ratio = self.allocation.channel_ratio
+        words = [mode, *self.limits.words]
         if ratio is not None:
             words.append(f"channels-{ratio:g}")
         elif self.max_drop is not None:
             words.append(f"drop-{self.max_drop:g}")
         elif self.target is not None:
             words.append(f"{self.preserve_ratio:g}")
-        name = safe_name("-".join([*words, f"seed{self.seed}"]))
-        return Path("runs") / name
+        return words
 
 
 @dataclass(frozen=True)
@@ -256,4 +302,4 @@ def record_settings(config: Any) -> dict[str, Any]:
     for name in DECISIVE:
         if hasattr(config, name):
             found |= asdict(getattr(config, name))
-    return {name: str(v) if isinstance(v, Path) else v for name, v in found.items()}
+    return {name: jsonable(v) for name, v in found.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,8 @@ METRICS = (
     "lasso", "obs", "l1", "l2", "geometric_median", "bn_scale", "activation_mean", "apoz",
     "gradient", "taylor", "taylor_signed", "fisher", "movement", "random",
 )  # fmt: skip
+WEIGHT_METRICS = ("magnitude", "normed_magnitude", "rb", "const", "obs")
+"""Which weights or blocks become zero; obs is of channels as well."""
 SCHEDULES = (
     "one-shot", "baseline", "linear", "agp", "exponential", "exponential-bias", "polynomial",
     "multistep", "adaptive",
@@ -115,6 +117,8 @@ def _check_names(settings: Mapping[str, Any]) -> None:
             continue
         if name == "target":
             targets_in(value)
+        elif name == "metric":
+            metrics_in(value)
         else:
             check_name(name, value)
     for limit in settings.get("objective", "").split(","):  # names are those of its section
@@ -167,9 +171,9 @@ def is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or Path(name).exists()
 
 
-def check_name(setting: str, name: str) -> None:
+def check_name(setting: str, name: str, allowed: Sequence[str] = ()) -> None:
     """Refuses what is neither one of the names of a setting (`NAMES`) nor that of a function."""
-    allowed = NAMES[setting]
+    allowed = allowed or NAMES[setting]
     if ":" in name:
         _check_function(name)
     elif name not in allowed:
@@ -199,6 +203,30 @@ def targets_in(spec: str) -> tuple[tuple[str, ...], str]:
         )
     named = tuple(word for word in TARGETS if word in words)
     return named or STRUCTURES[:1], "".join(functions)
+
+
+def metrics_in(spec: str) -> tuple[str, str]:
+    """What ``--metric`` names: the metric of channels, and that of weights; empty if it does not.
+
+    One word, or two with a comma between, of channels first: ``l1,magnitude``.
+
+    Raises:
+        AmcError: an unknown word, or two of one kind.
+    """
+    words = [word.strip() for word in spec.split(",")]
+    if len(words) == 1 and spec in WEIGHT_METRICS:
+        return (spec if spec in METRICS else ""), spec
+    if len(words) == 1:
+        known = (*METRICS, *(word for word in WEIGHT_METRICS if word not in METRICS))
+        check_name("metric", spec, known)
+        return spec, ""
+    if len(words) > 2 or words[-1] not in WEIGHT_METRICS:
+        raise AmcError(
+            f"--metric {spec!r}: expected one, or one of channels and one of weights, "
+            f"{', '.join(WEIGHT_METRICS)}, such as lasso,magnitude"
+        )
+    check_name("metric", words[0])
+    return words[0], words[1]
 
 
 def check_export(name: str) -> None:

@@ -31,6 +31,9 @@ NOT_IN_OLDER = frozenset(
     label_smoothing weight_decay clip ema mixed finetune temperature distill_weight
     distill_schedule feature_weight objective latency_table weight_bits activation_bits
     layer_weight_bits layer_activation_bits prior shared_epochs shared_ratio
+    sparsity sparsity_init block sparsity_allocation sparsity_schedule sparsity_power
+    sparsity_convex sparsity_patience sparsity_steps sparsity_levels sparsity_target_epoch
+    sparsity_freeze_epoch sparsity_per_step sparsity_rate
 """.split()
 )
 """Settings that older records do not name."""

@@ -184,7 +184,7 @@ def job_with(data: Any, task: Task, config: Settings, terminal: Terminal) -> Job
         config.reconstruction,
         config.reward,
         reward_function(config.reward.reward, task),
-        load_metric(config.reconstruction.metric),
+        load_metric(config.reconstruction.of_channels),
         config.machine.memory_bytes,
         config.flat.get("seed", 0),
     )

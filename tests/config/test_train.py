@@ -94,6 +94,7 @@ def test_settings_come_back_from_json_as_they_were() -> None:
             "distill",
             "schedule",
             "bn_adapt",
+            "sparsity",
         )
         if one.name not in others:
             assert getattr(CHANGED, one.name) != default, f"{one.name}: give it another value"

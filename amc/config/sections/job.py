@@ -11,7 +11,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.files import as_paths
 from amc.runtime.limits import MOST, WIDEST, real, shown, whole, within
 from amc.runtime.memory import parse_bytes
-from amc.runtime.names import check_name
+from amc.runtime.names import metrics_in
 
 Multiple: TypeAlias = int | Literal["auto"]
 
@@ -86,7 +86,9 @@ class ReconstructionConfig:
     metric: str = "lasso"
     """Which channels of a group stay: lasso, obs, l1, l2, geometric_median, bn_scale,
     activation_mean, apoz, gradient, taylor, taylor_signed, fisher, movement, random, or
-    module:function of (evidence, group). --selector is the old name of --metric."""
+    module:function of (evidence, group). With --target weights or blocks, which of them stay:
+    magnitude (the default there), normed_magnitude, rb, const, obs; of both: lasso,magnitude.
+    --selector is the old name of --metric."""
     calibration_batches: int = 60
     """Batches of 32 training images for statistics and batch-norm adaptation."""
     points_per_layer: int = 10
@@ -98,13 +100,23 @@ class ReconstructionConfig:
     while they are, on the images of --calibration-batches."""
 
     def __post_init__(self) -> None:
-        check_name("metric", self.metric)
+        metrics_in(self.metric)
         whole("calibration_batches", self.calibration_batches, 1)
         whole("points_per_layer", self.points_per_layer, 0)
         if self.bn_samples is not None:
             whole("bn_samples", self.bn_samples, 1)
             if not self.bn_adapt:
                 raise AmcError("--bn-samples belongs to --bn-adapt, not to --no-bn-adapt")
+
+    @property
+    def of_channels(self) -> str:
+        """The metric of channels; that of `lasso` where only one of weights is named."""
+        return metrics_in(self.metric)[0] or ReconstructionConfig.metric
+
+    @property
+    def of_weights(self) -> str:
+        """The metric of weights and blocks; empty where none is named."""
+        return metrics_in(self.metric)[1]
 
 
 @dataclass(frozen=True)
