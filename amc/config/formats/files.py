@@ -12,7 +12,9 @@ from typing import Any
 from amc.config.composed import names_in, words
 from amc.config.formats import amct, nncf, own, pocketflow
 from amc.config.formats.amct_messages import OF_SEARCH
+from amc.config.formats.nncf_sparsity import settled
 from amc.config.formats.source import Reading, Source
+from amc.config.sections.sparsity import USERS as OF_SCHEDULES
 from amc.config.train import TrainConfig
 from amc.runtime.errors import AmcError
 from amc.runtime.files import parsed_json, write_atomically
@@ -28,7 +30,7 @@ WRITERS: dict[str, Callable[[TrainConfig], str]] = {
 
 DECIDING = (
     "preserve_ratio", "limits", "allocator", "metric", "restrictions", "counts", "allocation",
-    "stages",
+    "stages", "sparsity",
 )  # fmt: skip
 """Settings and sections that say what is cut, and when; all others may be given beside a file."""
 
@@ -40,6 +42,8 @@ OVERRULES = {
     "objective": ("channel_ratio",),
     "schedule": ("schedule_steps", "schedule_init", "schedule_delay"),
     "no_bn_adapt": ("bn_samples",),
+    "sparsity_schedule": tuple(OF_SCHEDULES),
+    "metric": ("sparsity_rate",),
 }
 """Flags -> settings of a file that mean nothing beside them."""
 
@@ -129,7 +133,7 @@ def _json(source: Source) -> Reading:
         elif twice:
             where = source.place(json.dumps(twice[1]), last=True)
         raise AmcError(f"{where}: not a JSON file ({error})") from None
-    if {"compression", "input_info"} & set(content):
+    if {"compression", "input_info", "algorithm"} & set(content):
         return nncf.read(source, content)
     return own.read(source, content)
 
@@ -160,7 +164,8 @@ def write(target: str, config: TrainConfig) -> list[str]:
 
 def _lost(config: TrainConfig, source: Source) -> dict[str, Any]:
     """The settings that are others once what was written is read."""
-    again = TrainConfig.of(**_reading(source).settings).flat
+    config = settled(config)
+    again = settled(TrainConfig.of(**_reading(source).settings)).flat
     if config.allocation.mode == "list":
         again["strategy"] = config.allocation.strategy  # whose content the file holds, or names
     return {

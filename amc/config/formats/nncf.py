@@ -1,28 +1,36 @@
-"""NNCF's JSON: ``compression`` with ``filter_pruning``, its defaults, and what they are here.
+"""NNCF's JSON: ``compression`` with ``filter_pruning``, sparsity or both, and what it is here.
 
-Source: the configuration schema of NNCF 2.14, in which filter pruning still was, and its six
-documented examples. Levels are parts that go (`conversions`). A filter level with ``all_weights``
-off is one ratio for all groups; with it, a ranking of all filters to that many filters in all. A
-FLOPs level is one of the MACs. A step of a schedule is an epoch.
+Source: the configuration schema of NNCF 2.14, in which filter pruning and sparsity still were, and
+its documented examples. Entries of sparsity: `nncf_sparsity`. Levels are parts that go
+(`conversions`). A filter level with ``all_weights`` off is one ratio for all groups; with it, a
+ranking of all filters to that many filters in all. A FLOPs level is one of the MACs. A step of a
+schedule is an epoch.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from amc.config.formats import nncf_sparsity
 from amc.config.formats.conversions import (
     preserve_ratio_of_pruning_level,
     pruning_level_of_preserve_ratio,
 )
-from amc.config.formats.nncf_scopes import pattern_of, scope_of
-from amc.config.formats.source import Entries, Reading, Source
+from amc.config.formats.nncf_entries import (
+    MAGNITUDE,
+    PRUNING,
+    adaptation,
+    entries,
+    initializer,
+    named_layers,
+    root,
+    scopes_of,
+)
+from amc.config.formats.source import Either, Entries, Reading, Source
 from amc.config.sections.recovery import TrainingConfig
 from amc.config.train import TrainConfig
 from amc.runtime.errors import AmcError
 
-PRUNING, QUANTIZATION = "filter_pruning", "quantization"
-
-TOP = ("input_info", "compression", "ignored_scopes", "target_scopes")
 ENTRY = (
     "algorithm", "params", "pruning_init", "all_weights", "initializer", "ignored_scopes",
     "target_scopes", "validate_scopes",
@@ -47,17 +55,77 @@ SAYS = "NNCF's filter pruning knows --mode uniform, --allocator ranking and --al
 
 
 def read(source: Source, content: Any) -> Reading:
-    """The settings that a configuration stands for.
+    """The settings that a configuration stands for, or an entry of its ``compression`` alone.
 
     Raises:
         AmcError: a field is unknown or wrong, or asks for what is not done here.
     """
-    top = Entries(source, content, "the configuration", TOP)
+    notes = list[str]()
+    content = {"compression": content} if "algorithm" in content else content
+    top = root(source, content, notes)
     _check_input(source, content.get("input_info", {}))
-    entry, notes = _pruning(source, content.get("compression"))
-    params = Entries(source, entry.get("params", {}), "params", PARAMS)
-    own = Entries(source, entry, PRUNING, ENTRY)
-    both = _Both(source, own, params)
+    pruned, sparse = entries(source, content.get("compression"), notes)
+    settings, overrules = dict[str, Any](), dict[str, tuple[str, ...]]()
+    scoped, adapting = list[Entries](), list[Entries]()
+    if pruned:
+        own = Entries(source, pruned, PRUNING, ENTRY)
+        params = Entries(source, pruned.get("params", {}), "params", PARAMS)
+        both = Either(source, own, params)
+        settings = _pruning(source, both, own, params, notes)
+        overrules["finetune_epochs"] = ("schedule_steps", "schedule_delay")
+        scoped, adapting = [own], [both.place("initializer")]
+    if sparse:
+        own = nncf_sparsity.fields_of(source, sparse)
+        found = nncf_sparsity.read(source, own, sparse["algorithm"], top, notes)
+        scoped, adapting = [*scoped, own], [*adapting, own]
+        settings = _joined(settings, found, notes) if pruned else found
+        overrules = nncf_sparsity.overrules(found)
+    if not all(one.get("validate_scopes", bool, True) for one in scoped):
+        notes.append("validate_scopes false: a scope that matches nothing is a mistake here")
+    usual = bool(pruned) or sparse["algorithm"] == MAGNITUDE
+    settings |= named_layers(source, scoped, top) | adaptation(source, adapting, usual)
+    return Reading(settings, tuple(notes), overrules)
+
+
+def write(config: TrainConfig) -> str:
+    """The configuration as NNCF writes it.
+
+    Raises:
+        AmcError: a setting that NNCF has no word for.
+    """
+    flat, found = config.flat, list[dict[str, Any]]()
+    if config.cuts:
+        found.append(_written_pruning(config))
+    if config.zeros:
+        found.append(nncf_sparsity.write(config))
+    for entry in found:
+        adapts = entry["algorithm"] in (PRUNING, MAGNITUDE)
+        entry |= scopes_of(flat) | (initializer(flat) if adapts else {})
+    length = {"epochs": flat["finetune_epochs"]} if config.zeros else {}
+    compression = found[0] if len(found) == 1 else found
+    return json.dumps({**length, "compression": compression}, indent=2) + "\n"
+
+
+def _check_input(source: Source, given: Any) -> None:
+    """The shape is that of the data; only its form is looked at."""
+    for one in given if isinstance(given, list) else [given]:
+        known = ("sample_size", "filler", "type", "keyword")
+        Entries(source, one, "input_info", known).get("sample_size", list, [])
+
+
+def _joined(pruned: dict[str, Any], sparse: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Channels that go first, and at once; weights that become zero in what is left."""
+    left = {k: v for k, v in pruned.items() if not k.startswith("schedule")}
+    if left != pruned:
+        notes.append(f"schedule of {PRUNING}: channels go at once, before weights become zero")
+    metric = f"{pruned['metric']},{sparse['metric']}"
+    return {**left, **sparse, "target": "channels,weights", "metric": metric}
+
+
+def _pruning(
+    source: Source, both: Either, own: Entries, params: Entries, notes: list[str]
+) -> dict[str, Any]:
+    """The settings of an entry of filter pruning, without scopes and batch norm."""
     learned = params.one_of("interlayer_ranking_type", UNWEIGHTED, (UNWEIGHTED, LEARNED))
     ranked = both.get("all_weights", bool, learned == LEARNED)
     if learned == LEARNED and not ranked:
@@ -68,8 +136,6 @@ def read(source: Source, content: Any) -> Reading:
         "prune_downsample": params.get("prune_downsample_convs", bool, learned == LEARNED),
         **_target(source, params, ranked),
         **_schedule(both, params),
-        **_scopes(own, top),
-        **_adaptation(source, both),
     }
     legr = Entries(source, params.get("legr_params", dict, {}), "legr_params", LEGR)
     if learned == LEARNED:
@@ -78,87 +144,22 @@ def read(source: Source, content: Any) -> Reading:
         notes.append(f"legr_params: not used, interlayer_ranking_type is {UNWEIGHTED}")
     if not params.get("prune_batch_norms", bool, True):
         notes.append("prune_batch_norms false: channels are removed here, with their batch norm")
-    if not own.get("validate_scopes", bool, True):
-        notes.append("validate_scopes false: a scope that matches nothing is a mistake here")
     if "save_ranking_coeffs_path" in params:
         notes.append("save_ranking_coeffs_path: a run leaves them in its folder, ranking.json")
-    in_epochs = {"finetune_epochs": ("schedule_steps", "schedule_delay")}
-    return Reading(settings, tuple(notes), in_epochs)
+    return settings
 
 
-def write(config: TrainConfig) -> str:
-    """The configuration as NNCF writes it.
-
-    Raises:
-        AmcError: a setting that NNCF has no word for.
-    """
-    flat = config.flat
+def _written_pruning(config: TrainConfig) -> dict[str, Any]:
+    flat, metric = config.flat, config.reconstruction.of_channels
     params = {**_written_target(flat), **_written_schedule(flat)}
     names = {ours: theirs for theirs, ours in METRICS.items()}
-    if flat["metric"] not in names:
-        raise AmcError(f"--metric {flat['metric']}: NNCF has {', '.join(names)}")
-    params["filter_importance"] = names[flat["metric"]]
+    if metric not in names:
+        raise AmcError(f"--metric {metric}: NNCF has {', '.join(names)}")
+    params["filter_importance"] = names[metric]
     params["prune_first_conv"] = flat["prune_first_conv"]
     params["prune_downsample_convs"] = flat["prune_downsample"]
-    samples = flat["bn_samples"] if flat["bn_adapt"] else 0
-    if samples is None:
-        raise AmcError("--bn-samples: NNCF adapts batch norm on a number of images, give it")
-    entry: dict[str, Any] = {
-        "algorithm": PRUNING,
-        "pruning_init": params.pop("pruning_init", 0.0),
-        "initializer": {"batchnorm_adaptation": {"num_bn_adaptation_samples": samples}},
-        "params": params,
-    }
-    for setting, name in (("exclude", "ignored_scopes"), ("include", "target_scopes")):
-        if flat[setting]:
-            entry[name] = [_written_scope(setting, pattern) for pattern in flat[setting]]
-    return json.dumps({"compression": entry}, indent=2) + "\n"
-
-
-class _Both:
-    """Fields that NNCF's examples hold beside ``params`` or inside."""
-
-    def __init__(self, source: Source, own: Entries, params: Entries) -> None:
-        self._source, self._own, self._params = source, own, params
-
-    def place(self, name: str) -> Entries:
-        """The object that holds a field.
-
-        Raises:
-            AmcError: both do.
-        """
-        if name in self._own and name in self._params:
-            where = self._source.place(name)
-            raise AmcError(f"{where}: {name} is given twice, beside params and inside")
-        return self._own if name in self._own else self._params
-
-    def get(self, name: str, kind: type, default: Any) -> Any:
-        return self.place(name).get(name, kind, default)
-
-
-def _check_input(source: Source, given: Any) -> None:
-    """The shape is that of the data; only its form is looked at."""
-    for one in given if isinstance(given, list) else [given]:
-        known = ("sample_size", "filler", "type", "keyword")
-        Entries(source, one, "input_info", known).get("sample_size", list, [])
-
-
-def _pruning(source: Source, given: Any) -> tuple[dict[str, Any], list[str]]:
-    """The entry of filter pruning, and notes on those beside it."""
-    found, notes = list[dict[str, Any]](), list[str]()
-    for one in given if isinstance(given, list) else [given]:
-        if not isinstance(one, dict) or not isinstance(one.get("algorithm"), str):
-            where = source.place("compression")
-            raise AmcError(f"{where}: compression needs an algorithm, such as {PRUNING}")
-        if one["algorithm"] == QUANTIZATION:
-            notes.append(f"{QUANTIZATION}: not done here, only {PRUNING} is")
-        elif one["algorithm"] == PRUNING:
-            found.append(one)
-        else:
-            raise source.unknown(one["algorithm"], (PRUNING, QUANTIZATION), "algorithm")
-    if len(found) != 1:
-        raise AmcError(f"{source.path}: expected one {PRUNING}, got {len(found)}")
-    return found[0], notes
+    first = params.pop("pruning_init", 0.0)
+    return {"algorithm": PRUNING, "pruning_init": first, "params": params}
 
 
 def _target(source: Source, params: Entries, ranked: bool) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def _written_target(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, **known, "interlayer_ranking_type": LEARNED, "legr_params": legr}
 
 
-def _schedule(both: _Both, params: Entries) -> dict[str, Any]:
+def _schedule(both: Either, params: Entries) -> dict[str, Any]:
     name = params.one_of("schedule", "exponential", SCHEDULES)
     level = both.place("pruning_init").number("pruning_init", 0.0, 0, 1)
     steps = params.count("pruning_steps", 100, 1)
@@ -235,33 +236,6 @@ def _written_schedule(flat: Mapping[str, Any]) -> dict[str, Any]:
         "pruning_init": flat["schedule_init"] or 0.0,
         **delay,
     }
-
-
-def _scopes(*places: Entries) -> dict[str, Any]:
-    found = {}
-    for setting, name in (("exclude", "ignored_scopes"), ("include", "target_scopes")):
-        scopes = [scope for one in places for scope in one.words(name)]
-        if scopes:
-            found[setting] = tuple(dict.fromkeys(map(pattern_of, scopes)))
-    return found
-
-
-def _written_scope(setting: str, pattern: str) -> str:
-    scope = None if pattern[:1].isupper() and "." not in pattern else scope_of(pattern)
-    if scope is None:
-        raise AmcError(
-            f"--{setting} {pattern!r}: NNCF has names of layers and {{re}} with an expression"
-        )
-    return scope
-
-
-def _adaptation(source: Source, both: _Both) -> dict[str, Any]:
-    given = both.get("initializer", dict, {})
-    name = "batchnorm_adaptation"
-    inner = Entries(source, given, "initializer", (name,)).get(name, dict, {})
-    name = "num_bn_adaptation_samples"
-    samples = Entries(source, inner, "batchnorm_adaptation", (name,)).count(name, 2000, 0)
-    return {"bn_samples": samples} if samples else {"bn_adapt": False}
 
 
 def _legr(source: Source, params: Entries, given: Entries) -> dict[str, Any]:

@@ -122,6 +122,20 @@ class Entries:
             raise self.wrong(name, f"must be {least} or more")
         return value
 
+    def numbers(
+        self, name: str, default: tuple[float, ...], least: float, below: float
+    ) -> tuple[float, ...]:
+        """Numbers in [least, below), one or more.
+
+        Raises:
+            AmcError: they are something else.
+        """
+        found = self.get(name, list, list(default))
+        fit = (type(one) in (int, float) and least <= one < below for one in found)
+        if not found or not all(fit):
+            raise self.wrong(name, f"must be a list of numbers in [{least:g}, {below:g})")
+        return tuple(map(float, found))
+
     def one_of(self, name: str, default: str, allowed: Collection[str]) -> str:
         """One of these words.
 
@@ -150,3 +164,31 @@ class Entries:
         """The mistake that a value is not what is wanted."""
         value = self._content[name]
         return AmcError(f"{self._source.place(name)}: {name} {wanted}, got {value!r:.60}{more}")
+
+
+class Either:
+    """Fields that examples hold beside an object or inside.
+
+    Args:
+        source: the file.
+        own: what is beside.
+        params: what is inside.
+    """
+
+    def __init__(self, source: Source, own: Entries, params: Entries) -> None:
+        self._source, self._own, self._params = source, own, params
+
+    def place(self, name: str) -> Entries:
+        """The object that holds a field.
+
+        Raises:
+            AmcError: both do.
+        """
+        if name in self._own and name in self._params:
+            where = self._source.place(name)
+            raise AmcError(f"{where}: {name} is given twice, beside params and inside")
+        return self._own if name in self._own else self._params
+
+    def get(self, name: str, kind: type, default: Any) -> Any:
+        """Its value, see `Entries.get`."""
+        return self.place(name).get(name, kind, default)
