@@ -31,6 +31,7 @@ LEVELS = {
     "amc/training": 3,
     "amc/measuring": 3.5,
     "amc/metrics": 4,
+    "amc/sparsity": 4,
     "amc/allocators": 4,
     "amc/models": 4.1,
     "amc/models/packages": 4.0,
