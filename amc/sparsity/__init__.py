@@ -1,0 +1,1 @@
+"""Zeros instead of smaller shapes: masks of weights, which ones, and how many."""
