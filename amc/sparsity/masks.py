@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from amc.graph.shrink import duplicate, owners, tensors
@@ -264,7 +264,7 @@ def _parametrizations(module: nn.Module) -> Any:
 def _reason(tensor: Tensor, where: Collection[tuple[nn.Module, str]]) -> str:
     if not isinstance(tensor, nn.Parameter):
         return "it is a buffer, not a parameter"
-    if isinstance(tensor, UninitializedTensorMixin):
+    if is_lazy(tensor):
         return "it has no shape yet; run the network once"
     if not tensor.is_floating_point():
         return f"its entries are {tensor.dtype}"
@@ -293,4 +293,5 @@ def _class_of_its_own(module: nn.Module, without: str = "") -> type[nn.Module]:
     shared = type(module)
     dropped = {"__dict__", "__weakref__", without}
     own = {key: value for key, value in vars(shared).items() if key not in dropped}
-    return type(shared)(shared.__name__, shared.__bases__, own)
+    made: type[nn.Module] = type(shared)(shared.__name__, shared.__bases__, own)  # type: ignore[misc]
+    return made

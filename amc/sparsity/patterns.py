@@ -147,7 +147,7 @@ class Pattern:
         sizes = self.zeros(scores.shape, layout).to(scores.device)
         if self.stay:
             ranked = cells.sort(dim=-1).values
-            going = sizes.unflatten(0, ranked.shape[:-1])[..., None]
+            going = sizes.reshape(*ranked.shape[:-1], 1)
             places = torch.arange(self.inputs, device=scores.device)
             sums = torch.where(places < going, ranked, 0).sum(-1)
         else:
@@ -168,7 +168,7 @@ class Pattern:
         down, across = -(-rows // height), -(-columns // width)
         cells = units.reshape(down, 1, positions, across, 1).expand(-1, height, -1, -1, width)
         matrix = cells.reshape(down * height, positions, across * width)[:rows, :, :columns]
-        return layout.tensor(matrix, shape)
+        return layout.tensor(matrix.reshape(layout.sizes(shape)), shape)
 
     def kept(self, scores: Tensor, removed: Tensor, layout: Layout = PLAIN) -> Tensor:
         """The mask without the removed units.
@@ -188,7 +188,7 @@ class Pattern:
         cells = self._cells(scores, layout)
         rank = cells.argsort(dim=-1, stable=True).argsort(dim=-1)
         size = self.zeros(scores.shape, layout).to(scores.device)
-        lowest = rank < size.unflatten(0, cells.shape[:-1])[..., None]
+        lowest = rank < size.reshape(*cells.shape[:-1], 1)
         rows, positions, columns = layout.sizes(scores.shape)
         matrix = lowest.reshape(rows, positions, -1)[..., :columns]
         return ~(gone & layout.tensor(matrix, scores.shape))

@@ -53,7 +53,7 @@ def chosen(
         levels = dict.fromkeys(scores, float(level))
     else:
         return _masks(scores, float(level), pattern, found)
-    masks = {}
+    masks: dict[str, Tensor] = {}
     for name, own in levels.items():
         whole = isinstance(level, Mapping) and own == 1
         masks |= _masks({name: scores[name]}, own, pattern, found, whole)
@@ -94,7 +94,7 @@ def _masks(
     if not pooled:
         return {}
     removed = _removed(torch.cat(pooled), torch.cat(sizes), wanted)
-    parts = removed.split([len(units) for units in pooled])
+    parts = torch.split(removed, [len(units) for units in pooled])
     return {
         name: pattern.kept(score.detach(), part, layouts[name])
         for (name, score), part in zip(scores.items(), parts, strict=True)
