@@ -83,10 +83,10 @@ def test_of_m_inputs_side_by_side_n_stay(name: str, text: str) -> None:
     assert found.equal(expected.reshape(shape))
     assert int(pattern.zeros(shape, layout).sum()) == int((~found).sum())
     assert pattern.kept(scores, ~everything, layout).all()
-    lost = [
-        sum(s for s, _, _ in sorted(group)[: len(group) - stay]) / max(1, len(group) - stay)
-        for _, group in sorted(groups.items())
-    ]
+    lost = []
+    for _, group in sorted(groups.items()):
+        going = sorted(group)[: max(0, len(group) - stay)]
+        lost.append(sum(score for score, _, _ in going) / max(1, len(going)))
     assert torch.allclose(pattern.pooled(scores, layout), torch.tensor(lost).double())
 
 
@@ -129,5 +129,5 @@ def test_text_comes_back(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["4:2", "2:2", "0x4", "x", "2x", "rows", "-1x2", "1:0", "1.5x2"])
 def test_what_is_no_block(text: str) -> None:
-    with pytest.raises(AmcError, match="is no block; allowed are nothing .single weights., row"):
+    with pytest.raises(AmcError, match="is no block; allowed are nothing"):
         Pattern.parse(text)
