@@ -130,7 +130,9 @@ def attach(
             try:
                 parametrize.register_parametrization(module, key, mask)
             except Exception as error:  # the user's class may not be one that can be derived from
-                strip(model)
+                if not parametrize.is_parametrized(module, key):
+                    _put_back(module, key, known[name], mask.place)
+                _take_off(model, list(masks.values()))
                 raise AmcError(f"{name}: cannot have a mask: {one_line(error)}") from error
     return masks
 
@@ -156,25 +158,9 @@ def dense_weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-@torch.no_grad()
 def strip(model: nn.Module) -> nn.Module:
     """Takes the masks off, in place; zeros are baked in, classes and names are as before."""
-    for module in model.modules():
-        for key, mask in reversed(_masks(module).items()):
-            held = _parametrizations(module)
-            weight = held[key].original
-            weight.copy_(torch.where(mask.current(), weight, 0))
-            del held[key]
-            if len(held):
-                module.__class__ = _class_of_its_own(module, without=key)
-            else:
-                del module.parametrizations
-                module.__class__ = type(module).__bases__[0]
-            rest = list(module._parameters.items())
-            module._parameters.clear()
-            rest.insert(mask.place, (key, weight))
-            module._parameters.update(rest)
-    return model
+    return _take_off(model, list(masks_of(model).values()))
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
@@ -188,24 +174,26 @@ def load_plain(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         AmcError: names or shapes differ; nothing has changed.
     """
-    own, given = model.state_dict(), dict(state)
+    own, inside = model.state_dict(), {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for key, mask in _masks(module).items():
-            name, inside = f"{prefix}.{key}".removeprefix("."), f"{prefix}.parametrizations.{key}."
-            inside = inside.removeprefix(".")
-            if name in given:
-                given[inside + "original"] = given.pop(name)
-            given |= {f"{inside}0.{k}": t for k, t in mask.state_dict().items()}
+            place = f"{prefix}.parametrizations.{key}.".removeprefix(".")
+            inside[f"{prefix}.{key}".removeprefix(".")] = place + "original"
+            for kept in mask.state_dict():
+                del own[f"{place}0.{kept}"]
+    given = {inside.get(name, name): tensor for name, tensor in state.items()}
+    plain = {held: name for name, held in inside.items()}
     for name in own.keys() ^ given.keys():
         side = "weights given" if name in given else "network"
-        raise AmcError(f"weights of another network: {name!r} is only in the {side}")
+        said = plain.get(name, name)
+        raise AmcError(f"weights of another network: {said!r} is only in the {side}")
     for name, tensor in own.items():
         if given[name].shape != tensor.shape:
             raise AmcError(
-                f"weights of another network: {name} has shape {tuple(given[name].shape)}, here "
-                f"it has {tuple(tensor.shape)}"
+                f"weights of another network: {plain.get(name, name)} has shape "
+                f"{tuple(given[name].shape)}, here it has {tuple(tensor.shape)}"
             )
-    model.load_state_dict(given)
+    model.load_state_dict({**model.state_dict(), **given})
 
 
 def put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -248,6 +236,35 @@ def read_masks(path: Path) -> dict[str, Tensor]:
         if mask.dtype != torch.bool:
             raise AmcError(f"{path}: {name} must be bool, got {mask.dtype}")
     return masks
+
+
+@torch.no_grad()
+def _take_off(model: nn.Module, masks: Collection[Mask]) -> nn.Module:
+    """Takes these masks off; see `strip`."""
+    wanted = {id(mask) for mask in masks}
+    for module in model.modules():
+        for key, mask in reversed(_masks(module).items()):
+            if id(mask) not in wanted:
+                continue
+            held = _parametrizations(module)
+            weight = held[key].original
+            weight.copy_(torch.where(mask.current(), weight, 0))
+            del held[key]
+            if len(held):
+                module.__class__ = _class_of_its_own(module, without=key)
+            else:
+                del module.parametrizations
+                module.__class__ = type(module).__bases__[0]
+            _put_back(module, key, weight, mask.place)
+    return model
+
+
+def _put_back(module: nn.Module, key: str, weight: Any, place: int) -> None:
+    """Makes this a parameter of the module again, in its old place."""
+    rest = list(module._parameters.items())
+    rest.insert(place, (key, weight))
+    module._parameters.clear()
+    module._parameters.update(rest)
 
 
 def _masks(module: nn.Module) -> dict[str, Mask]:
