@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from amc.graph import attributes
 from amc.graph.attention import multihead
+from amc.graph.attention.following import follow_sizes
 from amc.graph.shrink import as_held, duplicate, follow, owners, tensors
 
 _SIZES = (
@@ -29,6 +30,8 @@ class ScratchNetwork:
 
     def __init__(self, model: nn.Module) -> None:
         self._network = duplicate(model).eval()
+        for module in self._network.modules():
+            follow_sizes(module)  # which changes nothing until something is cut
         self._where = owners(self._network)
         self._whole = tensors(self._network)
         self._sizes: dict[int, dict[str, Any]] = {

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from amc.graph import attributes
 from amc.graph.attention import multihead
+from amc.graph.attention.following import can_follow, follow_sizes
 from amc.graph.plan import Cut, Plan
 from amc.runtime.errors import AmcError, UnsupportedModelError
 from amc.runtime.user_code import one_line
@@ -51,6 +52,7 @@ def shrink(model: nn.Module, plan: Plan) -> nn.Module:
             id(t) in cut_ones for t in (*module._parameters.values(), *module._buffers.values())
         ):
             follow(module)
+    follow_cuts(smaller, plan)
     for one in plan.cuts:
         if attributes.is_attribute(one.tensor):
             _resize(smaller, one)
@@ -243,6 +245,14 @@ def by_tensor(plan: Plan, state: Mapping[str, Tensor]) -> Iterator[tuple[str, li
                     f"the plan expects {one.size} slices along dimension {one.dim}"
                 )
         yield tensor, cuts
+
+
+def follow_cuts(model: nn.Module, plan: Plan) -> None:
+    """Makes sizes follow in the modules around what is cut, in place."""
+    cut_ones = {one.tensor for one in plan.cuts}
+    for path, module in model.named_modules():
+        if can_follow(module) and any(name.startswith(f"{path}.") for name in cut_ones):
+            follow_sizes(module)
 
 
 def _resize(model: nn.Module, one: Cut) -> None:

@@ -12,8 +12,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from amc.graph.attention.following import can_follow, follow_sizes
 from amc.graph.attributes import is_attribute
 from amc.graph.capture.export import Inputs, count_macs, export
 from amc.graph.channel_graph import ChannelGraph
@@ -66,6 +69,7 @@ def trace(
     """
     check_fit(model)
     inputs = Inputs(example_inputs, dict(example_kwargs or {}), outputs)
+    model = _following(model, inputs)
     program = export(duplicate(model).eval(), inputs)  # may leave traces in what it exports
     search = _Search(model, inputs, program)
     graph = search.proven()
@@ -75,6 +79,25 @@ def trace(
         if _least(other) < _least(graph):
             return other
     return graph
+
+
+def _following(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """The network with sizes that follow when heads go, where forward reads them off its input."""
+    if not any(map(can_follow, model.modules())):
+        return model
+    copy = duplicate(model).eval()
+    try:
+        before = tree_leaves(inputs.run(copy))
+        changed = [follow_sizes(module) for module in copy.modules()]
+        after = tree_leaves(inputs.run(copy)) if any(changed) else []
+    except (Exception, SystemExit):  # the user's forward may fail in any way; export says how
+        return model
+    same = len(before) == len(after) and all(map(_equal, before, after))
+    return copy.train(model.training) if same else model
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return not isinstance(one, Tensor) or torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 class _Search:
