@@ -251,7 +251,8 @@ def follow_cuts(model: nn.Module, plan: Plan) -> None:
     """Makes sizes follow in the modules around what is cut, in place."""
     cut_ones = {one.tensor for one in plan.cuts}
     for path, module in model.named_modules():
-        if can_follow(module) and any(name.startswith(f"{path}.") for name in cut_ones):
+        inside = f"{path}." if path else ""
+        if can_follow(module) and any(name.startswith(inside) for name in cut_ones):
             follow_sizes(module)
 
 
