@@ -91,7 +91,7 @@ class Maps(nn.Module):
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def heads(self, x: Tensor) -> Tensor:
-        B, N, C = x.shape
+        C = x.shape[-1]
         return x.unflatten(-1, (self.__heads, C // self.__heads)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:

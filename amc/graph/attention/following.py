@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from amc.graph.attention.rewrite import WHOLE, is_attention, rewritten
+from amc.graph.attention.rewrite import is_attention, rewritten
+from amc.graph.attention.size_edits import WHOLE
 from amc.runtime.errors import AmcError
 
 

@@ -26,7 +26,7 @@ def plan_of(model: nn.Module) -> Plan:
     """Keeps some heads; the tensors are listed by hand."""
     rows = torch.arange(WIDTH).view(HEADS, -1)[KEPT].flatten()
     cuts = [Cut(f"@{x}", 0, HEADS, tuple(KEPT)) for x in ATTRIBUTES if x in vars(model)]
-    for name, held in model.named_parameters():
+    for name, _ in model.named_parameters():
         layer, _, kind = name.partition(".")
         parts = {"q": 1, "kv": 2, "qkv": 3, "c_attn": 3}.get(layer, 0)
         keep = torch.cat([rows + part * WIDTH for part in range(parts)]) if parts else rows
