@@ -39,6 +39,7 @@ from amc.runs.trust import check_owner, code_named
 from amc.runtime.errors import AmcError
 from amc.runtime.feed import Feed
 from amc.runtime.files import expanded
+from amc.sparsity.masks import strip
 from amc.steps.job import material, open_job
 from amc.steps.setup import build_network
 from amc.tasks.task import CLASSIFICATION
@@ -71,7 +72,7 @@ def export(
         torch.Size([5, 2])
 
     Args:
-        model: with its weights, on any device; never changed.
+        model: with its weights, on any device; never changed. Masks on its weights become zeros.
         path: its ending tells the format: .onnx, .pt2, .safetensors, .pt or .pth.
         example_inputs: what the network is called with, a tuple as for `amc.trace`, or a
             dictionary of its keyword arguments; the first dimension of every tensor is the batch.
@@ -89,6 +90,7 @@ def export(
         raise AmcError(f"model must be a torch.nn.Module, got {model!r:.80}")
     place = expanded(str(path))
     kind, source = format_of(place), Source(model, example_inputs)
+    strip(source.model)
     if calibration is None:
         return write(source, place, kind)
     if kind != "onnx":

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
+from safetensors.torch import load_file
 from torch import nn
 
 import amc
@@ -20,6 +23,7 @@ from amc.exporters.verification import DifferentError
 from amc.runs import exports
 from amc.runtime.errors import AmcError
 from amc.runtime.user_code import load_function
+from amc.sparsity.masks import attach, masks_of
 from amc.train import run
 from small_runs import report_of
 
@@ -112,3 +116,33 @@ def test_unknown_formats_are_refused_before_anything_runs() -> None:
     with pytest.raises(AmcError, match=r"--export 'onx' is unknown; allowed: onnx, int8, pt2"):
         TrainConfig.of(export="pt2,onx")
     assert TrainConfig.of(export="onnx,int8,onnx").exports == ("onnx", "int8")
+
+
+def test_a_network_with_masks_on_is_written_with_its_zeros(tmp_path: Path) -> None:
+    """By the names of the network without them; in 8 bits zeros are whole numbers that are 0."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 64, 3, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(64, 4),
+    ).eval()  # fmt: skip
+    kept = {}
+    for name, mask in attach(model, ["0.weight", "4.weight"]).items():
+        kept[name] = torch.rand(mask.mask.shape) < 0.3
+        kept[name][0] = False
+        mask.put(kept[name])
+    x, batches = torch.randn(4, 2, 8, 8), [torch.randn(8, 2, 8, 8) for _ in range(4)]
+    amc.export(model, tmp_path / "a.safetensors", (x,))
+    held = load_file(tmp_path / "a.safetensors")
+    assert held.keys() == {*kept, "4.bias"}
+    assert all(held[name].ne(0).equal(mask) for name, mask in kept.items())
+    amc.export(model, tmp_path / "a.onnx", (x,), calibration=batches)
+    codes = arrays_of(tmp_path / "a.onnx", np.int8)
+    for code, mask in zip(sorted(codes, key=np.ndim), reversed(kept.values()), strict=True):
+        assert code.shape == tuple(mask.shape) and not code[~mask.numpy()].any()
+    assert masks_of(model).keys() == kept.keys()
+
+
+def arrays_of(file: Path, kind: type) -> list[np.ndarray]:
+    """The weights of a program, of two dimensions and more."""
+    found = (numpy_helper.to_array(one) for one in onnx.load(file).graph.initializer)
+    return [one for one in found if one.dtype == kind and one.ndim > 1]
