@@ -61,7 +61,8 @@ def rewritten(function: FunctionType) -> Rewritten | None:
     made.__kwdefaults__ = function.__kwdefaults__
     made.__dict__.update(function.__dict__)
     made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
-    made.__annotations__ = function.__annotations__
+    lazily = "__annotate__" if hasattr(function, "__annotate__") else "__annotations__"
+    setattr(made, lazily, getattr(function, lazily))  # reading them may need names of type checkers
     return Rewritten(made, frozenset(edit.numbers))
 
 
