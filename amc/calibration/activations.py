@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from amc.calibration.statistics import Batches
+from amc.graph.attention.watching import Watching
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
 from amc.runtime import distributed, feed
@@ -41,7 +41,7 @@ class Activations:
     zeros: Tensor
 
 
-class _Reading(TorchFunctionMode):
+class _Reading(Watching):
     """While active, adds up what the layers read.
 
     Attributes:
@@ -54,11 +54,8 @@ class _Reading(TorchFunctionMode):
         self._layers = {id(state[layer.weight]): layer for layer in layers}
         self.sums: dict[str, Tensor] = {}
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def ran(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Runs the operator; looks at its input when its weight belongs to a wanted layer."""
-        kwargs = kwargs or {}
         if func in _BEHIND:
             given = {**dict(zip(("input", "weight"), args, strict=False)), **kwargs}
             layer = self._layers.get(id(given["weight"]))

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from amc.calibration.rows import Call, call_of
+from amc.graph.attention.watching import Watching
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
 from amc.runtime import feed
@@ -139,7 +139,7 @@ def additions(
         return _Finder(model, layers).run(images)
 
 
-class _Finder(TorchFunctionMode):
+class _Finder(Watching):
     """While active, watches every use of the layers' outputs."""
 
     def __init__(self, model: nn.Module, layers: Iterable[Layer]) -> None:
@@ -151,11 +151,8 @@ class _Finder(TorchFunctionMode):
         self._used = set[int]()  # ids of tensors that are held by their trails
         self._found, self._spoilt = dict[str, frozenset[str]](), set[str]()
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def ran(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Runs the operator and keeps account of what it uses."""
-        kwargs = kwargs or {}
         ends = self._trails.ends(func, args, kwargs)
         touched = self._touched((args, kwargs))
         out = func(*args, **kwargs)

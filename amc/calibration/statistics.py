@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from amc.calibration.rows import Call, Rows, call_of
 from amc.calibration.shortcuts import Trail, Trails
+from amc.graph.attention.watching import Watching
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
 from amc.runtime import distributed, feed
@@ -81,7 +81,7 @@ class _Stop(Exception):
     """The last layer of interest has run; the rest of the forward pass is not needed."""
 
 
-class Recorder(TorchFunctionMode):
+class Recorder(Watching):
     """While active, collects the rows of the named layers; any model code may run inside.
 
     Args:
@@ -109,11 +109,8 @@ class Recorder(TorchFunctionMode):
         self._rows: dict[str, list[Rows]] = {}
         self._trails = Trails()
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def ran(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Runs the operator; records its rows when its weight belongs to a wanted layer."""
-        kwargs = kwargs or {}
         for trail, other in self._trails.ends(func, args, kwargs):
             self._meet(trail, other)
         out = func(*args, **kwargs)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from amc.calibration.rows import call_of
 from amc.calibration.shortcuts import Trails, norm_call
+from amc.graph.attention.watching import Watching
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
 from amc.runtime import feed
@@ -42,7 +42,7 @@ def profile(model: nn.Module, layers: Sequence[Layer], images: Feed) -> ForwardP
         return replace(followed, bytes=_Watcher(model, []).run(images).bytes)
 
 
-class _Watcher(TorchFunctionMode):
+class _Watcher(Watching):
     """While active, counts operators, bytes that are alive, and executions."""
 
     def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
@@ -63,11 +63,9 @@ class _Watcher(TorchFunctionMode):
         once = all(count == 1 for count in self._executed.values())
         return ForwardProfile(self._most, once, self._shortcuts)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def ran(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Runs the operator and takes notes."""
-        kwargs, number = kwargs or {}, self._count
+        number = self._count
         self._count += 1
         for trail, other in self._trails.ends(func, args, kwargs):
             self._meet(trail.layer, other)

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
+from amc.graph.attention.watching import Watching
 from amc.runtime import feed
 from amc.runtime.feed import Feed
 
@@ -109,7 +109,7 @@ class Lockstep(Generic[Stop]):
         return stop
 
 
-class _Pass(TorchFunctionMode, Generic[Stop]):
+class _Pass(Watching, Generic[Stop]):
     """One forward pass, in a thread of its own that runs only inside `resume`."""
 
     def __init__(
@@ -165,11 +165,9 @@ class _Pass(TorchFunctionMode, Generic[Stop]):
         self._ended = True
         self._halt.release()
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def ran(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Runs the operator, after a stop if it is one to stop at."""
-        operation = Operation(func, args, kwargs or {}, self._count)
+        operation = Operation(func, args, kwargs, self._count)
         self._count += 1
         stop = self._pause(self._number, operation)
         if stop is not None:
@@ -178,6 +176,6 @@ class _Pass(TorchFunctionMode, Generic[Stop]):
             self._go.acquire()
             if self._ended:
                 raise _Abandoned
-        out = func(*args, **(kwargs or {}))
+        out = func(*args, **kwargs)
         self._after(self._number, operation, out)
         return out

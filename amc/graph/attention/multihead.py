@@ -20,7 +20,8 @@ class CutAttention(nn.MultiheadAttention):
     """Attention with ``num_heads`` heads of ``head_dim`` channels, any number of them.
 
     Names of tensors, arguments and results are those of `nn.MultiheadAttention`, of which it is
-    one; ``embed_dim`` is the width of the queries. Nested tensors are taken as PyTorch's does.
+    one; ``embed_dim`` is the width of the queries. Nested tensors are taken as PyTorch's does. It
+    is never constructed: `fit` makes it of PyTorch's.
 
     Examples:
         >>> import torch
@@ -42,7 +43,7 @@ class CutAttention(nn.MultiheadAttention):
 
     @_qkv_same_embed_dim.setter
     def _qkv_same_embed_dim(self, value: bool) -> None:
-        """What the constructor and old files say does not matter."""
+        """What old files say does not matter."""
 
     def forward(
         self,
@@ -62,13 +63,13 @@ class CutAttention(nn.MultiheadAttention):
         if not batched:
             query, key, value = _each(lambda x: x.unsqueeze(1), query, key, value)
             key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
-        if not first:
+        if first:
             query, key, value = _each(lambda x: x.transpose(0, 1), query, key, value)
         if is_causal and attn_mask is None:
             raise RuntimeError("is_causal needs an attn_mask")
         q, k, v = self._heads(query, key, value)
         causal = is_causal and key_padding_mask is None and not need_weights
-        mask = self._mask(None if causal else attn_mask, key_padding_mask, q, key.shape[1])
+        mask = self._mask(None if causal else attn_mask, key_padding_mask, q, len(key))
         if mask is not None and mask.shape[-1] < k.shape[2]:  # nothing hides what was added
             mask = F.pad(mask, (0, k.shape[2] - mask.shape[-1]))
         dropout, weights = self.dropout if self.training else 0.0, None
@@ -79,20 +80,29 @@ class CutAttention(nn.MultiheadAttention):
             mixed = weights @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
-        rows = mixed.transpose(1, 2) if first else mixed.permute(2, 0, 1, 3)
-        out = F.linear(rows.flatten(2), self.out_proj.weight, self.out_proj.bias)
+        out = self._joined(mixed)
         if weights is not None and average_attn_weights:
             weights = weights.mean(1)
         if batched:
-            return out, weights
+            return out.transpose(0, 1) if first else out, weights
         return out.squeeze(1), None if weights is None else weights.squeeze(0)
+
+    def _joined(self, mixed: Tensor) -> Tensor:
+        """The results of heads [N, heads, L, head_dim], projected: [L, N, width].
+
+        The rows come to the projection in the order in which PyTorch's forward gives them to it:
+        they are compared with those of the whole module.
+        """
+        rows = mixed.permute(2, 0, 1, 3)
+        out = F.linear(rows.flatten(2).flatten(0, 1), self.out_proj.weight, self.out_proj.bias)
+        return out.view(*rows.shape[:2], -1)
 
     def extra_repr(self) -> str:
         """The sizes, which do not follow from each other any more."""
         return f"{self.embed_dim}, num_heads={self.num_heads}, head_dim={self.head_dim}"
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [samples, heads, length, head_dim] of what lies [N, L, E]."""
+        """Queries, keys and values [N, heads, L, head_dim] of what lies [L, N, E]."""
         bias = self.in_proj_bias
         if self.in_proj_weight is not None and query is key and key is value:
             q, k, v = F.linear(query, self.in_proj_weight, bias).chunk(3, -1)
@@ -104,10 +114,10 @@ class CutAttention(nn.MultiheadAttention):
             given = zip((query, key, value), weights, biases, strict=True)
             q, k, v = (F.linear(x, weight, part) for x, weight, part in given)
         if self.bias_k is not None and self.bias_v is not None:
-            k = torch.cat([k, self.bias_k.expand(len(k), -1, -1)], 1)
-            v = torch.cat([v, self.bias_v.expand(len(v), -1, -1)], 1)
+            k = torch.cat([k, self.bias_k.expand(-1, k.shape[1], -1)])
+            v = torch.cat([v, self.bias_v.expand(-1, v.shape[1], -1)])
         if self.add_zero_attn:
-            k, v = (torch.cat([x, x.new_zeros(len(x), 1, x.shape[2])], 1) for x in (k, v))
+            k, v = (torch.cat([x, x.new_zeros(1, *x.shape[1:])]) for x in (k, v))
         q, k, v = (_split(x, self.head_dim) for x in (q, k, v))
         return q, k, v
 
@@ -182,5 +192,5 @@ def _each(
 
 
 def _split(x: Tensor, width: int) -> Tensor:
-    """[N, L, heads x width] as [N, heads, L, width]."""
-    return x.view(*x.shape[:2], -1, width).transpose(1, 2)
+    """[L, N, heads x width] as [N, heads, L, width]."""
+    return x.view(*x.shape[:2], -1, width).permute(1, 2, 0, 3)

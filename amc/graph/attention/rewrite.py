@@ -62,7 +62,9 @@ def rewritten(function: FunctionType) -> Rewritten | None:
     made.__dict__.update(function.__dict__)
     made.__qualname__, made.__doc__ = function.__qualname__, function.__doc__
     lazily = "__annotate__" if hasattr(function, "__annotate__") else "__annotations__"
-    setattr(made, lazily, getattr(function, lazily))  # reading them may need names of type checkers
+    setattr(
+        made, lazily, getattr(function, lazily)
+    )  # reading them may need names of type checkers
     return Rewritten(made, frozenset(edit.numbers))
 
 
