@@ -46,6 +46,9 @@ class Labeller:
         only_trained: tensors that are used in training mode alone.
         site: dotted name of the module whose code is being executed.
         place: module and line of the operator that is being executed, for people.
+        at_heads: dimensions of its result along which heads of attention lie,
+        attention: the attention that it is part of, if it is.
+        heads: name of an attention -> labels of its heads.
     """
 
     def __init__(self, model: nn.Module, observed: Observed) -> None:
@@ -62,7 +65,9 @@ class Labeller:
         self.kept: list[Kept] = []
         self.counted, self.trains = True, False
         self.only_trained = set[str]()
-        self.site = self.place = self._operator = ""
+        self.site = self.place = self._operator = self.attention = ""
+        self.at_heads: tuple[int, ...] = ()
+        self.heads: dict[str, list[Tensor]] = {}
         self._observed = observed
         self._modules = dict(model.named_modules())
         names = {id(module): name for name, module in self._modules.items()}
@@ -135,6 +140,10 @@ class Labeller:
             inputs = inputs.clone()
             inputs[constant] = self.written(int(constant.sum()))
         return self.space.bind(weight, dim, inputs)
+
+    def meet_heads(self, found: list[Tensor]) -> None:
+        """Says that these channels, which meet in attention, are its heads."""
+        self.heads.setdefault(self.attention, []).extend(found)
 
     def doubt(self, labels: Tensor, reason: str) -> None:
         """Says why these channels must stay, should the proof fail: they meet in one number."""

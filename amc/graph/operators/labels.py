@@ -102,11 +102,11 @@ class LabelSpace:
         self.union(first[:, None].expand(rows.shape), rows)
         return first
 
-    def single_axis(self, labels: Tensor, adapts: int | None = None) -> Tensor:
+    def single_axis(self, labels: Tensor, *wanted: int | None) -> Tensor:
         """Joins labels until they vary along one dimension only.
 
-        That is ``adapts``, a dimension whose size follows from the others, if they vary along it;
-        otherwise the one of the most channels.
+        That is the first of ``wanted`` (heads of attention, a dimension whose size follows from
+        the others) along which they vary; otherwise the one of the most channels.
 
         A cut removes whole slices of a tensor. When a channel dimension is split in two by a view
         (channel shuffle, heads), only whole slices of one of the two can go. What repeats along a
@@ -120,7 +120,8 @@ class LabelSpace:
         def channels(d: int) -> int:
             return len(np.unique(np.moveaxis(classes, d, 0).reshape(classes.shape[d], -1), axis=0))
 
-        dim = adapts if adapts in axes else max(axes, key=channels)
+        named = [d for d in wanted if d is not None and d in axes]
+        dim = named[0] if named else max(axes, key=channels)
         shape = [1] * labels.ndim
         shape[dim] = labels.shape[dim]
         return self.along(labels, dim).reshape(shape).expand(labels.shape)

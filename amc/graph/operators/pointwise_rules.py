@@ -45,6 +45,7 @@ def _unspread(run: Labeller, op: Op, labels: list[Tensor]) -> list[Tensor]:
     """What is broadcast over the channels of another operand must stay, and couples nothing."""
     ranked = [x[(None,) * (op.outs[0].ndim - x.ndim)] for x in labels]
     varying = {d for x in ranked for d in run.space.varying(x)}
+    varying = varying & set(run.at_heads) or varying  # a bias may differ within a head as well
     spread = [any(_repeats(x, d) for d in varying) for x in ranked]
     run.space.freeze(
         [x for x, wide in zip(ranked, spread, strict=True) if wide],

@@ -1,4 +1,4 @@
-"""Operators in which channels meet in sums: reductions, matrix products, attention.
+"""Operators in which channels meet in sums: reductions, matrix products.
 
 A removed channel adds exactly zero to a sum, if its map is zero; whether it is, the proof shows.
 """
@@ -142,6 +142,9 @@ def product(run: Labeller, op: Op, left: _Term, right: _Term, out: str | int) ->
     for labels in axes.values():
         for more in labels[1:]:
             run.space.union(labels[0], more.expand_as(labels[0]))
+    if run.attention:
+        both = set(left.letters) & set(right.letters) & set(letters)
+        run.meet_heads([axes[x][0] for x in axes if x in both])
     layer = False
     for term, other in ((left, right), (right, left)):
         if isinstance(term.value, Source):
@@ -227,19 +230,3 @@ def _operands(run: Labeller, value: Value) -> Tensor | Source:
 
 def _ndim(value: Tensor | Source) -> int:
     return len(value.shape)
-
-
-def attention(run: Labeller, op: Op) -> Tensor:
-    """scaled_dot_product_attention: whole heads may go, and nothing within a head."""
-    names = ("query", "key", "value", "attn_mask")
-    x = [run.tensor(op.given[name]) for name in names if op.given.get(name) is not None]
-    inside = {d - t.ndim for t in x for d in run.space.varying(t)}
-    if inside & {-1, -2} or op.given.get("enable_gqa"):
-        raise Unknown(MIXES)
-    heads = [t[..., :1, :1] for t in x if t.ndim == op.out.ndim]
-    if len(heads) < len(x) and run.space.varying(x[-1]):
-        raise Unknown(MIXES)
-    joined = run.space.join(heads)
-    axes = [run.space.along(joined, d) for d in run.space.varying(joined)]
-    run.costs(op, *axes)
-    return joined.expand(op.out.shape)

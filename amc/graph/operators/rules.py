@@ -6,10 +6,9 @@ through), reductions. An operator that is none of these freezes the channels tha
 """
 
 import operator
-from typing import Any
 
-import torch
-
+from amc.graph.capture.moves import is_pointwise
+from amc.graph.operators.attention_rules import attention
 from amc.graph.operators.interpreter import Labeller, Rule
 from amc.graph.operators.layer_rules import (
     convolution,
@@ -31,7 +30,6 @@ from amc.graph.operators.pointwise_rules import (
 )
 from amc.graph.operators.product_rules import (
     added_product,
-    attention,
     einsum,
     matmul,
     mixes,
@@ -72,20 +70,11 @@ def execute(run: Labeller, op: Op) -> Value:
     if dynamic(op.out) or any(dynamic(a) for a in (*op.args, *op.kwargs.values())):
         raise Unknown("has a size that depends on the data")
     rule = RULES.get(op.name)
-    if rule is None and _is_pointwise(op.target):
+    if rule is None and is_pointwise(op.target):
         rule = pointwise
     if rule is None:
         raise Unknown("is not known")
     return rule(run, op)
-
-
-def _is_pointwise(target: Any) -> bool:
-    """Whether PyTorch calls it so; of operators that write in place it forgets some."""
-    if torch.Tag.pointwise in getattr(target, "tags", ()):
-        return True
-    name, overload = str(getattr(target, "__name__", "")).partition(".")[::2]
-    other = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    return torch.Tag.pointwise in getattr(getattr(other, overload, None), "tags", ())
 
 
 def costs_nothing(op: Op) -> bool:

@@ -1,7 +1,7 @@
 """Operators that move entries, or take some of them: applied to the labels as they are."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def movement(run: Labeller, op: Op) -> Value:
         if op.name in CONCATENATED:
             operands[0] = _labelled(run, operands[0], int(op.given["dim"]))
         moved = op.target(*operands, **op.kwargs)
-    moved = run.space.single_axis(uniform(moved), _inferred(op))
+    moved = run.space.single_axis(uniform(moved), *run.at_heads, _inferred(op))
     for dim in run.space.varying(moved) if op.name in SHAPED else ():
         run.perhaps_sized(run.space.along(moved, dim))
     return moved
@@ -217,13 +217,24 @@ def _as_written(op: Op, labels: Tensor, start: int, end: int) -> list[Tensor]:
 
 
 def indexed(run: Labeller, op: Op) -> Tensor:
-    """x[..., rows]: entries at given places in space."""
+    """x[..., rows]: entries at given places in space, or rows of a table that is a parameter."""
     x, indices = run.tensor(op.given["self"]), list(op.given["indices"])
-    if {d for d, i in enumerate(indices) if i is not None} & set(run.space.varying(x)):
-        raise Unknown(POSITIONS)
+    places = {d for d, i in enumerate(indices) if i is not None}
+    if places & set(run.space.varying(x)):
+        if not isinstance(op.given["self"], Source):
+            raise Unknown(POSITIONS)
+        x = _alike(run, x, places)
     first = [None if i is None else torch.zeros(i.shape, dtype=torch.long) for i in indices]
     taken: Tensor = op.target(x, first)
     return uniform(taken)
+
+
+def _alike(run: Labeller, x: Tensor, dims: Iterable[int]) -> Tensor:
+    """The labels of a parameter of which no slice along these dimensions can go by itself."""
+    for d in dims:
+        run.space.union(x.narrow(d, 0, 1).expand(x.shape), x)
+        x = x.narrow(d, 0, 1).expand(x.shape)
+    return x
 
 
 def gathered(run: Labeller, op: Op) -> Tensor:

@@ -2,7 +2,9 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,8 @@ def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int | None)
     places = _Places(run.calls, names)
     classes = _classes(run)
     reasons = run.space.frozen_roots()
-    added = {int(root) for x in run.space.added for root in np.unique(run.space.roots(compact(x)))}
+    added = _found_in(run, run.space.added)
+    heads = _found_in(run, chain.from_iterable(run.heads.values()))
     by_signature: dict[tuple[Any, ...], list[int]] = {}
     for root in sorted(classes):
         signature = tuple((key, len(found)) for key, found in sorted(classes[root].items()))
@@ -43,6 +46,7 @@ def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int | None)
             replace(
                 _group(signature, roots, reason, classes, places, asides),
                 residual=not added.isdisjoint(roots),
+                unit="channel" if heads.isdisjoint(roots) else "head",
             ),
             roots,
         )
@@ -67,6 +71,11 @@ def collect(run: Labeller, model: nn.Module, batch: int, total_macs: int | None)
         other_macs=0 if total_macs is None else (total_macs - counted) // batch,
         total_params=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _found_in(run: Labeller, labels: Iterable[Tensor]) -> set[int]:
+    """The classes of these labels."""
+    return {int(root) for x in labels for root in np.unique(run.space.roots(compact(x)))}
 
 
 def _settle_entries(run: Labeller) -> None:

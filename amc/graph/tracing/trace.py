@@ -23,7 +23,6 @@ from amc.graph.channel_graph import ChannelGraph
 from amc.graph.groups import Activation, ChannelGroup
 from amc.graph.operators.interpreter import Guess, Labeller
 from amc.graph.operators.labels import compact
-from amc.graph.operators.walk import label
 from amc.graph.shrink import duplicate
 from amc.graph.tracing.branches import blamed, decided
 from amc.graph.tracing.collect import collect
@@ -31,6 +30,7 @@ from amc.graph.tracing.cuts import fewest, unevenly
 from amc.graph.tracing.fit import check_fit
 from amc.graph.tracing.join import partners, unite
 from amc.graph.tracing.proof import TOGETHER, WRITTEN, Proof, spared, training
+from amc.graph.tracing.walk import label
 from amc.runtime.errors import UnsupportedModelError
 
 
@@ -113,18 +113,31 @@ class _Search:
         self.failed = False
 
     def proven(self, trained: Any = None) -> ChannelGraph:
-        """What can be cut.
+        """What can be cut; of attention whose heads cannot go, what is within a head.
 
         Args:
             trained: the program in training mode, if it executes layers of its own.
         """
+        graph, stuck = self._found(trained)
+        other = self._found(trained, stuck)[0] if stuck else graph
+        return other if _least(other) < _least(graph) else graph
+
+    def _found(
+        self, trained: Any, without: Collection[str] = ()
+    ) -> tuple[ChannelGraph, frozenset[str]]:
+        """What can be cut, and the attention whose heads must stay.
+
+        Args:
+            trained: as above.
+            without: attention that is taken as if it had no heads.
+        """
         run, proof = Labeller(self._model, self._proof.observed), self._proof
-        label(self._program, self._model, run)
+        label(self._program, self._model, run, without)
         if trained is not None:
-            run.aside(lambda: label(trained, self._model, run))
+            run.aside(lambda: label(trained, self._model, run, without))
         graph = self._collected(run)
         failing = proof.failing(graph, unevenly(graph))
-        self.failed = bool(failing)
+        self.failed |= bool(failing)
         while _adopt_guesses(run, [g for g in graph.decisions if g.name in failing]):
             graph = self._collected(run)
             failing = proof.failing(graph, unevenly(graph))
@@ -135,7 +148,7 @@ class _Search:
             failing = proof.failing(graph, unevenly(graph))
         kept = _emptied(graph.freeze(blamed(graph, proof, failing)), run, proof)
         found = _explained(decided(spared(kept, proof), proof), graph, run)
-        return replace(found, activations=_activations(found, run))
+        return replace(found, activations=_activations(found, run)), _stuck(found, run)
 
     def _collected(self, run: Labeller) -> ChannelGraph:
         return collect(run, self._model, self._inputs.batch, None if run.counted else self._macs)
@@ -201,6 +214,17 @@ def _explained(proven: ChannelGraph, found: ChannelGraph, run: Labeller) -> Chan
     return replace(
         proven,
         groups=tuple(replace(g, reason=reasons.get(g.name, g.reason)) for g in proven.groups),
+    )
+
+
+def _stuck(graph: ChannelGraph, run: Labeller) -> frozenset[str]:
+    """The attention of which no head can go."""
+    groups = [g for g in graph.groups if g.unit == "head" and not g.prunable]
+    roots = set[int]().union(*(_roots(run, group) for group in groups))
+    return frozenset(
+        name
+        for name, found in run.heads.items()
+        if any(not roots.isdisjoint(run.space.roots(x).tolist()) for x in found)
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from amc.graph.capture.heads import Heads, find_heads
 from amc.graph.capture.lives import Lives, shares
 from amc.graph.operators.interpreter import Labeller
 from amc.graph.operators.labels import CONSTANT, compact
@@ -24,13 +25,14 @@ Replay = Callable[[Any], Any]
 """The operators that make a view, to be executed on other labels of its base."""
 
 
-def label(program: Any, model: nn.Module, run: Labeller) -> None:
+def label(program: Any, model: nn.Module, run: Labeller, without: Collection[str] = ()) -> None:
     """Executes an exported program of the model on labels.
 
     Args:
         program: from `export`.
         model: whose tensors are meant.
         run: takes what is found; it may have executed another program of the model.
+        without: names of attention whose heads are not to be kept apart.
     """
     first_names = _first_names(model)
     signature = program.graph_signature
@@ -46,7 +48,7 @@ def label(program: Any, model: nn.Module, run: Labeller) -> None:
             return torch.tensor(CONSTANT).expand(out.shape)
         return run.fixed(out, "meets a tensor made in forward")
 
-    walk = _Walk(run)
+    walk = _Walk(run, named, without)
     outputs = walk.along(
         program.graph_module,
         [given(node) for node in program.graph.nodes if node.op == "placeholder"],
@@ -58,8 +60,11 @@ def label(program: Any, model: nn.Module, run: Labeller) -> None:
 class _Walk:
     """The values of all nodes, those of sub-graphs included."""
 
-    def __init__(self, run: Labeller) -> None:
-        self._run = run
+    def __init__(
+        self, run: Labeller, parameters: Collection[str], without: Collection[str]
+    ) -> None:
+        self._run, self._parameters, self._without = run, parameters, without
+        self._heads = Heads()
         self._values: dict[Node, Value] = {}
         self._views: dict[Node, tuple[Node, Replay]] = {}
         self._lives = Lives()
@@ -77,6 +82,9 @@ class _Walk:
         for place, outside in zip(places, given, strict=False):
             if isinstance(outside, Node):
                 self._views[place] = outside, lambda labels: labels
+        found = find_heads(module.graph, self._parameters, self._without)
+        self._heads.axes.update(found.axes)
+        self._heads.owners.update(found.owners)
         for node in module.graph.nodes:
             if node.op == "output":
                 self._lives.use(node.all_input_nodes)
@@ -108,6 +116,8 @@ class _Walk:
         run, stack = self._run, list((node.meta.get("nn_module_stack") or {}).values())
         site = stack[-1][0] if stack else ""
         run.enter(site, op.name, _place(site, node))
+        run.at_heads = self._heads.axes.get(node, ())
+        run.attention = self._heads.owners.get(node, "")
         try:
             self._values[node] = execute(run, op)
             self._follow_writes(node, op)
