@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import FlopCounterMode
 
 import amc
+from oracles import counting
 
 BUNDLED_SETTINGS: dict[str, tuple[float, int]] = {  # width, image size
     "resnet20": (1.0, 16),
@@ -93,7 +93,7 @@ def difference(one: nn.Module, other: nn.Module, inputs: tuple[Any, ...]) -> flo
 
 
 def counted_macs(model: nn.Module, inputs: tuple[Any, ...], batch: int) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), counting() as counter:
         model(*inputs)
     assert counter.get_total_flops() % (2 * batch) == 0
     return counter.get_total_flops() // (2 * batch)

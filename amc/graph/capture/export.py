@@ -4,10 +4,11 @@ import contextlib
 import functools
 import io
 import logging
+import math
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,11 +106,23 @@ def export(model: nn.Module, inputs: Inputs, shapes: Any = None) -> Any:
 
 def count_macs(program: Any, inputs: Inputs) -> int:
     """MACs of the exported operators, as PyTorch counts them; of fused ones it may count none."""
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), counting() as counter:
         args, kwargs = inputs.map(Tensor.clone)
         program.module()(*args, **kwargs)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
+
+
+def counting() -> FlopCounterMode:
+    """PyTorch's counter, which also counts attention as processors fuse it: it leaves that out."""
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={fused: _attention_flops})
+
+
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *others: Any, **named: Any
+) -> int:
+    """Operations of two products, of shapes [batch, heads, rows, columns]."""
+    return 2 * math.prod(query[:3]) * key[2] * (query[3] + value[3])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
+
+from amc.graph.capture.export import counting
 
 Value: TypeAlias = Any  # a label tensor, a Source, a number, None, or a tuple / list of these
 
@@ -170,7 +171,7 @@ class Op:
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulates, as PyTorch's counter sees them: it runs once on zeros."""
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), counting() as counter:
             args, kwargs = tree_map(_zeros, self.fakes)
             self.target(*args, **kwargs)
         return int(counter.get_total_flops()) // 2
