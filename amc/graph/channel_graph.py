@@ -171,6 +171,7 @@ class ChannelGraph:
         lines = [f"{'group':<{width}}  channels  layers that read it"]
         for group in self.groups:
             tail = ", ".join(group.readers) if group.prunable else f"frozen: {group.reason}"
+            tail += f" ({group.size} heads)" if group.unit == "head" and group.prunable else ""
             lines.append(f"{group.name:<{width}}  {group.size * group.width:>8}  {tail}")
         if not self.groups:
             lines.append(f"nothing can be pruned: {NO_LAYERS}")

@@ -36,5 +36,10 @@ def allowed_counts(group: ChannelGroup, multiple: int, min_ratio: float) -> IntA
 
 
 def step(group: ChannelGroup, multiple: int) -> int:
-    """The least count of the group whose channels are a multiple of ``multiple``."""
+    """The least count of the group whose channels are a multiple of ``multiple``.
+
+    Heads of attention are few, and as wide as the network has them: each counts as a multiple.
+    """
+    if group.unit == "head":
+        return 1
     return multiple // math.gcd(multiple, group.width)

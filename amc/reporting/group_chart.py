@@ -199,7 +199,8 @@ class _Sheet:
             group = lane.group
             text = f"{group.size * group.width}"
             if group.width > 1:
-                text += f" ({group.size} x {group.width})"
+                heads = " heads" if group.unit == "head" else ""
+                text += f" ({group.size}{heads} x {group.width})"
             rest = group.name.removeprefix(names[lane.top + 1])
             if rest:
                 text = f"{rest if rest[0] in ':#' else group.name} {text}"

@@ -40,6 +40,7 @@ class GroupFacts:
     """One channel group; numbers are output channels of its writers, ``width`` per decision.
 
     Attributes:
+        unit: what ``width`` channels are together: "channel", or an attention "head".
         through: depthwise layers that pass the channels on.
         reason: why it stays whole; empty if it can be pruned.
         fewest, most: channels that it may keep.
@@ -50,6 +51,7 @@ class GroupFacts:
     name: str
     channels: int
     width: int
+    unit: str
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     through: tuple[str, ...]
@@ -218,6 +220,7 @@ def group_facts(
                 name=group.name,
                 channels=group.size * group.width,
                 width=group.width,
+                unit=group.unit,
                 writers=group.writers,
                 readers=group.readers,
                 through=tuple(

@@ -49,7 +49,8 @@ def group_table(found: Inspection) -> Table:
     for group in found.groups:
         size = f"{group.channels}"
         if group.width > 1:
-            size += f" ({group.channels // group.width} x {group.width})"
+            heads = " heads" if group.unit == "head" else ""
+            size += f" ({group.channels // group.width}{heads} x {group.width})"
         remarks = ["residual"] if group.residual else []
         remarks += [f"frozen: {group.reason}"] if group.reason else []
         row = [

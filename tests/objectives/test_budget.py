@@ -257,6 +257,8 @@ def test_bounds_and_widths_of_a_group_are_respected() -> None:
     assert allowed_counts(group(20, least=7, most=12), 4, 0.0).tolist() == [8, 12]
     assert allowed_counts(group(20, most=12), 1, 0.9).tolist() == [12]  # a bound beats the ratio
     assert allowed_counts(group(8, width=4), 8, 0.0).tolist() == [2, 4, 6, 8]
+    heads = amc.ChannelGroup("a", 3, (), (), (), width=36, unit="head")
+    assert allowed_counts(heads, 16, 0.1).tolist() == [1, 2, 3]  # each is a multiple
     with pytest.raises(amc.AmcError, match=r"a: no multiple of 8 .* 9 to 12 channels"):
         allowed_counts(group(20, least=9, most=12), 8, 0.0)
 

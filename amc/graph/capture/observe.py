@@ -34,6 +34,10 @@ SIZES = ("size", "numel", "nelement")
 """Methods whose results are sizes; ``shape`` is known by its type."""
 
 
+Place = tuple[int, int]
+"""A dimension of a view, and how many it has."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two numbers that the user's code compared; at least one came from a tensor's size.
@@ -64,17 +68,19 @@ class Observed:
     Attributes:
         attributes: of modules, that were watched.
         uses: attribute -> names of the functions of torch that were given it.
+        places: attribute -> where it stood alone in the shape of a view, and how long that was.
         read: attributes that were read.
         comparisons: line of code -> per execution of its function, what it compared.
     """
 
     attributes: set[str] = field(default_factory=set)
     uses: dict[str, set[str]] = field(default_factory=dict)
+    places: dict[str, set[Place]] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     comparisons: dict[str, list[list[Comparison]]] = field(default_factory=dict)
 
-    def meant(self, names: Sequence[str], target: str) -> list[str]:
-        """Those of some attributes that forward gives to this ATen operator.
+    def meant(self, names: Sequence[str], target: str, place: Place | None = None) -> list[str]:
+        """Those of some attributes that forward gives to this ATen operator, at this place.
 
         If none is known to be, those that it reads without anything known to be given them.
         """
@@ -83,6 +89,9 @@ class Observed:
             return list(names)
         others = [n for n in names if n not in self.attributes]
         given = [n for n in names if self.uses.get(n, set()) & kinds]
+        if place is not None:
+            here = [n for n in given if place in self.places.get(n, ())]
+            given = here or [n for n in given if n not in self.places]
         lost = [n for n in names if n in self.read and n not in self.uses]
         return others + (given or lost)
 
@@ -157,6 +166,9 @@ class _Watch(TorchFunctionMode):
         for given in _numbers((args, kwargs)):
             for origin in given.origins:
                 self._observed.uses.setdefault(origin, set()).add(func.__name__)
+        for place, given in _shaping(func.__name__, args):
+            for origin in given.origins if not given.computed else ():
+                self._observed.places.setdefault(origin, set()).add(place)
         out = func(*args, **(kwargs or {}))
         if isinstance(out, torch.Size):
             return torch.Size([self.number(n, size=True) for n in out])
@@ -180,6 +192,24 @@ class _Watch(TorchFunctionMode):
             calls.append([])
         computed, bent = any(x.computed for x in both), any(x.bent for x in both)
         calls[-1].append(Comparison(how, int(one), int(other), computed, bent))
+
+
+def _shaping(name: str, args: Sequence[Any]) -> Iterator[tuple[Place, _Number]]:
+    """The marked numbers among the sizes of a view, each with its place."""
+    if name not in ("view", "reshape", "unflatten") or len(args) < 2:
+        return
+    start, ndim = 0, 0
+    sizes = args[1:]
+    if name == "unflatten":
+        if len(args) != 3 or not isinstance(args[1], int):
+            return
+        ndim = args[0].ndim - 1
+        start, sizes = int(args[1]) % args[0].ndim, args[2:]
+    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        sizes = sizes[0]
+    for offset, size in enumerate(sizes):
+        if isinstance(size, _Number):
+            yield (start + offset, ndim + len(sizes)), size
 
 
 def _numbers(values: Any) -> Iterator[_Number]:

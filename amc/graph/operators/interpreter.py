@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from amc.graph.attributes import holders
-from amc.graph.capture.observe import Observed
+from amc.graph.capture.observe import Observed, Place
 from amc.graph.operators.labels import CONSTANT, LabelSpace
 from amc.graph.operators.operands import (
     Dynamic,
@@ -99,7 +99,9 @@ class Labeller:
                 self.space.bind(name, 0, labels)
         return True
 
-    def perhaps_sized(self, labels: Tensor, below: bool = False) -> bool:
+    def perhaps_sized(
+        self, labels: Tensor, below: bool = False, place: Place | None = None
+    ) -> bool:
         """Says that the number of these channels may be written in the code, or read off a shape.
 
         Attributes that hold it follow only if the network cannot be cut without.
@@ -107,12 +109,13 @@ class Labeller:
         Args:
             labels: of the channels, [n].
             below: whether the code may be a method of a module inside that is not its forward.
+            place: where the number stands, if it is a size of a view.
 
         Returns:
             Whether there is such an attribute.
         """
         inside = self._methods() if below else [self.site]
-        found = [(name, labels) for site in inside for name in self._holders(labels, site)]
+        found = [(name, labels) for site in inside for name in self._holders(labels, site, place)]
         self.guesses += found
         return bool(found)
 
@@ -155,13 +158,13 @@ class Labeller:
         if op.macs and axes:
             self.products.append(ProductCall(op.macs, axes))
 
-    def _holders(self, labels: Tensor, site: str) -> list[str]:
+    def _holders(self, labels: Tensor, site: str, place: Place | None = None) -> list[str]:
         """The module's attributes that hold this number, and that forward uses for such."""
         module = self._modules.get(site)
         if module is None:
             return []
         found = list(holders(module, site, len(labels)))
-        return self._observed.meant(found, self._operator if site == self.site else "")
+        return self._observed.meant(found, self._operator if site == self.site else "", place)
 
     def tensor(self, value: Value) -> Tensor:
         """The labels of an operand; a parameter becomes an activation with entries of its own."""

@@ -41,7 +41,7 @@ def movement(run: Labeller, op: Op) -> Value:
         moved = op.target(*operands, **op.kwargs)
     moved = run.space.single_axis(uniform(moved), *run.at_heads, _inferred(op))
     for dim in run.space.varying(moved) if op.name in SHAPED else ():
-        run.perhaps_sized(run.space.along(moved, dim))
+        run.perhaps_sized(run.space.along(moved, dim), place=(dim, moved.ndim))
     return moved
 
 
