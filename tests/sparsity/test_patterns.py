@@ -5,6 +5,10 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 
 from amc.runtime.errors import AmcError
 from amc.sparsity.patterns import PLAIN, Layout, Pattern
@@ -90,13 +94,16 @@ def test_of_m_inputs_side_by_side_n_stay(name: str, text: str) -> None:
     assert torch.allclose(pattern.pooled(scores, layout), torch.tensor(lost).double())
 
 
-def test_half_of_the_inputs_of_every_row_in_the_layout_of_torch() -> None:
-    """What `to_sparse_semi_structured` takes: two of every four inputs of a linear weight."""
-    weight = torch.randn(32, 64)
+def test_torch_packs_two_of_four_without_loss() -> None:
+    """In the layout of `to_sparse_semi_structured`, whose packing runs on the CPU as well."""
+    weight = torch.randn(64, 128).half()
     pattern = Pattern.parse("2:4")
-    mask = pattern.kept(weight.abs(), torch.ones(32 * 16, dtype=torch.bool))
-    assert (mask.reshape(32, 16, 4).sum(-1) == 2).all()
+    mask = pattern.kept(weight.abs().float(), torch.ones(64 * 32, dtype=torch.bool))
+    assert (mask.reshape(64, 32, 4).sum(-1) == 2).all()
     assert pattern.level == 0.5
+    packed, where = sparse_semi_structured_from_dense_cutlass(weight * mask)
+    assert packed.shape == (64, 64)
+    assert sparse_semi_structured_to_dense_cutlass(packed, where).equal(weight * mask)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
