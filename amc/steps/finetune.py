@@ -202,7 +202,8 @@ class Recovery:
                 )
             except DivergedError:
                 start = copy.deepcopy(model).eval()
-                return Tuned(start), BestNetwork(self._score, judged.scores[:1])
+                first = judged.scores[:1], judged.counts[:1]
+                return Tuned(start), BestNetwork(self._score, *first)
         return Tuned(tuned, movement.sums if movement else None), judged
 
     def _score(self, network: nn.Module) -> float:

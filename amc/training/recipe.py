@@ -1,11 +1,13 @@
-"""How to train: rates, decay, clipping."""
+"""How to train: rates, decay, clipping, averages, and what goes on beside it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 SHORT, SHORTEST = 0.1, 1e-3
 """When gradients are clipped, rows of weights count as at least so long: of the layer's mean, and
@@ -44,10 +46,64 @@ class Recipe:
         return rate
 
 
-def optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD as the recipe says."""
+class Beside(Protocol):
+    """What goes on beside a training and changes the network: masks that grow.
+
+    Attributes:
+        parameters: of the network, that it trains itself.
+        settled: whether it changes nothing any more; only then may a network be the best.
+    """
+
+    parameters: list[nn.Parameter]
+    settled: bool
+
+    def before_step(self, step: int) -> None:
+        """Called before each step of the optimiser, with its number, from 0."""
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of the step."""
+
+    def after_step(self) -> None:
+        """Called once the step's gradients are there and the optimiser has used them."""
+
+    def end(self) -> None:
+        """Called after the last step of all, before the network is looked at."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it depends on beside the network."""
+
+    def go_back(self, state: dict[str, Tensor]) -> None:
+        """To what `state` gave."""
+
+
+class Average(AveragedModel):
+    """A network whose weights are an average over the steps, the older ones discounted.
+
+    Truth values, such as masks, have no average: it has those of now.
+    """
+
+    def __init__(self, model: nn.Module, discount: float) -> None:
+        average = get_ema_multi_avg_fn(discount)  # type: ignore[no-untyped-call]
+        super().__init__(model, multi_avg_fn=average, use_buffers=True)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Called after each step."""
+        super().update_parameters(model)
+        self.copy_flags(model)
+
+    def copy_flags(self, model: nn.Module) -> None:
+        """Truth values as they are now."""
+        for own, now in zip(self.module.buffers(), model.buffers(), strict=True):
+            if own.dtype is torch.bool:
+                own.copy_(now)
+
+
+def optimiser(
+    model: nn.Module, recipe: Recipe, others: Collection[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """SGD as the recipe says, of all parameters but those that are trained by others."""
     return torch.optim.SGD(
-        _parameter_groups(model, recipe.weight_decay),
+        _parameter_groups(model, recipe.weight_decay, {id(p) for p in others}),
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
@@ -82,8 +138,10 @@ def _cosine(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    wanted = [p for p in model.parameters() if p.requires_grad]
+def _parameter_groups(
+    model: nn.Module, weight_decay: float, others: Collection[int]
+) -> list[dict[str, object]]:
+    wanted = [p for p in model.parameters() if p.requires_grad and id(p) not in others]
     return [
         {"params": [p for p in wanted if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0},

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from amc.data import Loader, slices, start_epoch
 from amc.runtime import distributed, feed
@@ -25,7 +24,7 @@ from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
 from amc.training.distillation import Loss, at, cross_entropy
 from amc.training.movement import Movement
-from amc.training.recipe import Recipe, clip_by_filter_norm, optimiser
+from amc.training.recipe import Average, Beside, Recipe, clip_by_filter_norm, optimiser
 from amc.training.shared_gradient import gradient
 
 RETRIES = 3
@@ -68,6 +67,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     judged: BestNetwork | None = None,
     movement: Movement | None = None,
+    beside: Beside | None = None,
 ) -> nn.Module:
     """Trains in place and returns the model in eval mode.
 
@@ -87,19 +87,21 @@ def train(
         checkpoint: file that the training goes on from, and leaves behind.
         judged: the result is the best network that it has seen: at the start, or after an epoch.
         movement: of the model; adds up all steps that count, also those of before a stop.
+        beside: changes the model while it is trained.
 
     Raises:
         DivergedError: the loss is not finite, `RETRIES` times in a row.
         AmcError: the checkpoint is damaged.
     """
-    training = _Training(model, recipe, loss, max(1, recipe.epochs * len(stream)), movement)
+    total = max(1, recipe.epochs * len(stream))
+    training = _Training(model, recipe, loss, total, movement, beside)
     if checkpoint and (saved := checkpoint.load()):
         training.go_back(saved)
         if judged:
             judged.restore(saved)
     if judged and not judged.scores:
-        judged.look(training.network)
-    retries, lowered = 0, LOWERED if normalised(model) else 0
+        judged.look(training.network, training.settled)
+    retries, lowered = 0, LOWERED if normalised(model) or not training.settled else 0
     while training.epoch < recipe.epochs:
         before = training.state()
         start_epoch(stream, first_epoch + training.epoch)
@@ -124,7 +126,7 @@ def train(
             continue
         retries = 0
         if judged:
-            judged.look(training.network)
+            judged.look(training.network, training.settled)
         if checkpoint:
             checkpoint.save({**training.state(), **(judged.saved() if judged else {})})
         on_epoch(training.epoch, training.network)
@@ -146,20 +148,24 @@ class _Training:
         loss: Loss,
         total: int,
         movement: Movement | None = None,
+        beside: Beside | None = None,
     ) -> None:
+        self._beside, own = beside, beside.parameters if beside else []
         self.epoch, self.factor, self.watched, self._movement = 0, 1.0, False, movement
         self._losses: list[float] = []
         self._model, self._recipe, self._loss, self._total = model, recipe, loss, total
-        self._device, self._sgd = next(model.parameters()).device, optimiser(model, recipe)
-        self._averaged: AveragedModel | None = None
-        if recipe.ema:
-            average = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-            self._averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self._device, self._sgd = next(model.parameters()).device, optimiser(model, recipe, own)
+        self._averaged = Average(model, recipe.ema) if recipe.ema else None
 
     @property
     def network(self) -> nn.Module:
         """The network as it would be returned now."""
         return self._averaged.module if self._averaged else self._model
+
+    @property
+    def settled(self) -> bool:
+        """Whether the training alone changes the network; what grows lets losses rise."""
+        return self._beside is None or self._beside.settled
 
     def run_epoch(self, stream: Loader, on_step: Callable[[Step], None]) -> float:
         """One pass; one of its losses, which is not finite if the pass broke off.
@@ -175,6 +181,8 @@ class _Training:
             progress = step / self._total
             rate = self._recipe.set_rate(self._sgd, progress, self.factor)
             images, labels = feed.moved(images, self._device), labels.to(self._device)
+            if self._beside:
+                self._beside.before_step(step)
             step += 1
             taken.append((step, rate, self._step(images, labels, whole, progress)))
             if len(taken) == together and not math.isfinite(reached := self._tell(taken, on_step)):
@@ -189,6 +197,10 @@ class _Training:
         if not bool(torch.stack(fine).all()):
             return math.nan  # the last step has spoilt the weights
         self.epoch += 1
+        if self._beside and self.epoch == self._recipe.epochs:
+            self._beside.end()
+            if self._averaged:
+                self._averaged.copy_flags(self._model)
         return reached
 
     def _tell(
@@ -216,15 +228,21 @@ class _Training:
 
         def loss(images: Feed, labels: Tensor) -> Tensor:
             with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
-                return now(self._model, images, labels)
+                value = now(self._model, images, labels)
+            more = self._beside.penalty() if self._beside else None
+            return value if more is None else value + more
 
-        self._sgd.zero_grad(set_to_none=True)
-        reached = gradient(self._parameters(), loss, images, labels, whole)
+        trained = [*self._parameters(), *(self._beside.parameters if self._beside else [])]
+        for parameter in trained:
+            parameter.grad = None
+        reached = gradient(trained, loss, images, labels, whole)
         if self._movement:
             self._movement.add()
         if self._recipe.clip:
             clip_by_filter_norm(self._parameters(), self._recipe.clip)
         self._sgd.step()
+        if self._beside:
+            self._beside.after_step()
         if self._averaged:
             self._averaged.update_parameters(self._model)
         return reached
@@ -244,6 +262,8 @@ class _Training:
             state |= {f"average.{name}": t for name, t in self._averaged.state_dict().items()}
         if self._movement:
             state |= {f"movement.{name}": t for name, t in self._movement.sums.items()}
+        if self._beside:
+            state |= {f"beside.{name}": t for name, t in self._beside.state().items()}
         return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def go_back(self, state: dict[str, Tensor]) -> None:
@@ -256,6 +276,8 @@ class _Training:
         if self._movement:
             for name, moved in _under("movement.", state).items():
                 self._movement.sums[name].copy_(moved)
+        if self._beside:
+            self._beside.go_back(_under("beside.", state))
         self._sgd.state.clear()
         for number, parameter in enumerate(self._parameters()):
             buffer = state.get(f"momentum.{number}")
