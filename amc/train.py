@@ -29,6 +29,9 @@ from amc.data import Loader, from_loaders
 from amc.data.checked import preserving_random_state
 from amc.gradual.finals import finals
 from amc.gradual.recover import recover
+from amc.gradual.sparsify import sparsify
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Plan
 from amc.graph.shrink import duplicate
 from amc.metrics.table import users_metric
 from amc.reconstruction.compressor import Compressor
@@ -41,6 +44,7 @@ from amc.runtime.errors import AmcError
 from amc.runtime.user_code import in_memory
 from amc.schedules.curves import users_schedule
 from amc.steps.allocate import allocation_of, candidates, check_files, overridden
+from amc.steps.candidates import Candidates
 from amc.steps.cut import calibrate, cut_best
 from amc.steps.job import Job, checked, job_with, open_job
 from amc.steps.result import Result, finish
@@ -188,6 +192,8 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
 
     # What can be removed, and is the target reachable? Nothing long runs before this is known.
     graph = overridden(trace_network(job, given, config.restrictions), config.allocation)
+    if not config.cuts:
+        return only_zeros(job, given, graph, run)
     allocation = allocation_of(graph, config)
 
     # The network with its weights.
@@ -216,7 +222,9 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
     run.save(plan, pruned)
     cut = job.tested(pruned)
 
-    # Accuracy comes back.
+    # Accuracy comes back; weights become zero meanwhile, if they are a target too.
+    if config.zeros:
+        return zeros(job, network, pruned, plan, run, log, found, (original, cut))
     with run.clock("finetune"):
         pruned, plan, macs = recover(
             job, network, pruned, plan, config, run.folder, log, allocation, found.begun
@@ -227,6 +235,36 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
     # What came of it.
     found = found.having_trained(finetune=macs)
     return finish(job, run, log, network, found, plan, pruned, (original, cut))
+
+
+def only_zeros(job: Job, given: nn.Module, graph: ChannelGraph, run: Run[TrainConfig]) -> Result:
+    """Weights or blocks become zero, and nothing is removed."""
+    network, original = ready(job, given, graph, run, None)
+    log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task)
+    plan, found = graph.plan({}), Candidates()
+    return zeros(job, network, network.model, plan, run, log, found, (original, None))
+
+
+def zeros(
+    job: Job,
+    network: Network,
+    left: nn.Module,
+    plan: Plan,
+    run: Run[TrainConfig],
+    log: TensorBoardLog,
+    found: Candidates,
+    scores: tuple[Score, Score | None],
+) -> Result:
+    """Weights or blocks of what is left become zero, while it is trained; what came of it all."""
+    original, cut = scores
+    with run.clock("finetune"):
+        sparse = sparsify(job, network, left, plan, run.config, run.folder, log)
+    run.save_strategy(plan.strategy, network.graph.channels)
+    run.save(plan, sparse.network)
+    before = cut or job.tested(sparse.before)
+    found = found.having_trained(finetune=sparse.macs)
+    made = sparse.network, (original, before)
+    return finish(job, run, log, network, found, plan, *made, zeros=sparse.account)
 
 
 def tolerated(

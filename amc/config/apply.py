@@ -95,6 +95,11 @@ class ApplyConfig(Composed):
         return ResourcesConfig()
 
     @property
+    def cuts(self) -> bool:
+        """Whether channels or heads are removed."""
+        return True
+
+    @property
     def target(self) -> float | None:
         """Part that may stay; None where a plan was given instead, or several parts."""
         return None if self.plan or self.limits.has_ratios else self.preserve_ratio

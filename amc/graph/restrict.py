@@ -115,6 +115,30 @@ def users_target(name: str, target: Target, graph: ChannelGraph) -> ChannelGraph
     return found
 
 
+def named_layers(
+    graph: ChannelGraph, model: nn.Module, choice: Restrictions
+) -> tuple[list[Layer], dict[str, str]]:
+    """The layers that `include` and `exclude` leave, and why the others are left out, by name.
+
+    Raises:
+        AmcError: a pattern that matches no layer.
+    """
+    types = {layer.name: _types(model, layer) for layer in graph.layers}
+    for pattern in (*choice.include, *choice.exclude):
+        _check_pattern(pattern, types)
+    found, others = list[Layer](), dict[str, str]()
+    for layer in graph.layers:
+        if any(matches(p, layer.name, types[layer.name]) for p in choice.exclude):
+            others[layer.name] = "excluded"
+        elif choice.include and not any(
+            matches(p, layer.name, types[layer.name]) for p in choice.include
+        ):
+            others[layer.name] = "not included"
+        else:
+            found.append(layer)
+    return found, others
+
+
 def matches(pattern: str, name: str, types: frozenset[str]) -> bool:
     """Whether a layer of this name and these types is meant.
 

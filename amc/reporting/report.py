@@ -84,6 +84,8 @@ class Report:
         images: of the test split.
         score: what the task calls its score, and whether that is a part of one.
         made_by: versions, device, machine, the time when the run ended.
+        sparsity: of weights or blocks: the part that was to become zero (target), the part that is
+            (reached), what became zero together (units), layer by layer; None if nothing did.
     """
 
     mode: str
@@ -109,6 +111,7 @@ class Report:
     images: int = 0
     score: Mapping[str, Any] = field(default_factory=dict)
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    sparsity: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dictionaries."""

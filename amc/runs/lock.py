@@ -40,8 +40,8 @@ WITHIN = ("", "points/*/", "stage-*/", "finals/*/", "attempts/*/", "attempts/*/f
 """Folders within, where they write as well; this one first."""
 
 OF_A_RUN = (
-    "training-*.safetensors", "finals", "attempts", "stage-*", "stages.json", "latency.json",
-    "ranking.json", "score_curves.json", "shared.safetensors", "search.json", "trainings.json",
+    "training-*.safetensors", "masks.safetensors", "finals", "attempts", "stage-*", "stages.json",
+    "latency.json", "ranking.json", "score_curves.json", "shared.safetensors", "search.json", "trainings.json",
 )  # fmt: skip
 """What only a run writes: a new one in its folder must not find it."""
 

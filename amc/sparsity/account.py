@@ -1,7 +1,8 @@
 """How sparse a network is: layer by layer, and in all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,3 +48,13 @@ def layer_levels(masks: nn.Module | Mapping[str, Tensor | Mask]) -> list[LayerLe
 def level_of(layers: Sequence[LayerLevel]) -> float:
     """The part of the weights of all these layers that is masked."""
     return sum(x.zeros for x in layers) / max(1, sum(x.weights for x in layers))
+
+
+def as_json(layers: Sequence[LayerLevel]) -> dict[str, Any]:
+    """The numbers as ``report.json`` has them: in all, and layer by layer."""
+    return {
+        "reached": level_of(layers),
+        "weights": sum(one.weights for one in layers),
+        "zeros": sum(one.zeros for one in layers),
+        "layers": [{**asdict(one), "level": one.level} for one in layers],
+    }

@@ -52,7 +52,7 @@ class Zeros:
 class Growing:
     """Masks by a score of the weights as they are, chosen anew until they are frozen.
 
-    One of `amc.training.recipe.Beside`.
+    See `amc.training.recipe.Beside`.
 
     Args:
         model: with masks on the weights of `zeros`; trained in place.
@@ -60,6 +60,10 @@ class Growing:
         levels: the schedule.
         score: of single weights, from a weight; higher stays.
         steps: of the optimiser in an epoch.
+
+    Attributes:
+        level: that the schedule asks for now.
+        history: the part that was zero at the beginning of every epoch.
     """
 
     def __init__(
@@ -75,7 +79,13 @@ class Growing:
         self.level = levels.at(0)
         self._model, self._zeros, self._levels = model, zeros, levels
         self._score, self._steps = score, steps
+        self.history: list[float] = []
         self._adaptive = Adaptive(levels)
+
+    @property
+    def told(self) -> str:
+        """The level, for lines of progress."""
+        return f"zeros {self.level:.1%}"
 
     @property
     def achieved(self) -> float:
@@ -84,9 +94,11 @@ class Growing:
 
     def before_step(self, step: int) -> None:
         """The level of the step, and its masks; or the end of all changes."""
+        begins, epochs = step % self._steps == 0, step / self._steps
+        if begins:
+            self.history.append(self.achieved)
         if self.settled:
             return
-        begins, epochs = step % self._steps == 0, step / self._steps
         if step and epochs >= self._levels.freeze and self.level >= self._levels.target - EXACT:
             self.freeze()
             return
@@ -99,7 +111,7 @@ class Growing:
     def choose(self, step: int, anew: bool) -> None:
         """The masks of a step; ``anew``: the level may be another one."""
         if anew:
-            self._put(self.level)
+            self.put(self.level)
 
     def freeze(self) -> None:
         """The masks stay as they are."""
@@ -109,7 +121,7 @@ class Growing:
         """A training that was too short for its schedule has the target all the same."""
         if not self.settled:
             self.level = self._levels.target
-            self._put(self.level)
+            self.put(self.level)
             self.freeze()
 
     def penalty(self) -> Tensor | None:
@@ -122,15 +134,17 @@ class Growing:
     def state(self) -> dict[str, Tensor]:
         """Besides the masks, which are of the network."""
         waiting = [self._adaptive.level, self._adaptive.reached, self.level, self.settled]
-        return {"schedule": torch.tensor(waiting, dtype=torch.float64)}
+        numbers = {"schedule": waiting, "history": self.history}
+        return {name: torch.tensor(one, dtype=torch.float64) for name, one in numbers.items()}
 
     def go_back(self, state: dict[str, Tensor]) -> None:
         """To what `state` gave."""
         level, reached, self.level, settled = state["schedule"].tolist()
         self._adaptive.level, self._adaptive.reached = level, int(reached)
-        self.settled = bool(settled)
+        self.settled, self.history = bool(settled), state["history"].tolist()
 
-    def _put(self, level: float) -> None:
+    def put(self, level: float) -> None:
+        """The masks of a level, chosen now."""
         dense = dense_weights(self._model)
         scores = {name: self._score(dense[name]) for name in self._zeros.layouts}
         put_masks(self._model, self._zeros.masks(scores, level))
@@ -164,7 +178,7 @@ class Drawn(Growing):
     def freeze(self) -> None:
         """The units of the highest logits stay, as many as the target says."""
         self.learned = self.achieved
-        self._put(self._levels.target)
+        self.put(self._levels.target)
         super().freeze()
 
     def penalty(self) -> Tensor | None:
@@ -197,6 +211,7 @@ class Drawn(Growing):
                     where = moment.device if name == "step" else logits.device
                     self._adam.state[logits][name] = moment.clone().to(where)
 
-    def _put(self, level: float) -> None:
+    def put(self, level: float) -> None:
+        """The masks of a level, chosen now."""
         scores = {name: self.masks[name].scores() for name in self._zeros.layouts}
         put_masks(self._model, self._zeros.masks(scores, level))

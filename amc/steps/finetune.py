@@ -23,9 +23,9 @@ from amc.steps.job import Job
 from amc.tasks.evaluate import evaluate
 from amc.training.best_network import BestNetwork
 from amc.training.checkpoint import Checkpoint
-from amc.training.distillation import Distillation, Loss, supervised
+from amc.training.distillation import Distillation, Loss, outputs_left, supervised
 from amc.training.movement import Movement
-from amc.training.recipe import Recipe
+from amc.training.recipe import Beside, Recipe
 from amc.training.teacher_outputs import can_precompute, precomputed
 from amc.training.trainable import trainable
 from amc.training.trainer import DivergedError, Step, train
@@ -95,12 +95,12 @@ class Recovery:
         if not epochs:
             return Tuned(copy.deepcopy(model))
         if self.training.finetune:
-            return Tuned(self._users(model, epochs, first_epoch), epochs=epochs)
+            return Tuned(self.users(model, epochs, first_epoch), epochs=epochs)
         rate = self.training.rate_for(self.graph) if rate is None else rate
         score, say = "the score", self.job.terminal.say
         for again, now in enumerate((rate, rate / 10)):
             path = self.folder / f"training-{stage}{'-again' if again else ''}.safetensors"
-            tuned, judged = self._trained(
+            tuned, judged = self.trained(
                 model, plan, self.recipe(epochs, now), path, first_epoch, moving
             )
             tuned = replace(tuned, epochs=(1 + again) * epochs)
@@ -136,51 +136,61 @@ class Recovery:
             on_epoch: called after every epoch.
         """
         if self.training.finetune:
-            tuned = self._users(model, epochs, first_epoch)
+            tuned = self.users(model, epochs, first_epoch)
             for _ in range(epochs):
                 on_epoch()
             return tuned
         recipe = self.recipe(epochs, self.training.rate_for(self.graph))
         path = self.folder / f"training-{name}.safetensors"
-        return self._trained(model, plan, recipe, path, first_epoch, False, on_epoch)[0].network
+        return self.trained(model, plan, recipe, path, first_epoch, on_epoch=on_epoch)[0].network
 
     def recipe(self, epochs: int, rate: float) -> Recipe:
         """How so many epochs are trained at this rate."""
         config = self.training
-        return Recipe(
-            epochs,
-            rate,
-            weight_decay=config.weight_decay,
-            clip=config.clip,
-            ema=config.ema,
-            mixed=config.mixed,
-        )
+        own = {name: getattr(config, name) for name in ("weight_decay", "clip", "ema", "mixed")}
+        return Recipe(epochs, rate, **own)
 
-    def _trained(
+    def trained(
         self,
         model: nn.Module,
         plan: Plan,
         recipe: Recipe,
         path: Path,
-        first_epoch: int,
-        moving: bool,
+        first_epoch: int = 0,
+        moving: bool = False,
         on_epoch: Callable[[], None] = lambda: None,
+        beside: Callable[[nn.Module], Beside] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> tuple[Tuned, BestNetwork]:
-        """The best of a cut network and its epochs of training, and how good all of them are."""
+        """The best of a network and its epochs of training, and how good all of them are.
+
+        Args:
+            model: to begin with; not changed.
+            plan: what is left of the original in it.
+            recipe: how to train.
+            path: of the state that the training leaves, and goes on from.
+            first_epoch: epochs before.
+            moving: whether movement is added up.
+            on_epoch: called after every epoch.
+            beside: what changes the network, which it is made for, while it is trained.
+            more: what the training depends on besides.
+        """
         bar_of, epochs = self.job.terminal.bar, recipe.epochs
         torch.manual_seed(self.job.seed + first_epoch)  # dropout, if the network has any
-        judged, tuned = BestNetwork(self._score), copy.deepcopy(model)
+        judged, tuned = BestNetwork(self.score), copy.deepcopy(model)
         movement = Movement(tuned) if moving else None
         about = {**self._about(recipe, first_epoch), "start": weights.digest(model)}
-        steps = epochs * len(self.job.data.train)
+        steps, changes = epochs * len(self.job.data.train), beside(tuned) if beside else None
         with bar_of(f"fine-tune epoch 1 of {epochs}", steps) as bar, trainable(tuned, plan):
 
             def show(step: Step) -> None:
                 if self.log:
                     self.log.finetune_step(step)
                 name = f"fine-tune epoch {step.epoch} of {epochs}"
-                shown = f"loss {step.loss:.4f}  val {self._shown(judged.scores[-1])}"
-                bar.step(shown, name=name)
+                told = f"{changes.told}  " if changes else ""
+                bar.step(
+                    f"loss {step.loss:.4f}  {told}val {self._shown(judged.scores[-1])}", name=name
+                )
 
             def validated(epoch: int, network: nn.Module) -> None:
                 if self.log:
@@ -196,17 +206,18 @@ class Recovery:
                     show,
                     validated,
                     first_epoch,
-                    Checkpoint(path, about),
+                    Checkpoint(path, {**about, **(more or {})}),
                     judged,
                     movement,
+                    changes,
                 )
             except DivergedError:
                 start = copy.deepcopy(model).eval()
                 first = judged.scores[:1], judged.counts[:1]
-                return Tuned(start), BestNetwork(self._score, *first)
+                return Tuned(start), BestNetwork(self.score, *first)
         return Tuned(tuned, movement.sums if movement else None), judged
 
-    def _score(self, network: nn.Module) -> float:
+    def score(self, network: nn.Module) -> float:
         """On all validation images, which are more than the reward may see."""
         return evaluate(network, self.job.data.val, task=self.job.task).accuracy
 
@@ -215,7 +226,7 @@ class Recovery:
 
     def _better(self, before: nn.Module, tuned: nn.Module) -> nn.Module:
         """The tuned network; the one before, if that has the higher score."""
-        had, has = self._score(before), self._score(tuned)
+        had, has = self.score(before), self.score(tuned)
         if has >= had:
             return tuned
         name, (first, last) = self.job.task.name, map(self.job.task.shown, (had, has))
@@ -235,7 +246,7 @@ class Recovery:
             config.temperature,
             config.distill_weight,
             smoothing,
-            self._features(plan) if config.feature_weight else {},
+            outputs_left(self.graph, self.original, plan) if config.feature_weight else {},
             config.feature_weight,
             self.job.task,
             config.distill_schedule,
@@ -253,20 +264,6 @@ class Recovery:
                 known[self.original] = precomputed(teacher, stream, bar.step, self.job.task)
         return known[self.original]
 
-    def _features(self, plan: Plan) -> dict[str, Tensor]:
-        """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""
-        modules = dict(self.original.named_modules())
-        cuts = {(c.tensor, c.dim): c for c in plan.cuts}
-        found = {}
-        for layer in self.graph.layers:
-            if layer.name not in modules or layer.calls != 1:
-                continue
-            cut = cuts.get((layer.weight, layer.out_dim))
-            kept = range(layer.out_channels) if cut is None else cut.keep
-            if cut is None or cut.size == layer.out_channels:
-                found[layer.name] = torch.tensor(list(kept))
-        return found
-
     def _about(self, recipe: Recipe, first_epoch: int) -> dict[str, Any]:
         """What a training depends on besides the network that it begins with."""
         settings = {**asdict(self.training), **asdict(self.distill), **asdict(self.data)}
@@ -274,7 +271,7 @@ class Recovery:
         own = {"seed": self.job.seed, "first_epoch": first_epoch, "teacher": teacher}
         return {**settings, **asdict(recipe), **own}
 
-    def _users(self, model: nn.Module, epochs: int, first_epoch: int) -> nn.Module:
+    def users(self, model: nn.Module, epochs: int, first_epoch: int) -> nn.Module:
         """A copy, trained by the user's function unless that lowers the score."""
         torch.manual_seed(self.job.seed + first_epoch)
         return self._better(model, self._by_user(copy.deepcopy(model), epochs))

@@ -15,9 +15,9 @@ from amc.config.train import TrainConfig
 from amc.exporters.source.write import write_source
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Plan
-from amc.measuring.slow import slow
+from amc.measuring.slow import Slow, slow
 from amc.objectives.budget import Budget
-from amc.objectives.latency import timings
+from amc.objectives.latency import Timing, timings
 from amc.reporting.report import (
     Change,
     Limited,
@@ -78,6 +78,7 @@ def finish(
     pruned: nn.Module,
     scores: tuple[Score, Score],
     drop: Drop | None = None,
+    zeros: Mapping[str, Any] | None = None,
 ) -> Result:
     """Measures the network that is left, writes the report, shows it.
 
@@ -91,12 +92,16 @@ def finish(
         pruned: the network that is left.
         scores: test split: of the original, and after the cut before any training.
         drop: what it loses on images that nothing else has seen, if that was asked for.
+        zeros: the account of its zeros, if it was made sparse.
     """
     graph, config, terminal = network.graph, run.config, job.terminal
     recovered = job.tested(pruned)
     sample, least = job.samples(1), config.counts.min_ratio
-    times = timings(network.model, pruned, sample, terminal.bar)
-    reasons = slow(times, graph, plan, network.model, sample, least, terminal.bar)
+    times: tuple[Timing, ...] = ()
+    reasons: tuple[Slow, ...] = ()
+    if config.cuts:  # zeros alone leave all shapes as they are, and so the times
+        times = timings(network.model, pruned, sample, terminal.bar)
+        reasons = slow(times, graph, plan, network.model, sample, least, terminal.bar)
     exports = exported(pruned, run.folder, config.flat.get("export", ""), material(job), terminal)
     named = ("original", "pruned", "recovered")
     mode = config.allocation.mode
@@ -126,6 +131,7 @@ def finish(
         exports=exports,
         images=scores[0].images,
         score={"name": job.task.name, "percent": job.task.percent},
+        sparsity=zeros,
         made_by=made_by(job.device),
     )
     write_json(run.folder / "report.json", report.as_json())

@@ -9,6 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from amc.graph.channel_graph import ChannelGraph
+from amc.graph.plan import Plan
 from amc.runtime import feed
 from amc.runtime.feed import Feed
 from amc.tasks.evaluate import evaluating, predictions
@@ -133,3 +135,18 @@ def outputs_of(model: nn.Module, names: list[str]) -> Iterator[dict[str, Tensor]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def outputs_left(graph: ChannelGraph, original: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """Layers that are modules -> the outputs that the plan leaves them, see `Distillation`."""
+    modules = dict(original.named_modules())
+    cuts = {(c.tensor, c.dim): c for c in plan.cuts}
+    found = {}
+    for layer in graph.layers:
+        if layer.name not in modules or layer.calls != 1:
+            continue
+        cut = cuts.get((layer.weight, layer.out_dim))
+        kept = range(layer.out_channels) if cut is None else cut.keep
+        if cut is None or cut.size == layer.out_channels:
+            found[layer.name] = torch.tensor(list(kept))
+    return found

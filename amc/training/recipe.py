@@ -57,6 +57,10 @@ class Beside(Protocol):
     parameters: list[nn.Parameter]
     settled: bool
 
+    @property
+    def told(self) -> str:
+        """For lines of progress."""
+
     def before_step(self, step: int) -> None:
         """Called before each step of the optimiser, with its number, from 0."""
 

@@ -1,4 +1,4 @@
-"""Training reaches what was cut, whatever its owner has frozen."""
+"""Training reaches what was cut or masked, whatever its owner has frozen."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,12 +10,13 @@ from amc.graph.plan import Plan
 
 @contextlib.contextmanager
 def trainable(model: nn.Module, plan: Plan) -> Iterator[None]:
-    """Inside, all parameters that the plan has cut have ``requires_grad``; flags come back after.
+    """Inside, all parameters that were cut or masked have ``requires_grad``; then flags come back.
 
     Where that leaves nothing to train, all parameters have it.
     """
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    wanted = {cut.tensor for cut in plan.cuts} & set(flags)
+    cut = {cut.tensor for cut in plan.cuts}
+    wanted = {name for name in flags if name in cut or ".parametrizations." in f".{name}"}
     if not wanted and not any(flags.values()):
         wanted = set(flags)
     try:

@@ -255,8 +255,8 @@ class _Training:
             "random": torch.get_rng_state(),
             **{f"model.{name}": t for name, t in self._model.state_dict().items()},
         }
-        for number, buffer in enumerate(self._buffers()):
-            if buffer is not None:
+        for number, parameter in enumerate(self._parameters()):
+            if (buffer := self._sgd.state[parameter].get("momentum_buffer")) is not None:
                 state[f"momentum.{number}"] = buffer
         if self._averaged:
             state |= {f"average.{name}": t for name, t in self._averaged.state_dict().items()}
@@ -292,9 +292,6 @@ class _Training:
 
     def _parameters(self) -> list[Any]:
         return [p for group in self._sgd.param_groups for p in group["params"]]
-
-    def _buffers(self) -> list[Tensor | None]:
-        return [self._sgd.state[p].get("momentum_buffer") for p in self._parameters()]
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

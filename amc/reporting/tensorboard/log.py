@@ -92,6 +92,10 @@ class TensorBoardLog:
         """The score on validation images after an epoch of fine-tuning."""
         self._scalars(TRAINING, {f"validation {self._score}": score}, self._step)
 
+    def finetune_level(self, level: float) -> None:
+        """The part of the weights that is zero after an epoch of fine-tuning."""
+        self._scalars(TRAINING, {"zeros": level}, self._step)
+
     def finish(self, config: Composed, report: Report) -> None:
         """What came of it, beside the settings, and the end of the file."""
         results = {f"{NUMBERS}/{name}": x for name, x in metrics(report, self._task).items()}
