@@ -84,8 +84,8 @@ class Report:
         images: of the test split.
         score: what the task calls its score, and whether that is a part of one.
         made_by: versions, device, machine, the time when the run ended.
-        sparsity: of weights or blocks: the part that was to become zero (target), the part that is
-            (reached), what became zero together (units), layer by layer; None if nothing did.
+        sparsity: the part of weights that was to become zero (target), that is (reached), what
+            became so together (units), layer by layer; None if nothing did.
     """
 
     mode: str
@@ -205,10 +205,15 @@ def summary_table(report: Report, task: Task = CLASSIFICATION) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     score = {stage: task.shown(found) for stage, found in report.accuracy.items()}
     table.add_row(f"test {task.name}", score["original"], score["recovered"], "")
-    table.add_row("    after the cut, before training", "", score["pruned"], "")
+    zeros = report.sparsity
+    first = "zeros at once" if zeros and report.params.ratio == 1 else "after the cut"
+    table.add_row(f"    {first}, before training", "", score["pruned"], "")
     for name, change in (("MACs", report.macs), ("parameters", report.params)):
         table.add_row(name, f"{change.original:,}", f"{change.pruned:,}", f"{change.ratio:.1%}")
     table.add_row("file", *_in_bytes(report.file_bytes), f"{report.file_bytes.ratio:.1%}")
+    if zeros:
+        packed = Change(**zeros["zip_bytes"])
+        table.add_row("file, compressed", *_in_bytes(packed), f"{packed.ratio:.1%}")
     for name, one in report.objective.items():
         if name not in ("macs", "params"):
             costs = (quantity(cost) for cost in (one.original, one.pruned))

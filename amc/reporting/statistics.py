@@ -1,9 +1,9 @@
-"""Statistics of a pruned network in the terms of filter pruning: three tables, text and JSON.
+"""Statistics of a pruned network: of filters, three tables, text and JSON; and of zeros.
 
 A level is the part that is gone, 1 - current / full; a preserve ratio is the part that stays. The
 filter level of the whole network counts every convolution and linear layer; that of the algorithm
 only the layers that can be pruned. FLOPs are two per multiply-accumulate, of convolutions and
-linear layers. Source: the statistics of NNCF's filter pruning.
+linear layers. Source: the statistics of NNCF's filter pruning and sparsity.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -154,6 +154,29 @@ def tables(found: Statistics) -> tuple[Table, Table, Table]:
         target = "none" if aim.target is None else _level(aim.target)
         algorithm.add_row(aim.measure, _level(aim.current), target)
     return layers, network, algorithm
+
+
+def zeros_table(account: Mapping[str, Any]) -> Table:
+    """Zeros layer by layer, and in all, of an account of `amc.gradual.sparsify`."""
+    table = _table("Zeros", ("weight", "shape", "weights", "zeros", "level"))
+    for one in account["layers"]:
+        shape = "x".join(map(str, one["shape"]))
+        counts = (f"{one['weights']:,}", f"{one['zeros']:,}", f"{one['level']:.1%}")
+        table.add_row(one["name"], shape, *counts)
+    in_all = (f"{account['weights']:,}", f"{account['zeros']:,}", f"{account['reached']:.2%}")
+    table.add_row("in all", "", *in_all)
+    return table
+
+
+def sparsity_tables(account: Mapping[str, Any]) -> tuple[Table, Table]:
+    """Network and algorithm, in the terms of sparsity; layers are in `zeros_table`."""
+    network = _table("Statistics of the sparsified network", ("", "full", "zeros", "level"))
+    for name, full in (("sparsified layers", "weights"), ("all parameters", "parameters")):
+        number, zeros = account[full], account["zeros"]
+        network.add_row(name, f"{number:,}", f"{zeros:,}", _level(zeros / number))
+    algorithm = _table("Statistics of the sparsity algorithm", ("level of", "current", "target"))
+    algorithm.add_row(account["units"], _level(account["reached"]), _level(account["target"]))
+    return network, algorithm
 
 
 def _table(title: str, headers: Iterable[str]) -> Table:

@@ -41,7 +41,8 @@ WITHIN = ("", "points/*/", "stage-*/", "finals/*/", "attempts/*/", "attempts/*/f
 
 OF_A_RUN = (
     "training-*.safetensors", "masks.safetensors", "finals", "attempts", "stage-*", "stages.json",
-    "latency.json", "ranking.json", "score_curves.json", "shared.safetensors", "search.json", "trainings.json",
+    "latency.json", "ranking.json", "score_curves.json", "shared.safetensors", "search.json",
+    "trainings.json",
 )  # fmt: skip
 """What only a run writes: a new one in its folder must not find it."""
 

@@ -29,7 +29,14 @@ from amc.reporting.report import (
     remarks,
     summary_table,
 )
-from amc.reporting.statistics import Aim, Statistics, statistics, tables
+from amc.reporting.statistics import (
+    Aim,
+    Statistics,
+    sparsity_tables,
+    statistics,
+    tables,
+    zeros_table,
+)
 from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.exports import export_lines, exported
 from amc.runs.history import made_by
@@ -44,6 +51,11 @@ from amc.tasks.drop import Drop
 from amc.tasks.evaluate import Score
 from amc.tasks.task import Task
 from amc.training.checkpoint import remove_states
+
+ZEROS = (
+    "zeros    are stored and computed like other weights: the file shrinks when it is compressed, "
+    "and time where a runtime leaves them out (docs/sparsity.md)"
+)
 
 
 @dataclass(frozen=True)
@@ -154,14 +166,18 @@ def finish(
 
 def _show(job: Job, config: TrainConfig | ApplyConfig, report: Report, drop: Drop | None) -> None:
     """Prints the account."""
-    terminal = job.terminal
-    terminal.table(layer_table(report.layers))
+    terminal, zeros = job.terminal, report.sparsity
+    if config.cuts:
+        terminal.table(layer_table(report.layers))
+    if zeros:
+        terminal.table(zeros_table(zeros))
     if report.finals:
         terminal.table(finals_table(report.finals, job.task))
     terminal.table(summary_table(report, job.task))
-    terminal.say(*conditions(report), *remarks(report))
+    terminal.say(*conditions(report), *remarks(report), *([ZEROS] if zeros else []))
     if config.flat.get("statistics"):
-        for table in tables(report.statistics):
+        shown = (*tables(report.statistics),) if config.cuts else ()
+        for table in (*shown, *(sparsity_tables(zeros) if zeros else ())):
             terminal.table(table)
     if drop:
         terminal.say(verdict(config.flat["max_drop"], drop, job.task))
@@ -203,10 +219,13 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
     words = ["--model", config.network.model, "--data", config.data.data, *flags(config, *kept)]
     same = shlex.join(words)
     place, strategy = shlex.quote(str(folder)), shlex.quote(str(folder / "strategy.json"))
+    again = f"{same} --mode list --strategy {strategy}"
+    if not config.cuts:
+        again = _const(config, folder)
     commands = {
         "look": str(folder / "report.html"),
         "watch": f"tensorboard --logdir {place}",
-        "once more": f"python -m amc.train {same} --mode list --strategy {strategy}",
+        "once more" if config.cuts else "train on": f"python -m amc.train {again}",
         "take away": f"python -m amc.export {place} --format onnx",
         "load": f"amc.load_pruned(original_model, {str(folder)!r})",
     }
@@ -226,3 +245,11 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
         commands["reuse"] = f"python -m amc.apply {same} --policy {place} {limits}"
     lines = [f"Everything is in {folder}. Next:"]
     return [*lines, *(f"  {name:<10} {text}" for name, text in commands.items())]
+
+
+def _const(config: TrainConfig | ApplyConfig, folder: Path) -> str:
+    """The words that train what a run has left, and keep its zeros."""
+    const = config.but(target="weights", metric="const", block="", sparsity_allocation="global")
+    words = ["--model", config.network.model, "--data", config.data.data]
+    words += flags(const, "task", "width", "restrictions", "metric")
+    return shlex.join([*words, "--checkpoint", str(folder / "pruned.safetensors")])

@@ -169,10 +169,10 @@ def check_removed(
         if not (searched and isinstance(section, SearchConfig | RewardConfig)):
             found = found or given_in(section)
     if found:
-        searching = " or to --sparsity-allocation search" if found in SEARCHING else ""
+        searching = ", or to --sparsity-allocation search" if found in SEARCHING else ""
         raise AmcError(
-            f"{flag(found)} belongs to channels, --target channels,{zeros_in(choice)},"
-            f"{searching} not to {choice.target} alone"
+            f"{flag(found)} belongs to channels, --target channels,{zeros_in(choice)}{searching}; "
+            f"not to {choice.target} alone"
         )
 
 
@@ -188,7 +188,10 @@ def words_of_zeros(zeros: str, metric: str, sparsity: SparsityConfig) -> list[st
 
 
 def given_in(section: Any) -> str:
-    """The first setting of a section that is not its default; empty if there is none."""
-    usual = type(section)()
-    found = (n.name for n in fields(section) if getattr(section, n.name) != getattr(usual, n.name))
+    """The first setting of a section that is not its default; empty if there is none.
+
+    But for `walks`, which a run writes down as it is where it runs.
+    """
+    usual, names = type(section)(), (one.name for one in fields(section))
+    found = (n for n in names if n != "walks" and getattr(section, n) != getattr(usual, n))
     return next(found, "")
