@@ -11,6 +11,7 @@ from torch import nn
 from amc.config.apply import ApplyConfig
 from amc.config.composed import flags
 from amc.config.formats.amct_layers import text_for
+from amc.config.sections.sparsity import SparsityConfig
 from amc.config.train import TrainConfig
 from amc.exporters.source.write import write_source
 from amc.graph.channel_graph import ChannelGraph
@@ -249,7 +250,7 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
 
 def _const(config: TrainConfig | ApplyConfig, folder: Path) -> str:
     """The words that train what a run has left, and keep its zeros."""
-    const = config.but(target="weights", metric="const", block="", sparsity_allocation="global")
+    const = config.but(target="weights", metric="const", sparsity=SparsityConfig())
     words = ["--model", config.network.model, "--data", config.data.data]
     words += flags(const, "task", "width", "restrictions", "metric")
     return shlex.join([*words, "--checkpoint", str(folder / "pruned.safetensors")])
