@@ -28,7 +28,8 @@ from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
+from amc.reconstruction.layer_by_layer import compress
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.runtime.memory import parse_bytes
 from amc.search.evaluator import evaluator

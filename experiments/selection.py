@@ -24,7 +24,8 @@ from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.pretrained import pretrained
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
+from amc.reconstruction.layer_by_layer import compress
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.reporting.comparison import percent
 from amc.runtime import feed
 from amc.tasks.batches import head

@@ -20,7 +20,8 @@ from amc.metrics import METRICS, Evidence, selection_of
 from amc.reconstruction import layer_by_layer, one_pass
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
+from amc.reconstruction.layer_by_layer import compress
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.runtime import distributed, launch
 from amc.runtime.errors import AmcError
 from amc.tasks.evaluate import evaluate, reference_outputs

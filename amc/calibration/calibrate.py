@@ -78,16 +78,20 @@ def calibrate(
     def one_pass(layers: Sequence[Layer]) -> Mapping[str, LayerStats]:
         stats = collect(model, layers, batches, positions, on_batch=on_batch)
         for layer in layers:
-            _check(layer, stats.get(layer.name))
+            if layer.name not in stats:
+                raise AmcError("calibration: the data yields no images")
+            check_finite(layer, stats[layer.name])
         return stats
 
     return in_passes(graph, calibrated_layers(graph), memory, one_pass)
 
 
-def _check(layer: Layer, stats: LayerStats | None) -> None:
-    """Refuses statistics of nothing, and those that no solver can work with."""
-    if stats is None:
-        raise AmcError("calibration: the data yields no images")
+def check_finite(layer: Layer, stats: LayerStats) -> None:
+    """Refuses statistics that no solver can work with.
+
+    Raises:
+        AmcError: some of them are not finite.
+    """
     if not all(bool(t.isfinite().all()) for t in (stats.xx, stats.xy)):
         raise AmcError(
             f"{layer.name}: its inputs or outputs are not finite (NaN or infinity in weights or "

@@ -22,7 +22,7 @@ from amc.data.checked import preserving_random_state
 from amc.gradual.halving import Round, decided, halved, rounds_of
 from amc.gradual.verdict import account, told_of, verdict
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.runs.network import load_pruned, save_network
 from amc.runs.terminal import Bar
 from amc.runtime.files import read_json, write_json

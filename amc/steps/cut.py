@@ -18,7 +18,8 @@ from amc.graph.tracing.proof import objection
 from amc.metrics import Evidence, selection_of
 from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
+from amc.reconstruction.layer_by_layer import compress
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.runtime import distributed
 from amc.runtime.errors import AmcError
 from amc.steps.job import Job
@@ -64,13 +65,17 @@ def cut(
         raise AmcError(_refused(why))
     if own:
         return own(plan)
-    small = _cut(job, compressor, plan, originals or original_outputs(job, compressor))
+    return follow(job, _cut(job, compressor, plan, originals or original_outputs(job, compressor)))
+
+
+def follow(job: Job, network: nn.Module) -> nn.Module:
+    """Batch norm of a solved network once more, in place, where `bn_samples` asks for it."""
     wanted = job.reconstruction.bn_samples
     known = sum(len(labels) for _, labels in job.images)
     if job.reconstruction.bn_adapt and wanted not in (None, known):
         with job.terminal.bar("batch norm"):
-            adapt_batchnorm(small, job.following)
-    return small
+            adapt_batchnorm(network, job.following)
+    return network
 
 
 def cut_best(

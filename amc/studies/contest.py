@@ -18,7 +18,7 @@ from amc.config.train import record_settings
 from amc.graph.plan import Plan, Strategy
 from amc.objectives.budget import Budget
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.comparison import Attempt
 from amc.runs.terminal import Bar

@@ -18,7 +18,7 @@ from amc.graph.plan_files import save_strategy
 from amc.objectives.budget import Budget
 from amc.objectives.latency import preferred, timings
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.reconstruction.sensitivity import sensitivity
 from amc.reporting.pareto_front import Point
 from amc.reporting.tensorboard.log import TensorBoardLog

@@ -16,9 +16,10 @@ from amc.calibration.statistics import Recorder, Sampling, collect, sample_outpu
 from amc.graph.groups import Layer
 from amc.graph.shrink import tensors
 from amc.metrics import METRICS, Evidence, selection_of
-from amc.reconstruction import layer_by_layer
+from amc.reconstruction import original_outputs
 from amc.reconstruction.compressor import Compressor
-from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
+from amc.reconstruction.layer_by_layer import compress
+from amc.reconstruction.original_outputs import OriginalOutputs
 
 ALL = Sampling(0)
 IMAGES = torch.randn(60, 4, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -363,7 +364,7 @@ def test_original_network_is_sampled_once_for_all_plans_if_it_fits(
     compressor, originals = prepared(model)
     plans = [compressor.plan(s) for s in (STRATEGY, {"narrow": 3, "wide": 5, "short": 2})]
     expected = [outputs(compress(compressor, plan, prepared(model)[1])) for plan in plans]
-    monkeypatch.setattr(layer_by_layer, "OUTPUT_BYTES", limit)
+    monkeypatch.setattr(original_outputs, "OUTPUT_BYTES", limit)
     assert originals.additions  # looked for once, on two images
     runs: list[nn.Module] = []
     model.wide.register_forward_hook(lambda module, *_: runs.append(module))

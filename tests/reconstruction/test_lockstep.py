@@ -18,10 +18,11 @@ from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor
 from amc.reconstruction.forward_profile import profile
-from amc.reconstruction.layer_by_layer import OriginalOutputs, _Task, compress
+from amc.reconstruction.layer_by_layer import _Task, compress
 from amc.reconstruction.lockstep import Diverged, Lockstep, Operation
 from amc.reconstruction.offload import Offload
 from amc.reconstruction.one_pass import OnePass
+from amc.reconstruction.original_outputs import OriginalOutputs
 
 BATCHES = [torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in (6, 5, 4)]
 

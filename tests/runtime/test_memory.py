@@ -23,7 +23,8 @@ from amc.config.train import TrainConfig
 from amc.metrics import METRICS, Evidence, selection_of
 from amc.models.catalog import build
 from amc.reconstruction.compressor import Compressor, Memo
-from amc.reconstruction.layer_by_layer import OriginalOutputs, compress
+from amc.reconstruction.layer_by_layer import compress
+from amc.reconstruction.original_outputs import OriginalOutputs
 from amc.runtime.errors import AmcError
 from amc.runtime.memory import as_size, parse_bytes, share
 from amc.train import run
