@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from amc.calibration.least_squares import RIDGE, SCARCE
+from amc.calibration.least_squares import RIDGE, SCARCE, factorise
 from amc.calibration.statistics import LayerStats
 
 STEPS = 200
@@ -22,7 +22,7 @@ STEPS = 200
 LOOKS = 10
 """Steps after which it is asked whether it is enough."""
 
-ENOUGH = 1e-12
+ENOUGH = 1e-10
 """Part of the output energy that a further step would save."""
 
 
@@ -42,16 +42,23 @@ class Regression:
     density: float = 1.0
 
     @cached_property
+    def _factorised(self) -> tuple[Tensor, Tensor]:
+        columns, rows = self.stats.xx.shape[1], max(1, self.stats.rows)
+        return factorise(self.stats.xx, RIDGE + SCARCE * self.density * columns / rows)
+
+    @property
+    def factor(self) -> Tensor:
+        """Cholesky factor of H = X'X + r I, [G, D, D]."""
+        return self._factorised[0]
+
+    @property
     def ridge(self) -> Tensor:
         """r, [G, 1, 1]."""
-        gram = self.stats.xx
-        part = RIDGE + SCARCE * self.density * gram.shape[1] / max(1, self.stats.rows)
-        scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1) * part
-        return torch.where(scale > 0, scale, torch.ones_like(scale))[:, None, None]
+        return self._factorised[1]
 
     @cached_property
     def diagonal(self) -> Tensor:
-        """The diagonal of H = X'X + r I, [G, D, 1]."""
+        """The diagonal of H, [G, D, 1]."""
         return self.stats.xx.diagonal(dim1=1, dim2=2)[:, :, None] + self.ridge
 
     @cached_property
@@ -62,7 +69,7 @@ class Regression:
     @cached_property
     def whole(self) -> Tensor:
         """The solution without a mask, [G, D, N]."""
-        return self.solved(torch.ones_like(self.start, dtype=torch.bool), self.start)
+        return torch.cholesky_solve(self.moment, self.factor)
 
     def times(self, weights: Tensor) -> Tensor:
         """H W."""
