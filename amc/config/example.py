@@ -10,7 +10,7 @@ class ExampleConfig(Composed):
     """A network, and what it is fed with."""
 
     model: str = "resnet20"
-    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2,
+    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2, vit,
     package.module:function or path/to/file.py:function. No weights are needed."""
     width: float = 1.0
     """Factor on every number of channels of a bundled network."""

@@ -12,6 +12,7 @@ from amc.models.mobilenet import mobilenet_v1, mobilenet_v2
 from amc.models.packages import PACKAGES, Facts
 from amc.models.resnet import plain20, resnet20, resnet50, resnet56
 from amc.models.vgg import vgg16
+from amc.models.vit import vit
 from amc.runtime.errors import AmcError
 from amc.runtime.limits import WIDEST, within
 from amc.runtime.names import check_model
@@ -25,6 +26,7 @@ BUNDLED: dict[str, Callable[..., nn.Module]] = {
     "vgg16": vgg16,
     "mobilenet_v1": mobilenet_v1,
     "mobilenet_v2": mobilenet_v2,
+    "vit": vit,
 }
 
 

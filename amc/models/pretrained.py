@@ -31,6 +31,9 @@ RECIPES = {
 }
 DEFAULT_RECIPE = Recipe(epochs=30, learning_rate=0.1)
 
+CLIPPED = {"vit": 0.2}
+"""Networks whose gradients are clipped, see `Recipe`: transformers need that to learn by SGD."""
+
 MOST_STEPS = 5000
 """Of training on sets in the form of MNIST, which are large and easy; give or take an epoch."""
 
@@ -68,6 +71,7 @@ def pretrained(
         if ours.is_file():
             return load_checkpoint(model, ours), "shipped with amc-pruning"
         recipe = recipe or RECIPES.get(data.name, DEFAULT_RECIPE)
+        recipe = replace(recipe, clip=recipe.clip or CLIPPED.get(name, 0.0))
         variant = _variant(name, width)
         key = [variant, data.name, data.input_shape, asdict(recipe)]
         safe = "".join(c if c.isalnum() else "-" for c in data.name)

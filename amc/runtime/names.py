@@ -16,7 +16,9 @@ from typing import Any
 from amc.runtime.errors import AmcError
 from amc.runtime.files import expanded
 
-MODELS = ("resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2")
+MODELS = (
+    "resnet20", "resnet56", "resnet50", "plain20", "vgg16", "mobilenet_v1", "mobilenet_v2", "vit",
+)  # fmt: skip
 TASKS = ("classification", "detection")
 REWARDS = ("divergence", "loss", "accuracy", "accuracy_flops", "accuracy_params")
 TARGETS = ("channels", "heads", "weights", "blocks")

@@ -21,9 +21,9 @@ class NetworkConfig:
     """The network."""
 
     model: str = "resnet20"
-    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2; of packages that
-    are installed, timm:name, torchvision:name, hf:name or hf:folder; package.module:function or
-    path/to/file.py:function; amc.learn takes several, separated by commas: resnet20,plain20 or
+    """resnet20, resnet56, resnet50, plain20, vgg16, mobilenet_v1, mobilenet_v2, vit; of packages
+    that are installed, timm:name, torchvision:name, hf:name or hf:folder; package.module:function
+    or path/to/file.py:function; amc.learn takes several, separated by commas: resnet20,plain20 or
     nets.py:a,nets.py:b."""
     width: float = 1.0
     """Factor on every number of channels of a bundled network."""
