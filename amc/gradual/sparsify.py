@@ -147,7 +147,7 @@ class Sparsifying:
         """What is about to be done, in a line or two."""
         known = tensors(self.model)
         count = sum(known[name].numel() for name in self.zeros.layouts)
-        block = f" in blocks {self.zeros.pattern}" if self.config.sparsity.block else ""
+        block = f" in blocks {self.zeros.pattern}" if str(self.zeros.pattern) else ""
         goal = "the zeros that there are" if self.metric == "const" else f"{self.zeros.target:.1%}"
         left = sorted(set(whole.values()))
         lines = [
@@ -196,6 +196,9 @@ class Sparsifying:
         shown = f"{self.job.task.name} {self.job.task.shown(least)}"
         for again, now in enumerate((rate, rate / 10)):
             tuned, judged = self._tried(start, epochs, now, bool(again))
+            first = judged.counts.index(True) if True in judged.counts else len(judged.counts)
+            about = {"counts_from": first, "least": least}
+            keep_training(self.recovery.folder, 0, bool(again), now, 0, judged.scores, **about)
             if judged.best > 0 and judged.scores[judged.best] >= least:
                 return tuned, (1 + again) * epochs
             if not again:
@@ -233,7 +236,6 @@ class Sparsifying:
             beside=None if self.schedule == ONE_SHOT else beside,
             more={**asdict(self.config.sparsity), "metric": self.metric},
         )
-        keep_training(recovery.folder, 0, again, rate, 0, judged.scores)
         self._say_unlearned()
         return tuned.network, judged
 

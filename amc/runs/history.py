@@ -61,7 +61,13 @@ class Phases:
 
 
 def keep_training(
-    folder: Path, stage: int, again: bool, rate: float, first_epoch: int, scores: Sequence[float]
+    folder: Path,
+    stage: int,
+    again: bool,
+    rate: float,
+    first_epoch: int,
+    scores: Sequence[float],
+    **more: float,
 ) -> None:
     """Adds a training to those of the folder; the same one once more takes its own place.
 
@@ -72,6 +78,8 @@ def keep_training(
         rate: highest learning rate.
         first_epoch: epochs of the stages before.
         scores: on validation images: of the start, then of every epoch.
+        more: of a training in which weights become zero: from which of them on a network may be
+            the result (counts_from), and what it must have (least).
     """
     path = folder / TRAININGS
     known = read_json(path)["trainings"] if path.exists() else []
@@ -79,6 +87,7 @@ def keep_training(
     finite = [score if math.isfinite(score) else None for score in scores]
     own = {
         "stage": stage, "again": again, "rate": rate, "first_epoch": first_epoch, "scores": finite,
+        **more,
     }  # fmt: skip
     found = sorted([*others, own], key=lambda one: (one["stage"], one["again"]))
     write_json(path, {"trainings": found})

@@ -156,6 +156,10 @@ def test_the_folder_of_a_run_is_loaded_and_exported(model: nn.Module, tmp_path: 
     assert report["sparsity"]["reached"] == report["sparsity"]["target"] == 0.7
     assert report["sparsity"]["zip_bytes"]["pruned"] < report["sparsity"]["zip_bytes"]["original"]
     assert report["macs"]["ratio"] == 1 and report["sparsity"]["epochs"][-1] == 0.7
+    page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert "70.0% of 320 weights are zero, 70.0% were asked for" in page and "Zeros by" in page
+    assert "Zeros among weights, by magnitude, polynomial. Target: 70.0%." in page
+    assert "| c.weight | 16 × 8 × 1 × 1 | 128 |" in text  # noqa: RUF001
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(

@@ -161,11 +161,31 @@ def recovery(
         colour = WARM if one["again"] else ACCENT
         epochs = np.arange(start, start + len(values))
         axes.plot(epochs, values, color=colour, lw=1.8, marker="o", ms=5, mew=0)
-        best = int(np.flatnonzero(values == np.nanmax(values))[-1])  # as `BestNetwork` has it
-        axes.plot(epochs[best], values[best], marker="o", ms=10, mfc="none", mec=colour, mew=1.8)
+        first = one.get("counts_from", 0)
+        known = values[first:]
+        if not np.isnan(known).all() and np.nanmax(known) >= least_of(one) * (
+            100 if percent else 1
+        ):
+            best = first + int(np.flatnonzero(known == np.nanmax(known))[-1])  # as `BestNetwork`
+            axes.plot(epochs[best], values[best], "o", ms=10, mfc="none", mec=colour, mew=1.8)
         start += len(values) - 1
     axes.set_xlim(-0.02 * max(start, 1), 1.02 * max(start, 1))
     axes.margins(y=0.15)
+    return figure
+
+
+def least_of(training: Mapping[str, Any]) -> float:
+    """The score that its result must have, where that is not the one to begin with."""
+    return float(training.get("least", -np.inf))
+
+
+def levels(epochs: Sequence[float], width: int) -> Figure:
+    """The part of the weights that is zero, by epoch."""
+    figure, axes = _axes(width, 200, "epochs of training", "zeros, %")
+    axes.grid(axis="y", color=RULE, lw=0.8)
+    values = 100 * np.array(epochs)
+    axes.plot(np.arange(len(values)), values, color=ACCENT, lw=1.8, marker="o", ms=5, mew=0)
+    axes.set_ylim(0, max(5.0, 1.1 * float(values.max())))
     return figure
 
 

@@ -17,6 +17,7 @@ from amc.reporting.html.render import MARKDOWN, PAGE, Chart, drawn, rendered, wr
 from amc.reporting.html.settings import command, machine, settings_of_run
 from amc.reporting.html.themed import themed
 from amc.reporting.html.verdicts import number, verdicts
+from amc.reporting.html.zeros import level_chart, only_zeros, zero_cards, zero_lead, zero_rows
 
 FEW = 60
 """Layers that are shown without a frame of their own to scroll in."""
@@ -60,7 +61,8 @@ def page(run: RunRecord) -> str:
     drawings = {
         "search": list(search(run)),
         "training": training(run),
-        "picture": picture(run),
+        "levels": level_chart(run),
+        "picture": None if only_zeros(run) else picture(run),
     }
     return rendered("run.html", **drawings, **_context(run))
 
@@ -76,9 +78,11 @@ def _context(run: RunRecord) -> dict[str, Any]:
         "title": run.name,
         "run": run,
         "lead": lead(run),
-        "cards": cards(run),
+        "cards": [*cards(run), *zero_cards(run)],
         "verdicts": verdicts(run),
-        "rows": rows(run),
+        "rows": [] if only_zeros(run) else rows(run),
+        "zeros": zero_rows(run),
+        "grown": len((run.report.get("sparsity") or {}).get("epochs") or ()) > 1,
         "few": FEW,
         "frozen": run.report.get("frozen") or {},
         "finals": finals(run),
@@ -93,6 +97,8 @@ def _context(run: RunRecord) -> dict[str, Any]:
 
 def lead(run: RunRecord) -> str:
     """How the strategy came about, in half a line."""
+    if only_zeros(run):
+        return zero_lead(run)
     mode, settings = run.report.get("mode", run.settings.get("mode", "auto")), run.settings
     ways = {
         "uniform": "One ratio for all groups",
@@ -110,6 +116,8 @@ def lead(run: RunRecord) -> str:
     )
     if (most := settings.get("max_drop")) is not None:
         asked = f"as small as it can within {most:g} points"
+    if run.report.get("sparsity"):
+        told = f"{told}, and then: {zero_lead(run)[0].lower()}{zero_lead(run)[1:-1]}"
     return f"{told}. Target: {asked}." if asked else f"{told}."
 
 

@@ -18,6 +18,7 @@ from amc.reporting.html.facts import (
     where,
 )
 from amc.reporting.html.record import RunRecord
+from amc.reporting.html.zeros import only_zeros, zero_verdicts
 from amc.reporting.report import quantity
 
 LOST = 1.0
@@ -50,11 +51,17 @@ def verdicts(run: RunRecord) -> list[Verdict]:
             *_attempts(run),
             *_search(run),
         ]
-    found = (_budget, _tolerated, _score, _training, _speed, _search, _finals, _exports)
+    found = (_zeros, _budget, _tolerated, _score, _training, _speed, _search, _finals, _exports)
     return [one for part in found for one in part(run)]
 
 
+def _zeros(run: RunRecord) -> Iterator[Verdict]:
+    yield from (Verdict(tone, told) for tone, told in zero_verdicts(run))
+
+
 def _budget(run: RunRecord) -> Iterator[Verdict]:
+    if only_zeros(run):
+        return
     limits: dict[str, Any] = run.report.get("objective") or {}
     macs, target = run.report.get("macs", {}).get("ratio"), run.report.get("target")
     if not limits and target is not None and macs is not None:  # older versions
@@ -119,6 +126,13 @@ def _training(run: RunRecord) -> Iterator[Verdict]:
     scores = [score for score in last["scores"] if score is not None]
     if len(last["scores"]) < 2:
         yield Verdict("bad", "Training has diverged: the network stays as it was before.")
+    elif "least" in last:
+        if max(scores[last["counts_from"] :], default=-math.inf) < last["least"]:
+            yield Verdict(
+                "note",
+                f"Training does not come above {shown(run, last['least'])} on validation images, "
+                "which the same zeros at once have without any: these are the result.",
+            )
     elif scores and max(scores) == scores[0] and scores.count(scores[0]) == 1:
         again = " at two learning rates" if last["again"] else ""
         yield Verdict(
