@@ -12,21 +12,20 @@ from torch import Tensor, nn
 from amc.config.sections.sparsity import ONE_SHOT
 from amc.config.train import TrainConfig
 from amc.data import images_in
-from amc.gradual.zeros import levels_for, zeros_in
+from amc.gradual.zeros import adapted, at_once, levels_for, zeros_in
 from amc.graph.plan import Plan
 from amc.graph.shrink import duplicate, tensors
 from amc.graph.tracing.trace import trace
-from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.history import keep_training
 from amc.runtime import weights
+from amc.runtime.errors import AmcError
 from amc.sparsity.account import as_json, layer_levels
 from amc.sparsity.bernoulli import attach_bernoulli
-from amc.sparsity.constant import constant
 from amc.sparsity.levels import Levels
-from amc.sparsity.magnitude import MAGNITUDES, magnitude
+from amc.sparsity.magnitude import MAGNITUDES
 from amc.sparsity.masking import Drawn, Growing, Zeros
-from amc.sparsity.masks import attach, masks_of, put_masks, save_masks, strip
+from amc.sparsity.masks import attach, masks_of, save_masks, strip
 from amc.steps.finetune import Recovery
 from amc.steps.job import Job
 from amc.steps.setup import Network
@@ -90,9 +89,11 @@ def sparsify(
         job, network.graph, network.model, config.training, config.distill, config.data, log,
         folder,
     )  # fmt: skip
+    if config.sparsity.sparsity_allocation == "search":
+        raise AmcError("--sparsity-allocation search: allowed are global and uniform so far")
     step = Sparsifying(job, recovery, model, plan, config, zeros)
     job.terminal.say(*step.overview(whole))
-    once = step.at_once()
+    once = at_once(job, model, graph, zeros, step.metric)
     trained, epochs = step.trained(once)
     masks = {name: mask.current().clone() for name, mask in masks_of(trained).items()}
     save_masks(folder / MASKS, masks)
@@ -162,20 +163,6 @@ class Sparsifying:
             )
         return lines
 
-    def at_once(self) -> nn.Module:
-        """The network with all its zeros and no training: masks on it, batch norm adapted."""
-        masked, names = duplicate(self.model).eval(), list(self.zeros.layouts)
-        known = tensors(masked)
-        held = {name: known[name].detach() for name in names}
-        if self.metric == "const":
-            masks = constant(held)
-        else:  # of RB, whose logits know nothing before they are trained, magnitude
-            score = MAGNITUDES.get(self.metric, magnitude)
-            masks = self.zeros.masks({n: score(w) for n, w in held.items()}, self.zeros.target)
-        attach(masked, names)
-        put_masks(masked, masks)
-        return self._adapted(masked)
-
     def trained(self, once: nn.Module) -> tuple[nn.Module, int]:
         """The trained network, with its masks on it, and the epochs that it took.
 
@@ -183,7 +170,7 @@ class Sparsifying:
         a tenth of the rate; where that does not help either, that one is the result.
 
         Args:
-            once: what `at_once` gives.
+            once: the network with all its zeros and no training.
         """
         training = self.config.training
         epochs, rate = training.finetune_epochs, training.rate_for(self.recovery.graph)
@@ -249,7 +236,7 @@ class Sparsifying:
         if not (first := self.levels.at(0)):
             return masked
         self._growing(masked).put(first)
-        return self._adapted(masked)
+        return adapted(self.job, masked)
 
     def _growing(self, model: nn.Module) -> Growing:
         """What changes the masks of a network while it is trained."""
@@ -258,15 +245,6 @@ class Sparsifying:
             rate, seed = settings.sparsity_rate, self.job.seed
             return Drawn(model, self.zeros, self.levels, steps, rate, seed)
         return Growing(model, self.zeros, self.levels, MAGNITUDES[self.metric], steps)
-
-    def _adapted(self, model: nn.Module) -> nn.Module:
-        """Batch norm that knows of the zeros; in place."""
-        settings = self.job.reconstruction
-        if settings.bn_adapt:
-            with self.job.terminal.bar("batch norm"):
-                images = self.job.images if settings.bn_samples is None else self.job.following
-                adapt_batchnorm(model, images)
-        return model
 
     def _say_unlearned(self) -> None:
         """RB whose training was too short to learn so many zeros."""

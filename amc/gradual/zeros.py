@@ -1,18 +1,23 @@
-"""What may become zero in a network, and when: from settings and the graph."""
+"""What may become zero in a network, and the network in which it has at once."""
 
 from torch import nn
 
 from amc.config.sections.sparsity import SparsityConfig
 from amc.config.train import TrainConfig
+from amc.gradual.one_shot import one_shot
 from amc.graph.channel_graph import ChannelGraph
 from amc.graph.restrict import named_layers
-from amc.graph.shrink import tensors
+from amc.graph.shrink import duplicate, tensors
+from amc.reconstruction.batchnorm import adapt_batchnorm
 from amc.runtime.errors import AmcError
+from amc.sparsity.constant import constant
 from amc.sparsity.levels import Levels
+from amc.sparsity.magnitude import MAGNITUDES, magnitude
 from amc.sparsity.masking import Zeros
-from amc.sparsity.masks import maskable
+from amc.sparsity.masks import attach, maskable, put_masks
 from amc.sparsity.patterns import SINGLE, Layout, Pattern
 from amc.sparsity.select import highest_level
+from amc.steps.job import Job
 
 
 def zeros_in(
@@ -90,3 +95,56 @@ def levels_for(config: SparsityConfig, schedule: str, epochs: int) -> Levels:
         config.sparsity_levels,
         config.sparsity_patience,
     )
+
+
+def at_once(
+    job: Job, model: nn.Module, graph: ChannelGraph, zeros: Zeros, metric: str
+) -> nn.Module:
+    """A network with all its zeros and no training: masks on it, batch norm adapted, eval mode.
+
+    Args:
+        job: calibration images.
+        model: without zeros; not changed.
+        graph: of it.
+        zeros: what becomes zero.
+        metric: which. Of RB, whose logits know nothing before they are trained, magnitude decides.
+
+    Raises:
+        AmcError: there is no zero to keep (const).
+    """
+    names = list(zeros.layouts)
+    if metric == "obs":
+        return _solved(job, model, graph, zeros)
+    masked = duplicate(model).eval()
+    known = tensors(masked)
+    held = {name: known[name].detach() for name in names}
+    if metric == "const":
+        masks = constant(held)
+    else:
+        score = MAGNITUDES.get(metric, magnitude)
+        masks = zeros.masks({name: score(weight) for name, weight in held.items()}, zeros.target)
+    attach(masked, names)
+    put_masks(masked, masks)
+    return adapted(job, masked)
+
+
+def _solved(job: Job, model: nn.Module, graph: ChannelGraph, zeros: Zeros) -> nn.Module:
+    """The weights that stay make up for those that go, layer after layer."""
+    names, level = list(zeros.layouts), zeros.target if zeros.shares is None else zeros.shares
+    found = one_shot(job, model, graph, names, level, zeros.pattern, zeros.scope)
+    for reason in dict.fromkeys(found.by_magnitude.values()):
+        some = [name for name, why in found.by_magnitude.items() if why == reason]
+        job.terminal.say(f"zeros    by magnitude in {', '.join(some)}: {reason}")
+    masked = found.network.eval()
+    attach(masked, names)
+    put_masks(masked, found.masks)
+    return masked
+
+
+def adapted(job: Job, model: nn.Module) -> nn.Module:
+    """Batch norm that knows of the zeros; in place."""
+    if job.reconstruction.bn_adapt:
+        with job.terminal.bar("batch norm"):
+            by_images = job.reconstruction.bn_samples is not None
+            adapt_batchnorm(model, job.following if by_images else job.images)
+    return model

@@ -71,6 +71,7 @@ def zeros_in(model: nn.Module) -> dict[str, int]:
         {"sparsity": 0.65, "metric": "rb", "sparsity_rate": 0.5},
         {"sparsity": 0.6, "sparsity_schedule": "exponential", "sparsity_init": 0.2},
         {"sparsity": 0.1, "sparsity_schedule": "adaptive"},
+        {"sparsity": 0.7, "metric": "obs"},
         {"sparsity_steps": (1,), "sparsity_levels": (0.1, 0.35)},
         {"sparsity": 0.7, "sparsity_per_step": False, "ema": 0.9},
         {"target": "blocks", "block": "1x4", "sparsity": 0.5, "sparsity_allocation": "uniform"},
