@@ -44,6 +44,8 @@ class Table:
     epochs: int = 4
     """Of training; obs has none."""
     seed: int = 0
+    weights: Path = Path("weights")
+    """Folder of NETWORK-DATA.safetensors, for networks that have one there."""
     runs: Path = Path("runs/sparsity")
     """Folder of run folders; `const` needs those of magnitude."""
     show: bool = False
@@ -80,6 +82,9 @@ class Table:
             "seed": self.seed, "quiet": True, "run_dir": self.folder(data, level, arm),
             "finetune_epochs": 0 if arm == "obs" else self.epochs, **self.common,
         }  # fmt: skip
+        place = self.weights / f"{self.network}-{short(data)}.safetensors"
+        if place.is_file():
+            found["checkpoint"] = place
         if arm == "const":
             return {**found, "checkpoint": self.folder(data, level, MASTER) / "pruned.safetensors"}
         return {**found, "sparsity": level}

@@ -86,6 +86,39 @@ def test_run_elsewhere_is_the_run_on_the_cpu(
         assert (there / name).read_bytes() == (here / name).read_bytes(), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"metric": "normed_magnitude", "sparsity": 0.7, "ema": 0.9},
+        {"metric": "rb", "sparsity": 0.7, "sparsity_rate": 0.1, "finetune_epochs": 3},
+        {"metric": "obs", "sparsity": 0.7},
+        {"target": "blocks", "block": "2:4", "bn_samples": 100},
+    ],
+    ids=str,
+)
+def test_zeros_elsewhere_are_those_of_the_cpu(
+    common: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    """Level, masks and weights to the same bits; and masks that were kept from a checkpoint."""
+    names = ("width", "checkpoint", "data", "calibration_batches", "quiet", "finetune_epochs")
+    network = {"target": "weights", **{k: common[k] for k in names}}
+
+    def everything(folder: Path, device: str) -> list[bytes]:
+        sparse = {"metric": "const", "checkpoint": folder / "pruned.safetensors"}
+        for settings, place in ((given, folder), (sparse, folder / "const")):
+            run(TrainConfig.of(**{**network, **settings, "device": device, "run_dir": place}))
+        files = [one / name for one in (folder, folder / "const") for name in LEFT]
+        return [file.read_bytes() for file in files]
+
+    here = everything(tmp_path / "here", "cpu")
+    assert here[1] == here[3]
+    with reachable(monkeypatch):
+        assert everything(tmp_path / "there", "lazy") == here
+
+
+LEFT = ("pruned.safetensors", "masks.safetensors")
+
 BATCHES = [(torch.full((4, 3), 0.1 * i), torch.tensor([0, 1, 0, 1])) for i in range(25)]
 
 
