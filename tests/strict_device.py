@@ -118,8 +118,9 @@ def note(what: str) -> None:
 def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """Inside, ``torch.device("lazy")`` can be computed on.
 
-    Four things of PyTorch would look behind the tensors: `torch.tensor` and `torch.as_tensor`,
-    which make them in C++, inference mode, and `torch.export`; threads begin without the mode.
+    Five things of PyTorch would look behind the tensors: `torch.tensor` and `torch.as_tensor`,
+    which make them in C++, inference mode, `torch.export`, and random numbers, which a generator
+    of the CPU draws here; threads begin without the mode.
     """
     export, infer, work = torch.export.export, torch.inference_mode, threading.Thread.run
 
@@ -139,12 +140,18 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         with _disable_current_modes():
             return export(model, *tree_map(brought, inputs), **how)
 
+    class Generator(torch.Generator):
+        def __new__(cls, device: Any = HERE) -> Any:
+            elsewhere = torch.device(device).type == ELSEWHERE.type
+            return super().__new__(cls, HERE if elsewhere else device)
+
     def worked(thread: threading.Thread) -> None:
         with Elsewhere():
             work(thread)
 
     for make in ("tensor", "as_tensor"):
         monkeypatch.setattr(torch, make, made(getattr(torch, make)))
+    monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch.export, "export", exported)
     monkeypatch.setattr(
         torch, "inference_mode", lambda on=True: torch.no_grad() if on is True else infer(on)
