@@ -61,6 +61,15 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )
 
 
+def _tokens(x: Tensor) -> Tensor:
+    """[B, dim, H, W], nowhere negative -> maxima of `GRID` x `GRID` parts, [B, tokens, dim]."""
+    high, wide = -x.shape[2] % GRID, -x.shape[3] % GRID
+    if high or wide:  # zeros change no maximum
+        x = F.pad(x, (0, wide, 0, high))
+    x = F.max_pool2d(x, (x.shape[2] // GRID, x.shape[3] // GRID))
+    return x.flatten(2).transpose(1, 2)
+
+
 class VisionTransformer(nn.Module):
     """Tokens with learned positions, blocks of attention, and a classifier of the tokens' mean."""
 
@@ -70,7 +79,6 @@ class VisionTransformer(nn.Module):
         self.stem = nn.Sequential(
             _conv(in_channels, dim // 4, 2), _conv(dim // 4, dim // 2, 2), _conv(dim // 2, dim, 1)
         )
-        self.pool = nn.AdaptiveMaxPool2d(GRID)
         self.positions = nn.Parameter(torch.zeros(1, GRID**2, dim))
         self.blocks = nn.Sequential(*(Block(dim) for _ in range(DEPTH)))
         self.norm = nn.LayerNorm(dim)
@@ -81,8 +89,8 @@ class VisionTransformer(nn.Module):
                 zeros_((layer.out if isinstance(layer, Attention) else layer.mlp2).weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W], 13 x 13 pixels or more -> logits [B, num_classes]."""
-        x = self.pool(self.stem(x)).flatten(2).transpose(1, 2) + self.positions
+        """[B, in_channels, H, W] -> logits [B, num_classes]."""
+        x = _tokens(self.stem(x)) + self.positions
         x = self.norm(self.blocks(x))
         logits: Tensor = self.fc(x.mean(1))
         return logits

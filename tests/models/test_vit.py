@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import amc
 from amc.models.catalog import build
 from amc.models.pretrained import CLIPPED
+from amc.models.vit import GRID, _tokens
 from amc.runtime.names import MODELS
 
 
@@ -39,10 +41,17 @@ def test_the_width_is_one_of_whole_heads(width: float, dim: int) -> None:
     assert build("vit", num_classes=2, in_channels=3, width=width).norm.weight.shape == (dim,)
 
 
-@pytest.mark.parametrize("side", [13, 16, 28, 32, 50])
+@pytest.mark.parametrize("side", [5, 16, 28, 32, 50])
 def test_images_of_any_size_have_sixteen_tokens(side: int) -> None:
     model = build("vit", num_classes=7, in_channels=3, width=0.2).eval()
     assert model(torch.randn(2, 3, side, side)).shape == (2, 7)
+
+
+def test_tokens_are_maxima_of_the_parts_of_an_image() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    maxima = F.adaptive_max_pool2d(x, GRID).flatten(2).transpose(1, 2)
+    assert torch.equal(_tokens(x), maxima)
+    assert torch.equal(_tokens(x[..., :7])[:, 3::4, 0], x[:, 0, :, 6].reshape(2, 4, 2).amax(2))
 
 
 def test_blocks_begin_as_constants() -> None:
