@@ -21,19 +21,12 @@ def vit(width: float = 1.0) -> nn.Module:
     return model
 
 
-def test_parameters_and_macs_are_those_counted_by_hand() -> None:
+def test_parameters_are_those_counted_by_hand() -> None:
     model = build("vit", num_classes=10, in_channels=1)
     stem = 9 * (1 * 24 + 24 * 48 + 48 * 96) + 2 * (24 + 48 + 96)
     block = 4 * (96 * 96 + 96) + (96 * 192 + 192) + (192 * 96 + 96) + 4 * 96
     parameters = stem + 16 * 96 + 4 * block + 2 * 96 + (96 * 10 + 10)
     assert sum(p.numel() for p in model.parameters()) == parameters == 354_226
-    graph = amc.trace(model.eval(), (torch.zeros(1, 1, 16, 16),))
-    convolutions = 9 * (64 * 24 + 16 * 24 * 48 + 16 * 48 * 96)
-    products = 2 * 16 * 16 * 96
-    per_block = 16 * (4 * 96 * 96 + 2 * 96 * 192) + products
-    assert graph.macs() == convolutions + 4 * per_block + 96 * 10 == 5_759_424
-    heads = [g for g in graph.groups if g.unit == "head"]
-    assert [g.size for g in heads] == [6] * 4
 
 
 @pytest.mark.parametrize(("width", "dim"), [(0.5, 48), (0.01, 16), (2, 192)])
@@ -64,6 +57,7 @@ def test_blocks_begin_as_constants() -> None:
 def test_a_network_without_some_heads_is_the_one_in_which_they_are_silent() -> None:
     model, x = vit(0.5), torch.randn(3, 1, 16, 16, dtype=torch.float64)
     graph = amc.trace(model, (x,))
+    assert [g.size for g in graph.groups if g.unit == "head"] == [3] * 4
     keep = {"blocks.0.attention.query": [1], "blocks.1.attention.query": [0, 2]}
     small = amc.shrink(model, graph.plan(keep))
     assert small.blocks[0].attention.value.out_features == 16
