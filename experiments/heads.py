@@ -77,7 +77,7 @@ def measured(lab: Lab, cell: Cell, arm: str) -> dict[str, Any]:
         found = lab.ours(cell, own, (lambda b, e: halves(graph)) if arm in HALVES else None)
     strategy = found["strategy"]
     heads = [g for g in graph.decisions if g.unit == "head"]
-    whole, kept = (sum(sizes.get(g.name, g.size) for g in heads) for sizes in ({}, strategy))
+    whole, kept = sum(g.size for g in heads), sum(strategy.get(g.name, g.size) for g in heads)
     names = ("macs", "params", "before", "cut", "trained", "strategy")
     return {**{name: found[name] for name in names}, "heads": [whole, kept]}
 
