@@ -413,6 +413,21 @@ def spatial_softmax() -> Case:
     return Case(model, (images(),), {"stem": (6, "stem", "head")})
 
 
+def heads() -> Case:
+    """Attention: the entries of a head go together."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        q, k, v = m.qkv(m.stem(x).flatten(2).mT).unflatten(2, (3, -1, 4)).permute(2, 0, 3, 1, 4)
+        y = (q @ k.mT).softmax(3) @ v
+        return m.head(m.proj(y.transpose(1, 2).flatten(2)))
+
+    model = Net(
+        run, stem=conv(3, 6), qkv=nn.Linear(6, 36), proj=nn.Linear(12, 5), head=nn.Linear(5, 2)
+    )
+    groups = {"stem": (6, "stem", "qkv"), "qkv": (3, "qkv", "proj"), "proj": (5, "proj", "head")}
+    return Case(model, (images(),), groups)
+
+
 def scalar_scales() -> Case:
     """Numbers applied to all channels alike: a parameter, a buffer, a constant of forward."""
 
@@ -565,7 +580,7 @@ def inferred_size() -> Case:
 
 
 CASES: list[Callable[[], Case]] = [
-    chain, residual_identity, residual_projection, concatenation, dense_connections,
+    chain, heads, residual_identity, residual_projection, concatenation, dense_connections,
     flatten_linear, depthwise, depthwise_multiplier, grouped, squeeze_excite,
     chunk_and_concatenate, gated_halves, channel_shuffle, native_channel_shuffle,
     pixel_shuffle, prelu, bare_scale,

@@ -16,6 +16,6 @@ __all__ = ["KINDS", "Network", "Spec", "Step", "build", "random_spec"]
 
 for _name in (
     "convolutions", "joins", "parts", "products", "linear", "norms", "space", "elementwise",
-    "rare_operators", "sizes", "ends",
+    "rare_operators", "sizes", "ends", "attention",
 ):  # fmt: skip
     import_module(f"random_networks.{_name}")  # its kinds enter the table; seeds mean this order

@@ -109,7 +109,21 @@ class Grouped(nn.Module):
         return self.fc(F.relu(self.c(x)).mean((2, 3)))
 
 
-NETWORKS: list[Network] = [Plain, Residual, Concat, Depthwise, Grouped]
+class Heads(nn.Module):
+    """Three heads of attention, and a layer that reads four columns of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.qkv = nn.Conv2d(2, 8, 3, stride=2, padding=1), nn.Linear(8, 36)
+        self.proj, self.fc = nn.Linear(12, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(F.relu(self.a(x)).flatten(2).mT).unflatten(2, (3, -1, 4))
+        y = F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4))
+        return self.fc(F.relu(self.proj(y.transpose(1, 2).flatten(2))).mean(1))
+
+
+NETWORKS: list[Network] = [Plain, Residual, Concat, Depthwise, Grouped, Heads]
 
 BATCHES = [
     (torch.randn(n, 2, 6, 6, generator=torch.Generator().manual_seed(n)), torch.zeros(n))
