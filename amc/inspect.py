@@ -59,7 +59,9 @@ def run(config: InspectConfig) -> Inspection:
     with terminal.bar("trace"):
         model = bake(given, *inputs)
         task = load_task(config.task).for_network(given)
-        graph = restrict(trace(model, *inputs, task.taken), model, config.restrictions)
+        wanted = config.restrictions
+        graph = trace(model, *inputs, task.taken, heads=wanted.heads)
+        graph = restrict(graph, model, wanted)
     seconds = time.perf_counter() - start
     found = inspection_of(
         config, graph, shape, classes, tuple(baked_layers(given, model)), seconds

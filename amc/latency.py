@@ -59,7 +59,9 @@ def run(config: LatencyConfig) -> Measured:
     with terminal.bar("trace"):
         model = bake(given.to(device), *inputs).eval()
         task = load_task(config.task).for_network(given)
-        graph = restrict(trace(model, *inputs, task.taken), model, config.restrictions)
+        wanted = config.restrictions
+        graph = trace(model, *inputs, task.taken, heads=wanted.heads)
+        graph = restrict(graph, model, wanted)
     Budget(graph, 1.0)  # says what leaves nothing to be measured
     effort = Effort(config.networks)
     with _threads(config.threads):

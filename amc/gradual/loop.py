@@ -65,6 +65,7 @@ class Left:
         counts: group -> channels that are neither cut nor silent.
         turns: how many there were.
         epochs: of training so far.
+        heads: groups of attention heads in the original.
         bounds: graph of the original, whose restrictions hold in the network as well; None where
             strategies are given, which keep to them.
         movement: tensor -> -w * g added up over the last training, see `Evidence`.
@@ -77,6 +78,7 @@ class Left:
     network: nn.Module
     plan: Plan
     counts: Mapping[str, int]
+    heads: frozenset[str] = frozenset()
     turns: int = 0
     epochs: int = 0
     bounds: ChannelGraph | None = None
@@ -89,7 +91,10 @@ class Left:
     def compressor(self) -> Compressor:
         """Statistics of the network, and what cuts it."""
         example = self.job.example
-        graph = trace(self.network, example.args, example.kwargs, example.outputs)
+        inputs = example.args, example.kwargs, example.outputs
+        graph = trace(self.network, *inputs, heads=bool(self.heads))
+        last = [g.name for g in graph.decisions if g.name in self.heads and g.unit != "head"]
+        graph = graph.freeze(dict.fromkeys(last, "within the last head"))
         if self.bounds:
             graph = bounded(graph, self.bounds)
         return calibrate(self.job, graph, self.network, self.movement)

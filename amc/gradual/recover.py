@@ -75,7 +75,8 @@ def recover(
     recovery = Recovery(
         job, graph, network.model, training, config.distill, config.data, log, folder
     )
-    left = Left(job, network.model, graph.plan({}), dict(graph.sizes))
+    heads = frozenset(g.name for g in graph.decisions if g.unit == "head")
+    left = Left(job, network.model, graph.plan({}), dict(graph.sizes), heads)
     if not (stages.several and training.finetune_epochs):
         if begun:
             pruned, left = begun.network, replace(left, epochs=begun.epochs)

@@ -51,6 +51,11 @@ class Restrictions:
         return targets_in(self.target)[0]
 
     @property
+    def heads(self) -> bool:
+        """Whether heads of attention can go."""
+        return "heads" in self.targets
+
+    @property
     def function(self) -> str:
         """``module:function`` of the target; empty if there is none."""
         return targets_in(self.target)[1]

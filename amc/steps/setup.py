@@ -113,9 +113,10 @@ def trace_network(job: Job, given: nn.Module, restrictions: Restrictions) -> Cha
     example = job.example
     with job.terminal.bar("trace"):
         model = bake(given.to(job.device), example.args, example.kwargs)
-        graph = restrict(
-            trace(model, example.args, example.kwargs, example.outputs), model, restrictions
+        graph = trace(
+            model, example.args, example.kwargs, example.outputs, heads=restrictions.heads
         )
+        graph = restrict(graph, model, restrictions)
     passes(graph, calibrated_layers(graph), job.memory)  # says what does not fit
     return graph
 

@@ -41,30 +41,35 @@ class Heads:
     owners: dict[Node, str] = field(default_factory=dict)
 
 
-def find_heads(graph: Graph, given: Collection[str], without: Collection[str] = ()) -> Heads:
+def find_heads(
+    graph: Graph, given: Collection[str], without: Collection[str] | None = ()
+) -> Heads:
     """Where the heads are.
 
     Args:
         graph: of ATen operators.
         given: names of the placeholders that are parameters and buffers.
-        without: names of attention that is not to be looked at.
+        without: names of attention along whose heads nothing is to lie; None for all attention.
     """
     found, marks = Heads(), dict[Node, Marks]()
     for node in graph.nodes:
-        for product in _products(node, given) if node.name not in without else ():
+        for product in _products(node, given):
             found.owners[product] = node.name
+    told = {n for n, name in found.owners.items() if without is not None and name not in without}
     for node in reversed(graph.nodes):
         try:
-            for operand, more in _sources(node, marks.pop(node, None), found):
+            for operand, more in _sources(node, marks.pop(node, None), found, told):
                 marks[operand] = _merged(marks.get(operand), more)
         except (RuntimeError, IndexError, TypeError, ValueError):  # an odd form: nothing is known
             continue
     return found
 
 
-def _sources(node: Node, marks: Marks | None, found: Heads) -> Iterator[tuple[Node, Marks]]:
-    """Marks for the operands of an operator: its own, or those of its result."""
-    if node in found.owners:
+def _sources(
+    node: Node, marks: Marks | None, found: Heads, told: Collection[Node]
+) -> Iterator[tuple[Node, Marks]]:
+    """Marks for the operands of an operator: its own if it is told, or those of its result."""
+    if node in told:
         yield from _own(node)
     if marks is None:
         return

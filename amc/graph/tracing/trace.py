@@ -39,6 +39,7 @@ def trace(
     example_inputs: tuple[Any, ...],
     example_kwargs: Mapping[str, Any] | None = None,
     outputs: Callable[[Any], Any] | None = None,
+    heads: bool = True,
 ) -> ChannelGraph:
     """Finds the channel groups of a network.
 
@@ -60,6 +61,8 @@ def trace(
         outputs: takes of what the network returns what must stay as it is, in eval mode and in
             training mode; without it, all of it stays. Feature maps that nobody reads can then be
             cut like any others.
+        heads: whether attention goes by whole heads. If not, what lies within all heads alike may
+            go, where softmax and products are written out.
 
     Returns:
         The graph; groups that must stay whole carry the reason.
@@ -71,7 +74,7 @@ def trace(
     inputs = Inputs(example_inputs, dict(example_kwargs or {}), outputs)
     model = _following(model, inputs)
     program = export(duplicate(model).eval(), inputs)  # may leave traces in what it exports
-    search = _Search(model, inputs, program)
+    search = _Search(model, inputs, program, heads)
     graph = search.proven()
     if search.failed and _idle(program):  # layers that only training executes may be why
         trained = _trained(model, inputs)
@@ -107,8 +110,9 @@ class _Search:
         failed: whether a cut that looked possible turned out not to be.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, program: Any) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, program: Any, heads: bool) -> None:
         self._model, self._inputs, self._program = model, inputs, program
+        self._heads = heads
         self._proof = Proof(model, inputs)
         self.failed = False
 
@@ -118,18 +122,18 @@ class _Search:
         Args:
             trained: the program in training mode, if it executes layers of its own.
         """
-        graph, stuck = self._found(trained)
-        other = self._found(trained, stuck)[0] if stuck else graph
+        graph, stuck = self._found(trained, () if self._heads else None)
+        other = self._found(trained, stuck)[0] if self._heads and stuck else graph
         return other if _least(other) < _least(graph) else graph
 
     def _found(
-        self, trained: Any, without: Collection[str] = ()
+        self, trained: Any, without: Collection[str] | None
     ) -> tuple[ChannelGraph, frozenset[str]]:
         """What can be cut, and the attention whose heads must stay.
 
         Args:
             trained: as above.
-            without: attention that is taken as if it had no heads.
+            without: attention that does not go by heads; None for all.
         """
         run, proof = Labeller(self._model, self._proof.observed), self._proof
         label(self._program, self._model, run, without)

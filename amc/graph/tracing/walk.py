@@ -25,14 +25,16 @@ Replay = Callable[[Any], Any]
 """The operators that make a view, to be executed on other labels of its base."""
 
 
-def label(program: Any, model: nn.Module, run: Labeller, without: Collection[str] = ()) -> None:
+def label(
+    program: Any, model: nn.Module, run: Labeller, without: Collection[str] | None = ()
+) -> None:
     """Executes an exported program of the model on labels.
 
     Args:
         program: from `export`.
         model: whose tensors are meant.
         run: takes what is found; it may have executed another program of the model.
-        without: names of attention whose heads are not to be kept apart.
+        without: names of attention whose heads are not to be kept apart; None for all.
     """
     first_names = _first_names(model)
     signature = program.graph_signature
@@ -61,7 +63,7 @@ class _Walk:
     """The values of all nodes, those of sub-graphs included."""
 
     def __init__(
-        self, run: Labeller, parameters: Collection[str], without: Collection[str]
+        self, run: Labeller, parameters: Collection[str], without: Collection[str] | None
     ) -> None:
         self._run, self._parameters, self._without = run, parameters, without
         self._heads = Heads()
@@ -126,6 +128,8 @@ class _Walk:
             reason = str(unknown)
         except Exception as error:  # a rule that an odd form breaks must not end the trace
             reason = f"cannot be followed ({type(error).__name__}: {error})"
+        if run.attention and self._without is None:
+            reason += "; whole heads may go (--target channels,heads)"
         run.counted &= costs_nothing(op)
         earlier = "" if op.name in LAYERS else run.before([op.args, op.kwargs])
         why = earlier or f"{op.name} {reason}{run.place}"

@@ -286,6 +286,53 @@ def test_heads_that_share_keys_go_together(run: Callable[..., Tensor]) -> None:
     check(model.eval(), torch.randn(2, TOKENS, 3), members | {("proj.weight", 1): 4}, 3)
 
 
+# --- numbers of heads in the code
+
+
+def test_as_many_heads_as_entries_of_one() -> None:
+    """The attribute that follows is the one that stands where the heads are."""
+    torch.manual_seed(0)
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = m.qkv(x).view(b, n, 3, m.heads, m.each).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return y.reshape(b, n, m.heads, m.each).flatten(2)
+
+    model = attended(run, packed=True)
+    model.heads = model.each = 4
+    model.qkv, model.proj = nn.Linear(WIDTH, 48), nn.Linear(16, WIDTH)
+    check(model, torch.randn(2, TOKENS, 3), TOGETHER | {("proj.weight", 1): 4}, 4)
+
+
+def in_convolutions(m: Any, x: Tensor) -> Tensor:
+    """As YOLO11 attends: parts of a head of unequal size, cut at attributes."""
+    y = x.mT
+    q, k, v = (
+        m.qkv(y).view(len(y), m.heads, 2 * m.key + m.each, -1).split([m.key, m.key, m.each], dim=2)
+    )
+    weights = ((q.mT @ k) * m.scale).softmax(-1)
+    return (v @ weights.mT).flatten(1, 2).mT
+
+
+@pytest.mark.parametrize("heads", [True, False])
+def test_what_is_within_heads_goes_where_they_are_not_asked_for(heads: bool) -> None:
+    torch.manual_seed(0)
+    qkv = nn.Conv1d(WIDTH, HEADS * (2 * 2 + EACH), 1)
+    model = attended(in_convolutions, packed=True, key=2, scale=0.7)
+    model.qkv = qkv
+    graph = amc.trace(model, (torch.randn(1, TOKENS, 3),), heads=heads)
+    found = {g.name: (g.size, g.width, g.unit) for g in graph.decisions if "qkv" in g.name}
+    within = {"qkv": (2, 6, "channel"), "qkv#2": (4, 3, "channel")}
+    assert found == ({"qkv": (3, 8, "head")} if heads else within)
+
+
+def test_fused_attention_says_that_heads_may_go_where_they_are_not_asked_for() -> None:
+    graph = amc.trace(attended(fused), (torch.randn(2, TOKENS, 3),), heads=False)
+    why = "scaled_dot_product_attention mixes channels; whole heads may go"
+    assert {g.reason.split(" (")[0] for g in graph.groups if "q" in g.writers} == {why}
+
+
 # --- where heads cannot go
 
 
