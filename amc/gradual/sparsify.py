@@ -249,13 +249,18 @@ class Sparsifying:
     def _say_unlearned(self) -> None:
         """RB whose training was too short to learn so many zeros."""
         for grown in self.grown:
-            learned = grown.learned if isinstance(grown, Drawn) else None
-            if learned is not None and learned < self.zeros.target - UNLEARNED:
+            rate = grown.rate if isinstance(grown, Drawn) else 0.0
+            if self.learned is not None and self.learned < self.zeros.target - UNLEARNED:
                 self.job.terminal.say(
-                    f"warning  rb: training has put out {learned:.1%} of the units by itself, the "
-                    "lowest of the others follow at once; a longer training, or a --sparsity-rate "
-                    f"above {self.config.sparsity.sparsity_rate:g}, learns them all"
+                    f"warning  rb: training has put out {self.learned:.1%} of the units by "
+                    "itself, the lowest of the others follow at once; a longer training, or a "
+                    f"--sparsity-rate above {rate:.2g}, learns them all"
                 )
+
+    @property
+    def learned(self) -> float | None:
+        """The level that RB's logits came to by themselves."""
+        return next((one.learned for one in self.grown if isinstance(one, Drawn)), None)
 
     def account(self, masks: Mapping[str, Tensor], after: nn.Module) -> dict[str, Any]:
         """What came of it, as JSON values.
@@ -275,6 +280,7 @@ class Sparsifying:
             "allocation": settings.sparsity_allocation,
             "parameters": sum(p.numel() for p in after.parameters()),
             "zip_bytes": dict(zip(("original", "pruned"), zipped, strict=True)),
+            "learned": self.learned,
             "epochs": [*self.grown[0].history, found["reached"]] if self.grown else [],
             **found,
         }

@@ -158,12 +158,13 @@ def tables(found: Statistics) -> tuple[Table, Table, Table]:
 
 def zeros_table(account: Mapping[str, Any]) -> Table:
     """Zeros layer by layer, and in all, of an account of `amc.gradual.sparsify`."""
-    table = _table("Zeros", ("weight", "shape", "weights", "zeros", "level"))
+    table = _table("Zeros", ("weight", "shape", "weights", "of all", "zeros", "level"))
     for one in account["layers"]:
         shape = "x".join(map(str, one["shape"]))
-        counts = (f"{one['weights']:,}", f"{one['zeros']:,}", f"{one['level']:.1%}")
+        part = f"{one['weights'] / account['weights']:.1%}"
+        counts = (f"{one['weights']:,}", part, f"{one['zeros']:,}", f"{one['level']:.1%}")
         table.add_row(one["name"], shape, *counts)
-    in_all = (f"{account['weights']:,}", f"{account['zeros']:,}", f"{account['reached']:.2%}")
+    in_all = f"{account['weights']:,}", "", f"{account['zeros']:,}", f"{account['reached']:.2%}"
     table.add_row("in all", "", *in_all)
     return table
 
@@ -175,7 +176,11 @@ def sparsity_tables(account: Mapping[str, Any]) -> tuple[Table, Table]:
         number, zeros = account[full], account["zeros"]
         network.add_row(name, f"{number:,}", f"{zeros:,}", _level(zeros / number))
     algorithm = _table("Statistics of the sparsity algorithm", ("level of", "current", "target"))
-    algorithm.add_row(account["units"], _level(account["reached"]), _level(account["target"]))
+    target = _level(account["target"])
+    algorithm.add_row(account["units"], _level(account["reached"]), target)
+    if account["learned"] is not None:
+        row = f"{account['units']} that training has put out by itself"
+        algorithm.add_row(row, _level(account["learned"]), target)
     return network, algorithm
 
 

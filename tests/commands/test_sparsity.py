@@ -119,6 +119,9 @@ def test_const_keeps_the_mask_bit_for_bit(model: nn.Module) -> None:
             assert not again.model.state_dict()[name].equal(tensor), "nothing was trained"
     assert again.report.sparsity is not None and first.report.sparsity is not None
     assert again.report.sparsity["zeros"] == first.report.sparsity["zeros"]
+    same = compressed(first.model, metric="const", finetune_epochs=0)
+    for name, tensor in first.model.state_dict().items():
+        assert same.model.state_dict()[name].equal(tensor), name
 
 
 def test_what_cannot_be_is_refused(model: nn.Module) -> None:

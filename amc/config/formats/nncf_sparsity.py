@@ -51,6 +51,8 @@ USERS = {
 """Fields of one schedule or some, and whose they are."""
 
 TARGET, TARGET_EPOCH, FREEZE_EPOCH = 0.5, 90.0, 100.0
+RATE = 1e-3
+"""Of Adam for weights and masks, in all of NNCF's experiments."""
 STEPS, LEVELS = (90.0,), (0.1, 0.5)
 """What NNCF takes where nothing is said."""
 
@@ -153,7 +155,7 @@ def _rate(place: Entries, name: str, notes: list[str]) -> dict[str, Any]:
         return {}
     if not times:
         raise place.wrong(field, "must be above 0")
-    return {"sparsity_rate": SparsityConfig.sparsity_rate * times}
+    return {"sparsity_rate": RATE * times}
 
 
 def _levels(both: Either, params: Entries, schedule: str, notes: list[str]) -> dict[str, Any]:
@@ -230,9 +232,8 @@ def write(config: TrainConfig) -> dict[str, Any]:
     entry: dict[str, Any] = {"algorithm": RB if metric == "rb" else MAGNITUDE}
     if sparsity.sparsity_schedule != MULTISTEP:
         entry["sparsity_init"] = sparsity.sparsity_init
-    if sparsity.sparsity_rate != SparsityConfig.sparsity_rate:
-        times = sparsity.sparsity_rate / SparsityConfig.sparsity_rate
-        entry["compression_lr_multiplier"] = times
+    if sparsity.sparsity_rate is not None:
+        entry["compression_lr_multiplier"] = sparsity.sparsity_rate / RATE
     params = {
         "schedule": sparsity.sparsity_schedule,
         "sparsity_level_setting_mode": modes[sparsity.sparsity_allocation],

@@ -128,7 +128,7 @@ def _check_metric(sparsity: SparsityConfig, metric: str, schedule: str) -> None:
         )
     if metric == "rb" and schedule == ONE_SHOT:
         raise AmcError("--metric rb learns its masks; --sparsity-schedule one-shot leaves no time")
-    if metric != "rb" and sparsity.sparsity_rate != SparsityConfig.sparsity_rate:
+    if metric != "rb" and sparsity.sparsity_rate is not None:
         raise AmcError(f"--sparsity-rate belongs to --metric rb, not to {metric}")
     if metric in ("rb", "const") and sparsity.sparsity_allocation != "global":
         raise AmcError(

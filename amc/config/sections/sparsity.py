@@ -78,14 +78,16 @@ class SparsityConfig:
     sparsity_per_step: bool = True
     """The level rises with every step of the optimiser; --no-sparsity-per-step: at the beginning
     of every epoch."""
-    sparsity_rate: float = 1e-3
-    """For rb: learning rate of the masks' logits (Adam)."""
+    sparsity_rate: float | None = None
+    """For rb: learning rate of the masks' logits (Adam); default: 0.001, and more where so few
+    steps lead to the target that logits would not get below zero in them."""
 
     def __post_init__(self) -> None:
         below("--sparsity", self.sparsity, 1)
         below("--sparsity-init", self.sparsity_init, 1)
         within("--sparsity-power", self.sparsity_power, 0, float("inf"))
-        within("--sparsity-rate", self.sparsity_rate, 0, float("inf"))
+        if self.sparsity_rate is not None:
+            within("--sparsity-rate", self.sparsity_rate, 0, float("inf"))
         whole("sparsity_patience", self.sparsity_patience, 1)
         for name in ("sparsity_target_epoch", "sparsity_freeze_epoch"):
             if (value := getattr(self, name)) is not None:
