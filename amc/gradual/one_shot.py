@@ -101,7 +101,7 @@ def _solved(
     layers, reasons = solvable(model, graph, levels)
     originals = OriginalOutputs(graph, model, job.images, job.sampling, job.memory, layers)
 
-    wish = _Wish(levels, pattern, layouts_of(graph, levels))
+    wish = _Wish(levels, pattern, layouts_of(graph, model, levels))
 
     def begun() -> _Task:
         adapt = job.reconstruction.bn_adapt
@@ -121,13 +121,20 @@ def _solved(
         return task.found
 
 
+def layers_of(graph: ChannelGraph, model: nn.Module) -> dict[str, Layer]:
+    """Parameter -> the layer whose weight it is; a tied one under each of its names."""
+    state = tensors(model)
+    of = {id(state[layer.weight]): layer for layer in graph.layers if layer.weight in state}
+    return {name: of[id(tensor)] for name, tensor in state.items() if id(tensor) in of}
+
+
 def solvable(
     model: nn.Module, graph: ChannelGraph, names: Collection[str]
 ) -> tuple[list[Layer], dict[str, str]]:
     """The layers whose weights can be solved for, in execution order; and why others cannot."""
     state = tensors(model)
-    places = [id(tensor) for tensor in state.values()]
-    of, uses = {x.weight: x for x in graph.layers}, Counter(x.weight for x in graph.layers)
+    places = Counter(id(tensor) for tensor in state.values())
+    of, uses = layers_of(graph, model), Counter(layer.weight for layer in graph.layers)
     reasons = {}
     for name in names:
         layer = of.get(name)
@@ -135,7 +142,7 @@ def solvable(
             reasons[name] = UNKNOWN
         elif layer.kind not in (*SOLVED, "depthwise"):
             reasons[name] = KIND.format(layer.kind)
-        elif uses[name] > 1 or places.count(id(state[name])) > 1:
+        elif uses[name] > 1 or places[id(state[name])] > 1:
             reasons[name] = SHARED
         elif state[name][0].numel() > MAX_COLUMNS:
             reasons[name] = WIDE
@@ -154,7 +161,7 @@ def shared_out(
 ) -> dict[str, float]:
     """The level of every weight, of one for all; exact to a unit in sum. As for `one_shot`."""
     state = tensors(model)
-    layouts = layouts_of(graph, names)
+    layouts = layouts_of(graph, model, names)
     if scope == "uniform" or pattern.stay:
         scores = {name: torch.zeros_like(state[name], dtype=torch.float32) for name in names}
     else:
@@ -189,9 +196,9 @@ def worth(
     return {name: found[name] for name in names}
 
 
-def layouts_of(graph: ChannelGraph, names: Collection[str]) -> dict[str, Layout]:
+def layouts_of(graph: ChannelGraph, model: nn.Module, names: Collection[str]) -> dict[str, Layout]:
     """Where weights have their outputs and inputs; of no layer, as in linear ones."""
-    of = {layer.weight: layer for layer in graph.layers}
+    of = layers_of(graph, model)
     return {name: Layout.of(of[name]) if name in of else PLAIN for name in names}
 
 

@@ -1,10 +1,13 @@
 """What a strategy is worth, measured on cached statistics."""
 
 from collections.abc import Callable
+from typing import Protocol
+
+from torch import nn
 
 from amc.calibration.statistics import Batches
+from amc.graph.channel_graph import ChannelGraph
 from amc.graph.plan import Strategy
-from amc.reconstruction.compressor import Compressor
 from amc.runtime import distributed
 from amc.tasks.evaluate import evaluate, reference_outputs
 from amc.tasks.task import CLASSIFICATION, Task
@@ -12,8 +15,26 @@ from amc.training.short_training import ShortTraining
 from envs import Outcome
 
 
+class Applies(Protocol):
+    """What carries out strategies on one network: a `Compressor`, or shares of weights."""
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """What a strategy is about."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, which stays as it is."""
+
+    def view(self, strategy: Strategy) -> nn.Module:
+        """The network under a strategy, valid until the next call."""
+
+    def cut(self, strategy: Strategy) -> nn.Module:
+        """The same as a network of its own."""
+
+
 def evaluator(
-    compressor: Compressor,
+    compressor: Applies,
     validation: Batches,
     adapt: bool = True,
     quick: ShortTraining | None = None,

@@ -199,7 +199,7 @@ class _Asked:
         if isinstance(answer, Mapping):
             return in_final([answer], name_of(allocator), budget, errors, asked)
         found = search(
-            job, self.compressor, budget, errors,
+            job, budget, errors,
             lambda: evaluator(job, self.compressor, config.training, config.distill),
             asked, config.resources, record(self.folder), self._about, self.log,
             policy, known, answer,

@@ -99,7 +99,6 @@ def evaluator(
 
 def search(
     job: Job,
-    compressor: Compressor,
     budget: Budget,
     errors: Errors,
     evaluate: Callable[[], Callable[[Strategy], Outcome]],
@@ -116,7 +115,6 @@ def search(
 
     Args:
         job: the run.
-        compressor: what cuts.
         budget: what a strategy may cost.
         errors: of every group at its allowed counts.
         evaluate: makes the function that measures a strategy.

@@ -169,7 +169,7 @@ def test_patterns_hold_in_every_layer(block: str) -> None:
     pattern = Pattern.parse(block)
     level = pattern.level or 0.5
     found = one_shot(work, model, graph, names, level, pattern)
-    layouts = rooms.layouts_of(graph, names)
+    layouts = rooms.layouts_of(graph, model, names)
     for name, mask in found.masks.items():
         units = pattern.pooled(mask.float(), layouts[name])
         if not pattern.stay:
