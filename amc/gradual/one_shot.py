@@ -70,6 +70,7 @@ def one_shot(
     level: float | Mapping[str, float],
     pattern: Pattern = SINGLE,
     scope: str = "global",
+    originals: OriginalOutputs | None = None,
 ) -> OneShot:
     """The network with zeros, its other weights solved for, batch norm following.
 
@@ -81,6 +82,7 @@ def one_shot(
         level: part of the weights that become zero; or one for each name.
         pattern: what becomes zero together.
         scope: how a level for all is shared out: global or uniform.
+        originals: what the solvable layers of the network compute, if that is known.
 
     Raises:
         AmcError: a layer's inputs are not finite, or one alone does not fit the memory.
@@ -90,16 +92,29 @@ def one_shot(
     levels = {name: level.get(name, 0.0) for name in names}
     few = distributed.world_size() > 1 and len(job.images) < distributed.world_size()
     with distributed.single_process(few):  # then there is nothing to share out
-        found = _solved(job, model, graph, levels, pattern)
+        found = _solved(job, model, graph, levels, pattern, originals)
     follow(job, found.network)
     return found
 
 
+def originals_of(
+    job: Job, model: nn.Module, graph: ChannelGraph, names: Collection[str]
+) -> OriginalOutputs:
+    """What the solvable layers among these compute; sampled when it is first asked for."""
+    layers, _ = solvable(model, graph, names)
+    return OriginalOutputs(graph, model, job.images, job.sampling, job.memory, layers)
+
+
 def _solved(
-    job: Job, model: nn.Module, graph: ChannelGraph, levels: Mapping[str, float], pattern: Pattern
+    job: Job,
+    model: nn.Module,
+    graph: ChannelGraph,
+    levels: Mapping[str, float],
+    pattern: Pattern,
+    originals: OriginalOutputs | None,
 ) -> OneShot:
     layers, reasons = solvable(model, graph, levels)
-    originals = OriginalOutputs(graph, model, job.images, job.sampling, job.memory, layers)
+    originals = originals or originals_of(job, model, graph, levels)
 
     wish = _Wish(levels, pattern, layouts_of(graph, model, levels))
 
