@@ -79,10 +79,9 @@ class Table:
                     for seed in self.seeds:
                         if ":" in level and not arm.endswith("uniform"):
                             continue  # every layer has the same part
-                        cell = {"network": network, "data": self.data, "level": level}
-                        cell |= {"arm": arm, "seed": seed}
-                        searched = {"episodes": self.episodes} if "search" in arm else {}
-                        yield {**cell, **searched}
+                        cell: dict[str, Any] = {"network": network, "data": self.data}
+                        cell |= {"level": level, "arm": arm, "seed": seed}
+                        yield cell | ({"episodes": self.episodes} if "search" in arm else {})
 
 
 @dataclass
@@ -106,8 +105,12 @@ class Bench:
         width = WIDTHS.get(self.name, 1.0)
         if self.checkpoint is None:
             return pretrained(self.name, width, self.data)[0].eval()
-        made = {"num_classes": self.data.num_classes, "in_channels": self.data.in_channels}
-        model = build(self.name, width=width, **made)
+        model = build(
+            self.name,
+            num_classes=self.data.num_classes,
+            in_channels=self.data.in_channels,
+            width=width,
+        )
         load_checkpoint(model, self.checkpoint)
         return model.eval()
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from amc.config.sections.sparsity import ONE_SHOT
 from amc.config.train import TrainConfig
 from amc.data import images_in
+from amc.gradual.share_levels import share_levels
 from amc.gradual.zeros import adapted, at_once, levels_for, zeros_in
 from amc.graph.plan import Plan
 from amc.graph.shrink import duplicate, tensors
@@ -19,7 +20,6 @@ from amc.graph.tracing.trace import trace
 from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.history import keep_training
 from amc.runtime import weights
-from amc.runtime.errors import AmcError
 from amc.sparsity.account import as_json, layer_levels
 from amc.sparsity.bernoulli import attach_bernoulli
 from amc.sparsity.levels import Levels
@@ -90,7 +90,7 @@ def sparsify(
         folder,
     )  # fmt: skip
     if config.sparsity.sparsity_allocation == "search":
-        raise AmcError("--sparsity-allocation search: allowed are global and uniform so far")
+        zeros = replace(zeros, shares=share_levels(job, model, graph, zeros, config, folder))
     step = Sparsifying(job, recovery, model, plan, config, zeros)
     job.terminal.say(*step.overview(whole))
     once = at_once(job, model, graph, zeros, step.metric)

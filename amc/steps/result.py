@@ -11,6 +11,8 @@ from torch import nn
 from amc.config.apply import ApplyConfig
 from amc.config.composed import flags
 from amc.config.formats.amct_layers import text_for
+from amc.config.sections.job import RewardConfig
+from amc.config.sections.search import SearchConfig
 from amc.config.sections.sparsity import SparsityConfig
 from amc.config.train import TrainConfig
 from amc.exporters.source.write import write_source
@@ -250,7 +252,10 @@ def next_commands(config: TrainConfig | ApplyConfig, folder: Path) -> list[str]:
 
 def _const(config: TrainConfig | ApplyConfig, folder: Path) -> str:
     """The words that train what a run has left, and keep its zeros."""
-    const = config.but(target="weights", metric="const", sparsity=SparsityConfig())
+    const = config.but(
+        target="weights", metric="const",
+        sparsity=SparsityConfig(), search=SearchConfig(), reward=RewardConfig(),
+    )  # fmt: skip
     words = ["--model", config.network.model, "--data", config.data.data]
     words += flags(const, "task", "width", "restrictions", "metric")
     return shlex.join([*words, "--checkpoint", str(folder / "pruned.safetensors")])

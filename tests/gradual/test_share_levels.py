@@ -23,6 +23,7 @@ from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError, InfeasibleBudgetError
 from amc.sparsity.masking import Zeros
 from amc.steps.job import Job
+from amc.steps.result import next_commands
 from envs import ChannelPruningEnv
 
 
@@ -170,3 +171,12 @@ def test_networks_are_not_judged_after_training(tmp_path: Path) -> None:
     )
     with pytest.raises(AmcError, match="--regime finetune is for channels"):
         share_levels(replace(job), model, graph, zeros(graph, model, 0.5), config, tmp_path)
+
+
+def test_the_command_that_trains_on_needs_no_search(tmp_path: Path) -> None:
+    config = TrainConfig.of(
+        target="weights", sparsity_allocation="search", episodes=7, reward="accuracy",
+        run_dir=tmp_path,
+    )  # fmt: skip
+    command = next(line for line in next_commands(config, tmp_path) if "train on" in line)
+    assert "--metric const" in command and "--episodes" not in command
