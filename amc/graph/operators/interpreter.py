@@ -16,6 +16,7 @@ from amc.graph.operators.operands import (
     LayerCall,
     Op,
     ProductCall,
+    Rows,
     Source,
     Unknown,
     Value,
@@ -168,6 +169,8 @@ class Labeller:
 
     def tensor(self, value: Value) -> Tensor:
         """The labels of an operand; a parameter becomes an activation with entries of its own."""
+        if isinstance(value, Rows):
+            return self.tensor(value.source)[value.start : value.stop]
         if isinstance(value, Source):
             if value.name not in self.entries:
                 if value.shape.numel() > 2**20:
@@ -203,8 +206,9 @@ class Labeller:
                 self.give_up(value, reason)
         elif isinstance(values, dict):
             self.give_up(list(values.values()), reason)
-        elif isinstance(values, Source):
-            self.opaque.setdefault(values.name, reason)
+        elif isinstance(values, Source | Rows):
+            source = values.source if isinstance(values, Rows) else values
+            self.opaque.setdefault(source.name, reason)
         elif isinstance(values, Tensor):
             self.space.freeze([values], reason)
 
@@ -214,7 +218,7 @@ class Labeller:
         What a parameter brings into them, or reads of the network's input, is another matter.
         """
         every = tree_leaves(values)
-        if any(isinstance(value, Source) for value in every):
+        if any(isinstance(value, Source | Rows) for value in every):
             return ""
         reason = self.space.staying(value for value in every if isinstance(value, Tensor))
         return "" if reason == "network input" else reason

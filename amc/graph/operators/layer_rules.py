@@ -1,11 +1,13 @@
 """Operators with weights: layers read channels and make new ones, norms pass them on."""
 
+import math
+
 from torch import Tensor, nn
 
 from amc.graph.capture.bake import computes_weight
 from amc.graph.operators.interpreter import Labeller, Rule
 from amc.graph.operators.labels import CONSTANT
-from amc.graph.operators.operands import LayerCall, Op, Source, Unknown, Value
+from amc.graph.operators.operands import LayerCall, Op, ProductCall, Rows, Source, Unknown, Value
 from amc.graph.operators.product_rules import dense
 
 
@@ -102,6 +104,8 @@ def _grouped(
 def linear(run: Labeller, op: Op) -> Value:
     """Channels are the last dimension."""
     given, out = op.given, op.out
+    if isinstance(given["weight"], Rows):
+        return _of_rows(run, op, given["weight"])
     if isinstance(given["weight"], Tensor) and computes_weight(run.module):
         raise Unknown(COMPUTED + BAKED)
     if not _held(given["weight"]) or len(given["weight"].shape) == 1:
@@ -112,6 +116,29 @@ def linear(run: Labeller, op: Op) -> Value:
     bias = _bind_bias(run, given.get("bias"), outputs)
     run.calls.append(LayerCall(weight.name, bias, "linear", 1, 0, out.numel() // out.shape[-1]))
     return outputs.expand(out.shape)
+
+
+def _of_rows(run: Labeller, op: Op, weight: Rows) -> Value:
+    """Some of a layer's outputs, such as the queries of a projection that holds keys as well.
+
+    The layer is executed in parts; what of a part's cost is no multiple of the whole weight's is
+    a product with as many columns as divide both.
+    """
+    x, name, part = run.tensor(op.given["input"]), weight.source.name, weight.shape[0]
+    inputs = run.bind_inputs(name, 1, _channels(run, op, x, x.ndim - 1))
+    whole = run.space.bind(name, 0, run.space.mint(weight.source.shape[0]))
+    outputs, given = whole[weight.start : weight.stop], op.given.get("bias")
+    bias = _bind_bias(run, given, outputs)
+    if isinstance(given, Rows) and given.start == weight.start:
+        bias = given.source.name
+    positions = op.out.numel() // part
+    times, left = divmod(positions * part, len(whole))
+    run.calls.append(LayerCall(name, bias, "linear_rows", 1, 0, times))
+    if left:
+        columns = outputs[: math.gcd(part, len(whole))]
+        run.products.append(ProductCall(left * len(inputs), (inputs, columns)))
+        run.counted = False
+    return outputs.expand(op.out.shape)
 
 
 def per_channel(*parameters: str) -> Rule:
@@ -196,6 +223,10 @@ def _bind_bias(run: Labeller, bias: Value, outputs: Tensor) -> str | None:
     if isinstance(bias, Source):
         run.space.bind(bias.name, 0, outputs)
         return bias.name
+    if isinstance(bias, Rows):
+        whole = run.space.bind(bias.source.name, 0, run.space.mint(bias.source.shape[0]))
+        run.space.union(whole[bias.start : bias.stop], outputs)
+        return None
     run.space.union(run.space.along(run.tensor(bias), 0), outputs)
     return None
 

@@ -74,6 +74,25 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Some outputs of a layer: rows of a weight, or entries of a bias, that are used as such.
+
+    Attributes:
+        source: the whole.
+        start, stop: the rows.
+    """
+
+    source: Source
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of these rows."""
+        return torch.Size((self.stop - self.start, *self.source.shape[1:]))
+
+
+@dataclass(frozen=True)
 class LayerCall:
     """One execution of a convolution, a linear layer, or another operator with a weight.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amc.graph.operators.interpreter import Labeller
 from amc.graph.operators.labels import CONSTANT
-from amc.graph.operators.operands import LayerCall, Op, Source, Unknown, Value
+from amc.graph.operators.operands import LayerCall, Op, Rows, Source, Unknown, Value
 from amc.graph.operators.pointwise_rules import pointwise
 
 MIXES = "mixes channels"
@@ -126,6 +126,7 @@ def dense(run: Labeller, op: Op) -> Value:
 
 
 def _biased(run: Labeller, op: Op, bias: Value, found: Tensor) -> Value:
+    bias = run.tensor(bias) if isinstance(bias, Rows) else bias
     return pointwise(run, Op(torch.ops.aten.mul.Tensor, (bias, found), {}, op.out))
 
 

@@ -6,17 +6,19 @@ mode does not concern channels. An operator may write into a view of another val
 
 import operator
 from collections.abc import Callable, Collection, Iterable
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from amc.graph.capture.heads import Heads, find_heads
 from amc.graph.capture.lives import Lives, shares
+from amc.graph.capture.moves import name_of
 from amc.graph.operators.interpreter import Labeller
 from amc.graph.operators.labels import CONSTANT, compact
-from amc.graph.operators.operands import Kept, Op, Source, Unknown, Value
+from amc.graph.operators.operands import Kept, Op, Rows, Source, Unknown, Value
 from amc.graph.operators.rules import LAYERS, costs_nothing, execute
 from amc.graph.operators.shape_rules import scattered
 from amc.graph.shrink import tensors
@@ -67,6 +69,7 @@ class _Walk:
     ) -> None:
         self._run, self._parameters, self._without = run, parameters, without
         self._heads = Heads()
+        self._unread, self._lost = set[Node](), set[Node]()
         self._values: dict[Node, Value] = {}
         self._views: dict[Node, tuple[Node, Replay]] = {}
         self._lives = Lives()
@@ -87,6 +90,7 @@ class _Walk:
         found = find_heads(module.graph, self._parameters, self._without)
         self._heads.axes.update(found.axes)
         self._heads.owners.update(found.owners)
+        self._unread |= _unread(module.graph, self._parameters)
         for node in module.graph.nodes:
             if node.op == "output":
                 self._lives.use(node.all_input_nodes)
@@ -115,12 +119,17 @@ class _Walk:
             self._lives.use([node])
             return
         self._lives.use([node])
+        if isinstance(args[0] if args else None, Source) and _makes_rows(node):
+            self._values[node] = _rows(args[0], op.out)
+            return
         run, stack = self._run, list((node.meta.get("nn_module_stack") or {}).values())
         site = stack[-1][0] if stack else ""
         run.enter(site, op.name, _place(site, node))
         run.at_heads = self._heads.axes.get(node, ())
         run.attention = self._heads.owners.get(node, "")
         try:
+            if node in self._unread and not self._lost.isdisjoint(node.all_input_nodes):
+                raise Unknown("is given what cannot be followed")
             self._values[node] = execute(run, op)
             self._follow_writes(node, op)
             return
@@ -133,6 +142,10 @@ class _Walk:
         run.counted &= costs_nothing(op)
         earlier = "" if op.name in LAYERS else run.before([op.args, op.kwargs])
         why = earlier or f"{op.name} {reason}{run.place}"
+        if node in self._unread:  # such as the mean of attention over heads: no reason to freeze
+            self._lost.add(node)
+            self._values[node] = run.fixed(op.out, why)
+            return
         run.give_up([op.args, op.kwargs], why)
         out = self._values[node] = run.fixed(op.out, why)
         if op.name in LAYERS and isinstance(out, Tensor):
@@ -212,6 +225,43 @@ def _place(site: str, node: Node) -> str:
         file, line = user[-1].split(",")[:2]
         where.append(f"{file[6:-1].rsplit('/', 1)[-1]}:{line.split()[-1]}")
     return f" ({', '.join(where)})" if where else ""
+
+
+def _makes_rows(node: Node) -> bool:
+    """Whether a parameter is taken apart into weights and biases of linear layers."""
+    dim: Any = node.args[2] if len(node.args) > 2 else 0
+    used = [(user, part) for part in node.users for user in part.users]
+    return (
+        name_of(node) in ("chunk", "split", "split_with_sizes")
+        and not node.kwargs
+        and int(dim) == 0
+        and all(part.target is operator.getitem for part in node.users)
+        and all(name_of(user) == "linear" and user.args[0] is not part for user, part in used)
+    )
+
+
+def _rows(source: Source, parts: Any) -> tuple[Rows, ...]:
+    starts = [0, *accumulate(len(part) for part in parts)]
+    return tuple(Rows(source, a, b) for a, b in pairwise(starts))
+
+
+def _unread(graph: Graph, parameters: Collection[str]) -> set[Node]:
+    """Results that nothing comes of, of operators that only look at activations."""
+    found = set[Node]()
+    for node in reversed(graph.nodes):
+        target: Any = node.target
+        if node.op != "call_function" or not all(user in found for user in node.users):
+            continue
+        schema = getattr(target, "_schema", None)
+        pure = target is operator.getitem or (schema is not None and not schema.is_mutable)
+        name = Op(target, (), {}, None)
+        if pure and costs_nothing(name) and not _given(node, parameters):
+            found.add(node)
+    return found
+
+
+def _given(node: Node, parameters: Collection[str]) -> bool:
+    return any(one.name in parameters for one in node.all_input_nodes)
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
