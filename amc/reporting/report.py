@@ -46,7 +46,7 @@ class Limited:
 
 @dataclass(frozen=True)
 class LayerChange:
-    """What happened to one layer; MACs per sample."""
+    """What happened to one layer; MACs per sample, heads where whole ones of them go."""
 
     name: str
     kind: str
@@ -54,6 +54,13 @@ class LayerChange:
     in_channels: Change
     out_channels: Change
     macs: Change
+    heads: Change | None = None
+
+    @property
+    def outputs(self) -> str:
+        """Channels that it puts out, and how many heads these are, before and after."""
+        heads = f" ({_arrow(self.heads)} heads)" if self.heads else ""
+        return f"{_arrow(self.out_channels)}{heads}"
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,11 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
     full, kept = graph.cost, graph.counts(strategy)
     before, after = full.layer_macs(graph.counts({})), full.layer_macs(kept)
     inputs, outputs = full.layer_channels(kept)
+    heads = {
+        g.name: Change(g.size, strategy.get(g.name, g.size))
+        for g in graph.groups
+        if g.unit == "head"
+    }
     changes = []
     for i, layer in enumerate(graph.layers):
         # a depthwise layer has one input slice a group: its inputs are as many as its outputs
@@ -156,6 +168,7 @@ def layer_changes(graph: ChannelGraph, strategy: Strategy) -> tuple[LayerChange,
                 Change(layer.in_channels, into),
                 Change(layer.out_channels, out),
                 Change(int(before[i]), int(after[i])),
+                heads.get(layer.out_group),
             )
         )
     return tuple(changes)
@@ -189,7 +202,7 @@ def layer_table(layers: tuple[LayerChange, ...]) -> Table:
             layer.name,
             layer.group,
             _arrow(layer.in_channels),
-            _arrow(layer.out_channels),
+            layer.outputs,
             f"{short(layer.macs.original)} → {short(layer.macs.pruned)}",
             f"{layer.macs.ratio:.0%}",
         )

@@ -65,11 +65,14 @@ class Network:
         shape = feed.in_words(data.input_shape)
         what = "images" if data.example is None else "inputs"
         kind = f"{data.num_classes} classes" if task.classifies else f"scored by {task.name}"
+        heads = sum(group.unit == "head" for group in graph.decisions)
         lines = [
             f"data     {data.name}: {kind}, {what} {shape}",
             f"network  {self.name}: {graph.macs():,} MACs, {graph.total_params:,} parameters",
             f"weights  {self.source}",
-            f"groups   {len(graph.decisions)} can be pruned; left whole: "
+            f"groups   {len(graph.decisions)} can be pruned"
+            + (f", {heads} of them of attention heads" if heads else "")
+            + "; left whole: "
             f"{'; '.join(frozen) or 'none'}",
         ]
         if data.prepared:

@@ -131,7 +131,7 @@ def rows(run: RunRecord) -> list[Row]:
             one["kind"],
             one["group"],
             _arrow(one["in_channels"]),
-            _arrow(one["out_channels"]),
+            _arrow(one["out_channels"]) + _heads(one),
             f"{large(one['macs']['original'])} → {large(one['macs']['pruned'])}",
             one["macs"]["ratio"],
             one["macs"]["original"] / most,
@@ -139,6 +139,12 @@ def rows(run: RunRecord) -> list[Row]:
         )
         for one in layers
     ]
+
+
+def _heads(layer: Mapping[str, Any]) -> str:
+    """How many heads the outputs of a layer are, where these go whole."""
+    heads = layer.get("heads")
+    return f" ({_arrow(heads)} heads)" if heads else ""
 
 
 def search(run: RunRecord) -> Iterator[Chart]:
