@@ -45,6 +45,9 @@ class Table:
     arms: tuple[str, ...] = (*HALVES, "uniform", "ddpg")
     seeds: tuple[int, ...] = (0,)
     epochs: int = 4
+    """Of training."""
+    episodes: int = 100
+    """Of the agent."""
     show: bool = False
     """Only show what is known."""
     out: Path = ROWS
@@ -116,7 +119,7 @@ def measure(table: Table) -> None:
         if (data, seed, metric) not in labs:
             common = {
                 "metric": metric, "target": "channels,heads",
-                "finetune_epochs": table.epochs, **table.common,
+                "finetune_epochs": table.epochs, "episodes": table.episodes, **table.common,
             }  # fmt: skip
             labs = {(data, seed, metric): Lab(cell, common, Path("weights"))}
         found = measured(labs[data, seed, metric], cell, arm)
