@@ -70,11 +70,13 @@ class Network:
             f"data     {data.name}: {kind}, {what} {shape}",
             f"network  {self.name}: {graph.macs():,} MACs, {graph.total_params:,} parameters",
             f"weights  {self.source}",
-            f"groups   {len(graph.decisions)} can be pruned"
-            + (f", {heads} of them of attention heads" if heads else "")
-            + "; left whole: "
-            f"{'; '.join(frozen) or 'none'}",
         ]
+        if graph.decisions:  # or only weights are to become zero
+            among = f", {heads} of them of attention heads" if heads else ""
+            whole = "; ".join(frozen) or "none"
+            lines.append(
+                f"groups   {len(graph.decisions)} can be pruned{among}; left whole: {whole}"
+            )
         if data.prepared:
             lines.insert(1, f"images   {data.prepared}")
         for budget in budgets:

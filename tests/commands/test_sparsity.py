@@ -102,8 +102,12 @@ def test_two_of_four_along_inputs(model: nn.Module) -> None:
         assert bool(((groups == 0).sum(-1) == 2).all()), name
 
 
-def test_layers_that_are_left_out_stay_whole(model: nn.Module) -> None:
-    result = compressed(model, exclude=("a", "Linear"), sparsity=0.5)
+def test_layers_that_are_left_out_stay_whole(
+    model: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = compressed(model, exclude=("a", "Linear"), sparsity=0.5, quiet=False)
+    said = capsys.readouterr().out
+    assert "200 weights of 2 layers: 50.0% by magnitude" in said and "can be pruned" not in said
     assert zeros_in(result.model) | {"b.weight": 0, "c.weight": 0} == dict.fromkeys(WEIGHTS, 0)
     assert sum(zeros_in(result.model).values()) == 100
     assert result.report.sparsity is not None
