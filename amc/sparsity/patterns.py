@@ -148,7 +148,7 @@ class Pattern:
         if self.stay:
             ranked = cells.sort(dim=-1).values
             going = sizes.reshape(*ranked.shape[:-1], 1)
-            places = torch.arange(self.inputs, device=scores.device)
+            places = torch.arange(cells.shape[-1], device=scores.device)
             sums = torch.where(places < going, ranked, 0).sum(-1)
         else:
             sums = cells.sum((1, 4))
@@ -212,7 +212,8 @@ class Pattern:
         rows, positions, columns = layout.sizes(shape)
         if not self.inputs:
             positions, columns = 1, positions * columns
-        return rows, self.outputs or rows, positions, columns, self.inputs or columns
+        height, width = min(self.outputs or rows, rows), min(self.inputs or columns, columns)
+        return rows, height, positions, columns, width
 
 
 SINGLE = Pattern()

@@ -22,7 +22,19 @@ LAYOUTS = {
     "transposed in groups": ((6, 2, 3), Layout(1, 0, groups=3)),
     "both at once": ((2, 3, 5), Layout(2, 1)),
 }
-BLOCKS = ["", "1x4", "4x1", "2x3", "row", "column", "2xall", "allx3", "allxall", "8x8"]
+BLOCKS = ["", "1x4", "4x1", "2x3", "row", "column", "2xall", "allx3", "allxall", "8x8", "9999x99999"]
+    "",
+    "1x4",
+    "4x1",
+    "2x3",
+    "row",
+    "column",
+    "2xall",
+    "allx3",
+    "allxall",
+    "8x8",
+    "1000000x1000000",
+]
 
 
 def coordinates(shape: tuple[int, ...], layout: Layout) -> list[tuple[int, int, int]]:
@@ -68,7 +80,7 @@ def test_units_are_those_of_a_loop(name: str, text: str) -> None:
     assert spread.flatten().tolist() == [numbers[key] for key in keys]
 
 
-@pytest.mark.parametrize("text", ["2:4", "1:4", "3:5", "1:2"])
+@pytest.mark.parametrize("text", ["2:4", "1:4", "3:5", "1:2", "2:9000"])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_of_m_inputs_side_by_side_n_stay(name: str, text: str) -> None:
     shape, layout = LAYOUTS[name]

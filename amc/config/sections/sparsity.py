@@ -51,8 +51,8 @@ class SparsityConfig:
     """The part to begin with."""
     block: str = ""
     """For --target blocks: what becomes zero together, in a weight as a matrix of outputs by
-    inputs: 1x4, AxB (outputs by inputs), row, column, or N:M, of every M inputs side by side N
-    stay (2:4)."""
+    inputs: 1x4, AxB (outputs by inputs, all for a whole side), row, column, or N:M, of every M
+    inputs side by side N stay (2:4)."""
     sparsity_allocation: Literal["global", "uniform", "search"] = "global"
     """Who shares the zeros out to layers: one threshold for all (global), the same part in each
     (uniform), or a search by --allocator within the whole (search)."""
@@ -243,12 +243,13 @@ def fixed_level(block: str) -> float | None:
     """
     if block in ("", "row", "column"):
         return None
-    if re.fullmatch(r"[1-9]\d{0,6}x[1-9]\d{0,6}", block):
+    if re.fullmatch(r"([1-9]\d{0,6}|all)x([1-9]\d{0,6}|all)", block):
         return None
     found = re.fullmatch(r"(\d{1,4}):(\d{1,4})", block)
     if found is None:
         raise AmcError(
-            f"--block {block!r} is unknown; allowed: AxB such as 1x4, row, column, N:M such as 2:4"
+            f"--block {block!r} is unknown; allowed: AxB such as 1x4 or allx2, row, column, N:M "
+            "such as 2:4"
         )
     few, many = map(int, found.groups())
     if not 0 < few < many:
