@@ -71,8 +71,9 @@ class Table:
         """What tells rows apart."""
         epochs = 0 if arm == "obs" else self.epochs
         return {
-            "network": self.network, "data": short(data), "level": level, "arm": arm,
-            "epochs": epochs, "seed": self.seed, "common": self.common,
+            "network": self.network, "data": short(data), "options": data.partition("?")[2],
+            "level": level, "arm": arm, "epochs": epochs, "seed": self.seed,
+            "common": self.common,
         }  # fmt: skip
 
     def settings(self, data: str, level: float, arm: str) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def measured(table: Table, data: str, level: float, arm: str) -> dict[str, Any]:
         **table.key(data, level, arm), "zeros": found, "weights": total,
         "exact": abs(found - level * total) < 1, "before": accuracy["original"],
         "cut": accuracy["pruned"], "trained": accuracy["recovered"],
-        "seconds": time.perf_counter() - start,
+        "learned": report["sparsity"]["learned"], "seconds": time.perf_counter() - start,
     }  # fmt: skip
     if arm == "const":
         row["kept"] = same_zeros(zeros, load_file(settings["checkpoint"]))
@@ -125,7 +126,8 @@ def lines(known: list[dict[str, Any]]) -> Iterator[str]:
     for row in sorted(known, key=lambda r: (r["data"], r["level"], r["arm"])):
         lost = 100 * (row["before"] - row["trained"])
         yield (
-            f"| {row['data']} | {row['level']:g} | {row['arm']} | {row['epochs']} "
+            f"| {row['data']} {row['options']} | {row['level']:g} | {row['arm']} "
+            f"| {row['epochs']} "
             f"| {row['zeros']:,} of {row['weights']:,} | {100 * row['before']:.1f} "
             f"| {100 * row['cut']:.1f} | {100 * row['trained']:.1f} | {lost:+.1f} |"
         )
