@@ -19,7 +19,7 @@ EXACT = 1e-9
 RATE, WAY = 1e-3, 6.0
 """Of Adam, as NNCF has it; and how far a logit, which begins at 4.6, is to get until the target.
 Adam moves it by the rate in a step. At 6 training puts out nearly all units by itself (measured:
-docs/sparsity.md); at less it ends before, and what has not learned is cut."""
+docs/results.md); at less it ends before, and what has not learned is cut."""
 
 
 @dataclass(frozen=True)
