@@ -58,6 +58,8 @@ def _following(kind: Any) -> tuple[type | None, frozenset[str]]:
     nothing = None, frozenset[str]()
     if kind.__module__.startswith("torch.") or "__slots__" in vars(kind):
         return nothing
+    if any("__init_subclass__" in vars(one) for one in kind.__mro__[:-1]):
+        return nothing  # somebody keeps account of sub-classes
     own: dict[str, FunctionType] = {}
     for one in reversed(kind.__mro__):
         if not one.__module__.startswith(("torch.", "builtins")):
@@ -71,7 +73,7 @@ def _following(kind: Any) -> tuple[type | None, frozenset[str]]:
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     try:
         made = type(kind)(kind.__name__, (kind, Following), {**body, **names})
-    except TypeError:  # classes may refuse to have sub-classes
+    except Exception:  # somebody's metaclass may refuse in any way
         return nothing
     return made, frozenset[str]().union(*(new.numbers for new in found.values()))
 

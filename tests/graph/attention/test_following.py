@@ -138,7 +138,7 @@ class Counted(Packed):
     """Somebody who counts sub-classes."""
 
     def __init_subclass__(cls) -> None:
-        raise TypeError("no more of these")
+        raise AssertionError("another one")
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).softmax(-1).reshape(x.shape[0], x.shape[1], x.shape[2])

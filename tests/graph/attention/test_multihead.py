@@ -222,6 +222,21 @@ def test_copies_files_and_shapes_follow() -> None:
     assert whole(x, x, x)[0].equal(model(x, x, x)[0])
 
 
+def test_twice_cut() -> None:
+    torch.manual_seed(0)
+    module, x = (
+        shaken(nn.MultiheadAttention(24, 6, batch_first=True)).eval(),
+        torch.randn(2, 5, 24),
+    )
+    small = amc.shrink(module, plan_of(module))
+    again = plan_of(small, (1, 3))
+    smaller = amc.shrink(small, again)
+    assert (smaller.num_heads, smaller.head_dim) == (2, 4)
+    torch.testing.assert_close(smaller(x, x, x)[0], amc.mask(small, again)(x, x, x)[0])
+    both = plan_of(module, (KEPT[1], KEPT[3]))
+    torch.testing.assert_close(smaller(x, x, x)[0], amc.mask(module, both)(x, x, x)[0])
+
+
 class Reversed(nn.MultiheadAttention):
     """Somebody's own."""
 
