@@ -17,8 +17,8 @@ class TrainingConfig:
     finetune_epochs: int = 4
     """Passes over the training data after the cut; 0: none."""
     learning_rate: float | None = None
-    """Highest learning rate of fine-tuning; default: 0.02 for networks with depthwise layers, 0.05
-    for others."""
+    """Highest learning rate of fine-tuning; default: 0.01 for networks with heads of attention,
+    0.02 for those with depthwise layers, 0.05 for others."""
     batch_size: int = 64
     """Images per batch of training."""
     label_smoothing: float = 0.0
@@ -53,11 +53,13 @@ class TrainingConfig:
     def rate_for(self, graph: ChannelGraph) -> float:
         """The highest learning rate for a network.
 
-        Depthwise layers have few weights a channel, which large steps throw off (measured:
-        docs/results.md).
+        Depthwise layers have few weights a channel, which large steps throw off; networks with
+        attention they throw off too (measured: docs/results.md).
         """
         if self.learning_rate is not None:
             return self.learning_rate
+        if any(group.unit == "head" for group in graph.groups):
+            return 0.01
         return 0.02 if any(layer.kind == "depthwise" for layer in graph.layers) else 0.05
 
 

@@ -10,9 +10,10 @@ from amc.models.catalog import build
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("mobilenet_v1", 0.02), ("mobilenet_v2", 0.02), ("resnet20", 0.05)]
+    ("name", "rate"),
+    [("mobilenet_v1", 0.02), ("mobilenet_v2", 0.02), ("resnet20", 0.05), ("vit", 0.01)],
 )
-def test_depthwise_layers_take_smaller_steps(name: str, rate: float) -> None:
+def test_depthwise_layers_and_attention_take_smaller_steps(name: str, rate: float) -> None:
     model = build(name, num_classes=4, in_channels=3, width=0.25)
     graph = amc.trace(model, (torch.zeros(1, 3, 32, 32),))
     assert TrainingConfig().rate_for(graph) == rate
