@@ -105,8 +105,14 @@ def picked(m: Any, x: Tensor) -> Tensor:
     return joined(F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]))
 
 
-PLAIN = (fused, by_hand, by_einsum, in_the_batch)
-PACKED = (kind_first, head_first, head_last, in_one, parts_first, picked)
+def some(quick: int, *runs: Callable[..., Tensor]) -> list[Any]:
+    """The first of them, and the others for the slow suite."""
+    slow = (pytest.param(run, marks=pytest.mark.slow) for run in runs[quick:])
+    return [*runs[:quick], *slow]
+
+
+PLAIN = some(3, fused, by_einsum, in_the_batch, by_hand)
+PACKED = some(3, kind_first, head_first, in_one, head_last, parts_first, picked)
 
 
 def check(model: nn.Module, x: Tensor, members: dict[tuple[str, int], int], size: int) -> None:
@@ -152,7 +158,7 @@ def test_heads_of_one_layer(run: Callable[..., Tensor]) -> None:
     check(attended(run, packed=True), torch.randn(2, TOKENS, 3), TOGETHER, HEADS)
 
 
-@pytest.mark.parametrize("run", PLAIN)
+@pytest.mark.parametrize("run", some(2, fused, by_einsum, by_hand, in_the_batch))
 def test_products_of_attention_follow_the_heads(run: Callable[..., Tensor]) -> None:
     """However they are written, counted by hand."""
     model = attended(run)
@@ -218,7 +224,10 @@ BIASES: dict[str, tuple[Callable[..., Tensor], Any, tuple[str, int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BIASES)
+@pytest.mark.parametrize(
+    "name",
+    [*list(BIASES)[:3], *(pytest.param(n, marks=pytest.mark.slow) for n in list(BIASES)[3:])],
+)
 def test_what_every_head_has_of_its_own(name: str) -> None:
     torch.manual_seed(0)
     run, held, where = BIASES[name]
@@ -269,7 +278,7 @@ def expanded(m: Any, x: Tensor) -> Tensor:
     return joined(F.scaled_dot_product_attention(q, k, v))
 
 
-@pytest.mark.parametrize("run", [grouped, repeated, expanded])
+@pytest.mark.parametrize("run", some(1, grouped, repeated, expanded))
 def test_heads_that_share_keys_go_together(run: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
     keys = {name: nn.Linear(WIDTH, INNER // 2) for name in ("k", "v")}
