@@ -1,7 +1,7 @@
 """Parts of the weights of every layer as something to share out: what allocators and agents walk.
 
-A channel graph whose groups are layers. The units of a group are hundredths of the layer's
-weights: one that keeps 30 of them has 70 % zeros. So the budget, the environment, agents,
+A channel graph whose groups are layers. The units of a group are fiftieths of the layer's
+weights: one that keeps 15 of them has 70 % zeros. So the budget, the environment, agents,
 allocators and the record of a search mean the same for them as for channels. What counts is the
 number of weights that stay; MACs are those with weights that are not zero.
 
@@ -34,7 +34,7 @@ from amc.sparsity.obs import solve
 from amc.sparsity.patterns import SINGLE, Layout, Pattern
 from amc.sparsity.select import chosen
 
-STEPS = 100
+STEPS = 50
 """Units of every group."""
 
 THINNEST = 0.25
@@ -54,7 +54,7 @@ class _Cost(CostModel):
     weights: tuple[int, ...] = ()
 
     def params(self, counts: IntArray) -> int:
-        """Parameters that are not zero, for kept hundredths [T]."""
+        """Parameters that are not zero, for kept fiftieths [T]."""
         return int(np.array(self.weights) @ counts) // STEPS + self.other_params
 
 
@@ -148,7 +148,7 @@ def shares_graph(
     least = max(1, round(THINNEST * (1 - level) * STEPS))
     order = [layer.name for layer in graph.layers]
     groups = [
-        ChannelGroup(n, STEPS, (), (), (layers[n].name,), least=least, unit="percent")
+        ChannelGroup(n, STEPS, (), (), (layers[n].name,), least=least, unit="share")
         for n in sorted(names, key=lambda name: order.index(layers[name].name))
     ]
     fields = {n: getattr(graph, n) for n in ChannelGraph.__dataclass_fields__}
@@ -211,7 +211,7 @@ class Shares:
         return duplicate(self.view(strategy))
 
     def solution(self, name: str, count: int) -> Tensor:
-        """A weight of which so many hundredths stay."""
+        """A weight of which so many fiftieths stay."""
         key = (name, count)
         if key not in self._solutions:
             self._solutions[key], self._errors[key] = self._solved(name, 1 - count / STEPS)
@@ -226,7 +226,8 @@ class Shares:
     def _solved(self, name: str, level: float) -> tuple[Tensor, float]:
         weight, layer = self._source[name].detach(), self._layers.get(name)
         if layer is not None and layer.name in self._stats:
-            found = solve(self._stats[layer.name], layer, weight, level, self.pattern)
+            stats = self._stats[layer.name]
+            found = solve(stats, layer, weight, level, self.pattern, thorough=False)
             return found.weight, found.error
         size = magnitude(weight)
         mask = chosen({name: size}, {name: level}, self.pattern, layouts=self._layouts)[name]

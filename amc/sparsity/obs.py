@@ -33,6 +33,9 @@ from amc.sparsity.select import chosen
 STEPS = 60
 """Of the alternating method."""
 
+QUICK = 25
+"""Of them where many levels are tried."""
+
 RISING = 15
 """Steps in which the level rises to the one that is wanted, fast at first."""
 
@@ -61,7 +64,12 @@ class Solution:
 
 
 def solve(
-    stats: LayerStats, layer: Layer, weight: Tensor, level: float, pattern: Pattern = SINGLE
+    stats: LayerStats,
+    layer: Layer,
+    weight: Tensor,
+    level: float,
+    pattern: Pattern = SINGLE,
+    thorough: bool = True,
 ) -> Solution:
     """The mask of a level, and the weights that are left, solved for anew.
 
@@ -73,12 +81,16 @@ def solve(
         weight: of the layer, [O, I / groups, *kernel].
         level: part of the weights that become zero, as `chosen` takes it.
         pattern: what becomes zero together.
+        thorough: False takes `QUICK` steps, compares with nothing and improves nothing.
     """
     problem = Regression(stats, as_columns(weight, layer), 1 - level)
     if not level:
         everything = torch.ones_like(problem.start, dtype=torch.bool)
         return _solution(problem, everything, problem.whole, weight)
     project = _Projection(layer, weight, pattern)
+    if not thorough:
+        mask = _alternated(problem, project, level, QUICK)
+        return _solution(problem, mask, problem.solved(mask, problem.whole), weight)
     masks = [_alternated(problem, project, level), project(problem.start.abs(), level)]
     found = [(mask, problem.solved(mask, problem.whole)) for mask in masks]
     mask, solved = min(found, key=lambda one: problem.error(one[1]))
@@ -114,7 +126,9 @@ class _Projection:
         return as_columns(mask, self.layer) > 0
 
 
-def _alternated(problem: Regression, project: _Projection, level: float) -> Tensor:
+def _alternated(
+    problem: Regression, project: _Projection, level: float, steps: int = STEPS
+) -> Tensor:
     """The mask that the alternating method comes to, [G, D, N]; float32 is enough for a mask."""
     scale = problem.diagonal.sqrt()
     gram = problem.stats.xx / (scale * scale.mT)
@@ -124,7 +138,7 @@ def _alternated(problem: Regression, project: _Projection, level: float) -> Tens
     weights = (problem.whole * scale).float()
     gap = torch.zeros_like(weights)
     mask = torch.ones_like(weights, dtype=torch.bool)
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         missing = max(0.0, 1 - step / RISING)
         wanted = weights + gap
         mask = project(wanted.square(), level * (1 - missing**3))

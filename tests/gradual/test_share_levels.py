@@ -70,12 +70,12 @@ def test_costs_are_those_of_weights_that_are_not_zero() -> None:
     assert list(found.sizes) == ["a.weight", "b.weight"]
     assert found.weights == (54, 432)
     assert found.macs() == graph.macs() and found.cost.params(found.counts({})) == 647 + 12
-    half = found.counts({"a.weight": 50, "b.weight": 25})
+    half = found.counts({"a.weight": 25, "b.weight": 25})
     # a: 54 weights at 36 places, b: 432 at 16
-    assert graph.macs() - found.cost.macs(half) == 36 * 27 + 16 * 324
-    assert found.cost.params(found.counts({})) - found.cost.params(half) == 27 + 324
-    assert found.objective(half) == 27 + 108
-    assert found.objective.of(np.stack([half, half])).tolist() == [135, 135]
+    assert graph.macs() - found.cost.macs(half) == 36 * 27 + 16 * 216
+    assert found.cost.params(found.counts({})) - found.cost.params(half) == 27 + 216
+    assert found.objective(half) == 27 + 216
+    assert found.objective.of(np.stack([half, half])).tolist() == [243, 243]
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 0.77, 0.95])
@@ -95,7 +95,7 @@ def test_levels_are_exact_in_sum_and_near_the_strategy(level: float) -> None:
         assert np.allclose(gone, np.rint(gone))
         assert round(sum(gone)) == round(level * sum(SIZES))
         for name, size in zip(NAMES, SIZES, strict=True):
-            assert abs(1 - levels[name] - strategy[name] / STEPS) <= 0.03 + 1 / size
+            assert abs(1 - levels[name] - strategy[name] / STEPS) <= 0.04 + 1 / size
 
 
 def test_a_level_that_layers_cannot_take_is_refused() -> None:
@@ -108,11 +108,11 @@ def test_a_level_that_layers_cannot_take_is_refused() -> None:
 def test_strategies_are_carried_out_on_one_network() -> None:
     _, found = shares()
     before = {name: t.clone() for name, t in tensors(found.model).items()}
-    strategy = dict.fromkeys(NAMES, 50)
+    strategy = dict.fromkeys(NAMES, 25)
     state = tensors(found.view(strategy))
     for name, size in zip(NAMES, SIZES, strict=True):
         assert int((state[name] == 0).sum()) == size // 2
-    whole = tensors(found.cut({"b.weight": 30}))
+    whole = tensors(found.cut({"b.weight": 15}))
     assert torch.equal(whole["a.weight"], before["a.weight"])
     assert int((whole["b.weight"] == 0).sum()) == round(0.7 * 432)
     assert all(torch.equal(t, before[name]) for name, t in tensors(found.model).items())
@@ -125,9 +125,9 @@ def test_errors_fall_with_the_part_that_stays() -> None:
     for options, values in zip(budget.options, errors.values(), strict=True):
         assert len(values) == len(options) and options[-1] == STEPS
         assert (np.diff(values) <= 0).all() and values[-1] == 0
-    assert errors["fc.weight"][5] == pytest.approx(
-        found.error("fc.weight", int(budget.options[3][5])), rel=0.5
-    )
+    for at in (3, 10, 17):
+        solved = found.error("b.weight", int(budget.options[1][at]))
+        assert errors["b.weight"][at] == pytest.approx(solved, rel=0.5)
 
 
 def test_the_environment_walks_the_layers() -> None:
@@ -141,7 +141,7 @@ def test_the_environment_walks_the_layers() -> None:
         seen, _, done, _, info = env.step(np.array([0.5], dtype=np.float32))
         steps += 1
     assert steps == 4
-    assert all(49 <= info["strategy"][name] <= 51 for name in NAMES[:3])
+    assert all(24 <= info["strategy"][name] <= 26 for name in NAMES[:3])
 
 
 @pytest.mark.parametrize("allocator", ["uniform", "evolution", "ddpg"])
