@@ -94,6 +94,15 @@ def test_run_elsewhere_is_the_run_on_the_cpu(
         {"metric": "rb", "sparsity": 0.7, "sparsity_rate": 0.1, "finetune_epochs": 3},
         {"metric": "obs", "sparsity": 0.7},
         {"target": "blocks", "block": "2:4", "bn_samples": 100},
+        {
+            "target": "blocks",
+            "block": "1x4",
+            "metric": "obs",
+            "sparsity": 0.6,
+            "sparsity_allocation": "search",
+            "episodes": 3,
+            "warmup_episodes": 2,
+        },
     ],
     ids=str,
 )

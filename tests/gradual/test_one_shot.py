@@ -13,10 +13,13 @@ import amc
 from amc.config.sections.job import ReconstructionConfig
 from amc.gradual import one_shot as rooms
 from amc.gradual.one_shot import KIND, SHARED, UNKNOWN, WIDE, one_shot, solvable
+from amc.gradual.share_levels import prepared as prepared_shares
+from amc.gradual.shares import STEPS
 from amc.graph.shrink import duplicate, tensors
 from amc.runs.terminal import Terminal
 from amc.runtime.errors import AmcError
 from amc.sparsity.magnitude import magnitude
+from amc.sparsity.masking import Zeros
 from amc.sparsity.patterns import Pattern
 from amc.sparsity.select import chosen
 from amc.steps.job import Job
@@ -120,6 +123,18 @@ def test_outputs_are_nearer_than_those_of_magnitude(level: float) -> None:
     wanted = outputs(model, work)
     apart = [(outputs(one, work) - wanted).square().sum() for one in (found.network, plain)]
     assert apart[0] < 0.6 * apart[1]
+
+
+def test_layer_after_layer_is_nearer_than_every_layer_by_itself() -> None:
+    work, model, graph, names = prepared(Net, 2, 6, 6)
+    work = replace(work, reconstruction=replace(work.reconstruction, bn_adapt=False))
+    level = dict.fromkeys(names, 0.5)
+    found = one_shot(work, model, graph, names, level)
+    shares = prepared_shares(work, model, graph, Zeros(rooms.layouts_of(graph, model, names), 0.5))
+    alone = shares.cut(dict.fromkeys(names, STEPS // 2))
+    wanted = outputs(model, work)
+    apart = [(outputs(one, work) - wanted).square().sum() for one in (found.network, alone)]
+    assert apart[0] < apart[1]
 
 
 def test_one_pass_and_a_pass_for_each_layer_agree(monkeypatch: pytest.MonkeyPatch) -> None:
