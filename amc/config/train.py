@@ -91,8 +91,8 @@ class TrainConfig(Composed):
     """Also write the network that is left as these files, separated by commas: onnx, int8 (ONNX in
     8 bits), pt2, safetensors, state_dict; each is tried. python -m amc.export does it later."""
     statistics: bool = False
-    """Also print the levels of filters, FLOPs and parameters: by layer, of the network, and of
-    what was asked for. report.json always holds them."""
+    """Also print the levels of filters, FLOPs and parameters, and of zeros: by layer, of the
+    network, and of what was asked for. report.json always holds them."""
     trust: bool = False
     """Use run folders, policies and plans of other users; they name code that runs here."""
     seed: int = 0
