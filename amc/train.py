@@ -224,7 +224,8 @@ def prune(job: Job, given: nn.Module, run: Run[TrainConfig]) -> Result:
 
     # Accuracy comes back; weights become zero meanwhile, if they are a target too.
     if config.zeros:
-        return zeros(job, network, pruned, plan, run, log, found, (original, cut))
+        left = found.begun.network if found.begun else pruned
+        return zeros(job, network, left, plan, run, log, found, (original, cut))
     with run.clock("finetune"):
         pruned, plan, macs = recover(
             job, network, pruned, plan, config, run.folder, log, allocation, found.begun
@@ -241,8 +242,9 @@ def only_zeros(job: Job, given: nn.Module, graph: ChannelGraph, run: Run[TrainCo
     """Weights or blocks become zero, and nothing is removed."""
     network, original = ready(job, given, graph, run, None)
     log = TensorBoardLog(run.folder, graph.sizes, graph.macs(), job.task)
-    plan, found = graph.plan({}), Candidates()
-    return zeros(job, network, network.model, plan, run, log, found, (original, None))
+    return zeros(
+        job, network, network.model, graph.plan({}), run, log, Candidates(), (original, None)
+    )
 
 
 def zeros(
@@ -256,15 +258,16 @@ def zeros(
     scores: tuple[Score, Score | None],
 ) -> Result:
     """Weights or blocks of what is left become zero, while it is trained; what came of it all."""
-    original, cut = scores
     with run.clock("finetune"):
         sparse = sparsify(job, network, left, plan, run.config, run.folder, log)
     run.save_strategy(plan.strategy, network.graph.channels)
     run.save(plan, sparse.network)
-    before = cut or job.tested(sparse.before)
+    original, cut = scores
+    scored = original, cut or job.tested(sparse.before)
     found = found.having_trained(finetune=sparse.macs)
-    made = sparse.network, (original, before)
-    return finish(job, run, log, network, found, plan, *made, zeros=sparse.account)
+    return finish(
+        job, run, log, network, found, plan, sparse.network, scored, zeros=sparse.account
+    )
 
 
 def tolerated(

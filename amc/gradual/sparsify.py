@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from amc.graph.shrink import duplicate, tensors
 from amc.graph.tracing.trace import trace
 from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runs.history import keep_training
-from amc.runtime import weights
+from amc.runtime import distributed, weights
 from amc.sparsity.account import as_json, layer_levels
 from amc.sparsity.bernoulli import attach_bernoulli
 from amc.sparsity.levels import Levels
@@ -96,11 +97,16 @@ def sparsify(
     once = at_once(job, model, graph, zeros, step.metric)
     trained, epochs = step.trained(once)
     masks = {name: mask.current().clone() for name, mask in masks_of(trained).items()}
+    distributed.check_equal("the masks", sha256(b"".join(map(_bytes, masks.values()))).hexdigest())
     save_masks(folder / MASKS, masks)
     before, after = (strip(duplicate(one)).eval() for one in (once, trained))
     macs = network.graph.macs(plan) * epochs * images_in(job.data.train) if epochs else 0
     account = {"whole": whole, **step.account(masks, after)}
     return Sparse(after, before, masks, account, macs)
+
+
+def _bytes(mask: Tensor) -> bytes:
+    return bytes(mask.cpu().numpy().tobytes())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
 """Weights and blocks become zero: exact levels, masks that stay, files, runs that go on."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runtime.errors import AmcError
 from amc.steps.result import Result
 from amc.train import run
-from small_runs import report_of, resume
+from small_runs import report_of, resume, words
 
+SLOW = pytest.mark.slow
 FEW: dict[str, Any] = {"finetune_epochs": 3, "calibration_batches": 2, "target": "weights"}
 
 
@@ -67,12 +71,17 @@ def zeros_in(model: nn.Module) -> dict[str, int]:
     [
         {"sparsity": 0.7},
         {"sparsity": 0.7, "finetune_epochs": 0},
-        {"sparsity": 0.4, "metric": "normed_magnitude", "sparsity_schedule": "one-shot"},
+        pytest.param(
+            {"sparsity": 0.4, "metric": "normed_magnitude", "sparsity_schedule": "one-shot"},
+            marks=SLOW,
+        ),
         {"sparsity": 0.65, "metric": "rb", "sparsity_rate": 0.5},
-        {"sparsity": 0.6, "sparsity_schedule": "exponential", "sparsity_init": 0.2},
-        {"sparsity": 0.1, "sparsity_schedule": "adaptive"},
+        pytest.param(
+            {"sparsity": 0.6, "sparsity_schedule": "exponential", "sparsity_init": 0.2}, marks=SLOW
+        ),
+        pytest.param({"sparsity": 0.1, "sparsity_schedule": "adaptive"}, marks=SLOW),
         {"sparsity": 0.7, "metric": "obs"},
-        {"sparsity_steps": (1,), "sparsity_levels": (0.1, 0.35)},
+        pytest.param({"sparsity_steps": (1,), "sparsity_levels": (0.1, 0.35)}, marks=SLOW),
         {"sparsity": 0.7, "sparsity_per_step": False, "ema": 0.9},
         {"target": "blocks", "block": "1x4", "sparsity": 0.5, "sparsity_allocation": "uniform"},
     ],
@@ -170,36 +179,57 @@ def test_the_folder_of_a_run_is_loaded_and_exported(model: nn.Module, tmp_path: 
     assert "| c.weight | 16 × 8 × 1 × 1 | 128 |" in text  # noqa: RUF001
 
 
+@pytest.mark.parametrize(
+    ("metric", "stops"),
+    [("magnitude", (2, 5)), pytest.param("rb", (1, 3), marks=pytest.mark.slow)],
+)
 def test_a_killed_training_goes_on_to_the_same_bits(
-    tiny: dict[str, Any], few_digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    metric: str,
+    stops: tuple[int, ...],
+    tiny: dict[str, Any],
+    few_digits: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In the middle of the rise, and after masks are frozen; masks that are drawn too."""
-    settings = {"model": tiny["model"], "data": few_digits, "device": "cpu", "quiet": True}
-    for metric, stops in (("magnitude", (2, 5)), ("rb", (1, 3))):
-        config = TrainConfig.of(
-            **settings, **{**FEW, "finetune_epochs": 6}, metric=metric, sparsity=0.6,
-            run_dir=tmp_path / metric,
-        )  # fmt: skip
-        whole = run(config.but(run_dir=tmp_path / f"{metric}-whole"))
-        calls = iter(range(1, 99))
+    config = TrainConfig.of(
+        model=tiny["model"], data=few_digits, device="cpu", quiet=True, metric=metric, ema=0.5,
+        sparsity=0.6, run_dir=tmp_path / "run", **{**FEW, "finetune_epochs": 6},
+    )  # fmt: skip
+    whole, calls = run(config.but(run_dir=tmp_path / "whole")), iter(range(1, 99))
 
-        def stop(
-            self: TensorBoardLog,
-            level: float,
-            after: tuple[int, ...] = stops,
-            calls: Iterator[int] = calls,
-        ) -> None:
-            if next(calls) in after:
-                raise KeyboardInterrupt
+    def stop(self: TensorBoardLog, level: float) -> None:
+        if next(calls) in stops:
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(TensorBoardLog, "finetune_level", stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorBoardLog, "finetune_level", stop)
         with pytest.raises(KeyboardInterrupt):
             run(config)
         with pytest.raises(KeyboardInterrupt):
-            resume(tmp_path / metric)
-        resume(tmp_path / metric)
-        monkeypatch.undo()
-        for name in ("pruned.safetensors", "masks.safetensors", "trainings.json"):
-            assert (tmp_path / metric / name).read_bytes() == (whole / name).read_bytes(), name
-        ours, theirs = report_of(tmp_path / metric), report_of(whole)
-        assert ours["sparsity"] == theirs["sparsity"] and ours["accuracy"] == theirs["accuracy"]
+            resume(tmp_path / "run")
+    resume(tmp_path / "run")
+    for name in ("pruned.safetensors", "masks.safetensors", "trainings.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes(), name
+    ours, theirs = report_of(tmp_path / "run"), report_of(whole)
+    assert ours["sparsity"] == theirs["sparsity"] and ours["accuracy"] == theirs["accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
+@pytest.mark.parametrize("metric", ["magnitude", "rb", "obs"])
+def test_several_processes_come_to_the_same_masks(
+    metric: str, tiny: dict[str, Any], few_digits: str, tmp_path: Path
+) -> None:
+    """Which a run makes sure of itself."""
+    settings = {
+        "model": tiny["model"], "data": few_digits, "device": "cpu", "target": "weights",
+        "sparsity": 0.6, "metric": metric, "finetune_epochs": 3, "run_dir": tmp_path / "run",
+    }  # fmt: skip
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2")
+    done = subprocess.run(
+        [*launcher, "-m", "amc.train", *words(settings)],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert report_of(tmp_path / "run")["sparsity"]["reached"] == pytest.approx(0.6, abs=1e-4)
