@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amc.config.formats.files import read, settings_in, write
@@ -217,6 +217,7 @@ SCHEDULED = st.one_of(
 )  # fmt: skip
 
 
+@settings(max_examples=50)
 @given(
     algorithm=st.sampled_from(["rb_sparsity", "magnitude_sparsity", "const_sparsity"]),
     params=SCHEDULED,
