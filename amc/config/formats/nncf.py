@@ -19,6 +19,7 @@ from amc.config.formats.conversions import (
 from amc.config.formats.nncf_entries import (
     MAGNITUDE,
     PRUNING,
+    READ,
     adaptation,
     entries,
     initializer,
@@ -80,6 +81,8 @@ def read(source: Source, content: Any) -> Reading:
         scoped, adapting = [*scoped, own], [*adapting, own]
         settings = _joined(settings, found, notes) if pruned else found
         overrules = nncf_sparsity.overrules(found)
+    else:
+        notes += [f"{name}: not used, it is of sparsity" for name in READ if name in top]
     if not all(one.get("validate_scopes", bool, True) for one in scoped):
         notes.append("validate_scopes false: a scope that matches nothing is a mistake here")
     usual = bool(pruned) or sparse["algorithm"] == MAGNITUDE

@@ -136,7 +136,9 @@ def test_mistakes_name_file_and_line(tmp_path: Path, text: str, words: str) -> N
 def test_what_is_not_done_here_is_said(tmp_path: Path) -> None:
     params = {"prune_batch_norms": False, "legr_params": {}, "save_ranking_coeffs_path": "x"}
     (path := tmp_path / "c.json").write_text(pruning(validate_scopes=False, params=params))
+    path.write_text(path.read_text().replace("{", '{"epochs": 9,', 1))
     notes = read(path).notes
+    assert "epochs: not used, it is of sparsity" in notes
     for word in ("prune_batch_norms", "legr_params", "save_ranking", "validate_scopes"):
         assert any(note.startswith(word) for note in notes), word
 
