@@ -56,6 +56,16 @@ class Allocation:
     policy: Policy | None = None
 
 
+def _check_plan(path: Path) -> None:
+    """Refuses the plan of a run that only made zeros: it would leave the network as it is."""
+    folder = path if path.is_dir() else path.parent
+    if not read_plan(path).cuts and (folder / "masks.safetensors").is_file():
+        raise AmcError(
+            f"--plan {path}: that run made zeros, and a plan holds channels; to keep its zeros: "
+            f"amc.train --target weights --metric const --checkpoint {folder}/pruned.safetensors"
+        )
+
+
 def check_files(
     config: AllocationConfig,
     training: TrainingConfig,
@@ -74,7 +84,7 @@ def check_files(
     if stages is not None and ":" in stages.schedule:
         load_schedule(stages.schedule, stages.steps)
     if config.plan is not None:
-        read_plan(config.plan)
+        _check_plan(config.plan)
     if config.policy is not None:
         load_learned(config.policy)
     listed_in = config.strategy

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import amc
+from amc.config.sections.recovery import TrainingConfig
+from amc.config.sections.search import AllocationConfig
 from amc.config.train import TrainConfig
 from amc.reporting.tensorboard.log import TensorBoardLog
 from amc.runtime.errors import AmcError
+from amc.steps.allocate import check_files
 from amc.steps.result import Result
 from amc.train import run
 from small_runs import report_of, resume, words
@@ -177,6 +180,8 @@ def test_the_folder_of_a_run_is_loaded_and_exported(model: nn.Module, tmp_path: 
     assert "70.0% of 320 weights are zero, 70.0% were asked for" in page and "Zeros by" in page
     assert "Zeros among weights, by magnitude, polynomial. Target: 70.0%." in page
     assert "| c.weight | 16 × 8 × 1 × 1 | 128 |" in text  # noqa: RUF001
+    with pytest.raises(AmcError, match="that run made zeros, and a plan holds channels; to keep"):
+        check_files(AllocationConfig(mode="plan", plan=folder), TrainingConfig())
 
 
 @pytest.mark.parametrize(
