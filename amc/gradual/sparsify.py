@@ -23,10 +23,11 @@ from amc.runs.history import keep_training
 from amc.runtime import distributed, weights
 from amc.sparsity.account import as_json, layer_levels
 from amc.sparsity.bernoulli import attach_bernoulli
+from amc.sparsity.constant import save_masks
 from amc.sparsity.levels import Levels
 from amc.sparsity.magnitude import MAGNITUDES
 from amc.sparsity.masking import Drawn, Growing, Zeros
-from amc.sparsity.masks import attach, masks_of, save_masks, strip
+from amc.sparsity.masks import attach, masks_of, strip
 from amc.steps.finetune import Recovery
 from amc.steps.job import Job
 from amc.steps.setup import Network

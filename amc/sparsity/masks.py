@@ -9,19 +9,15 @@ torch has made for it, and what torch takes from that class is lost to all copie
 """
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from amc.graph.shrink import duplicate, owners, tensors
-from amc.runtime import weights
 from amc.runtime.errors import AmcError
-from amc.runtime.files import write_atomically
 from amc.runtime.user_code import one_line
 
 COMPUTED = "its weight is computed in forward; amc.bake makes the layer plain"
@@ -217,25 +213,6 @@ def put_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             )
     for name, mask in masks.items():
         own[name].put(mask)
-
-
-def save_masks(path: Path, masks: Mapping[str, Tensor | Mask]) -> None:
-    """Writes masks as a safetensors file of bool tensors by the names of the weights."""
-    kept = {k: m.current() if isinstance(m, Mask) else m for k, m in masks.items()}
-    write_atomically(path, save({k: m.detach().cpu().contiguous() for k, m in kept.items()}))
-
-
-def read_masks(path: Path) -> dict[str, Tensor]:
-    """What `save_masks` wrote, on the CPU.
-
-    Raises:
-        AmcError: the file is missing, corrupt, or holds something else.
-    """
-    masks = weights.read(path)
-    for name, mask in masks.items():
-        if mask.dtype != torch.bool:
-            raise AmcError(f"{path}: {name} must be bool, got {mask.dtype}")
-    return masks
 
 
 @torch.no_grad()

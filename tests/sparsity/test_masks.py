@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from amc.runtime.errors import AmcError
 from amc.sparsity.account import layer_levels, level_of
-from amc.sparsity.constant import constant
+from amc.sparsity.constant import constant, read_masks, save_masks
 from amc.sparsity.magnitude import magnitude
 from amc.sparsity.masks import (
     Mask,
@@ -23,8 +23,6 @@ from amc.sparsity.masks import (
     masks_of,
     plain_state,
     put_masks,
-    read_masks,
-    save_masks,
     strip,
 )
 from amc.sparsity.select import chosen
