@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from amc.graph.capture.moves import LARGEST, Marks, carried, name_of, passes
+from amc.graph.capture.moves import Marks, carried, name_of, passes
 
 FUSED = "scaled_dot_product_attention"
 PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum", "linalg_matmul")
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax")
+
+ODD = (RuntimeError, IndexError, TypeError, ValueError, AttributeError, KeyError)
+"""What an operator in an odd form may raise; then nothing is known of it."""
 
 Terms = list[tuple[Node, str]]
 """Operands of a product, with a letter for each of their dimensions."""
@@ -53,14 +56,16 @@ def find_heads(
     """
     found, marks = Heads(), dict[Node, Marks]()
     for node in graph.nodes:
-        for product in _products(node, given):
-            found.owners[product] = node.name
+        try:
+            found.owners.update(dict.fromkeys(_products(node, given), node.name))
+        except ODD:
+            continue
     told = {n for n, name in found.owners.items() if without is not None and name not in without}
     for node in reversed(graph.nodes):
         try:
             for operand, more in _sources(node, marks.pop(node, None), found, told):
                 marks[operand] = _merged(marks.get(operand), more)
-        except (RuntimeError, IndexError, TypeError, ValueError):  # an odd form: nothing is known
+        except ODD:
             continue
     return found
 
@@ -109,7 +114,8 @@ def _reached(start: Node, steps: Callable[[Node], Iterable[Node]]) -> list[Node]
 
 def _of_two(product: Node, given: Collection[str]) -> bool:
     """Whether both operands of a product are activations."""
-    return all(_is_made(operand, given) for operand, _ in _terms(product)[0])
+    terms, _ = _terms(product)
+    return bool(terms) and all(_is_made(operand, given) for operand, _ in terms)
 
 
 def _is_made(node: Node, given: Collection[str]) -> bool:
@@ -138,12 +144,13 @@ def _own(node: Node) -> Iterator[tuple[Node, Tensor]]:
         sizes |= {x: n for x, n in zip(letters, _shape(operand), strict=True) if n > 1}
     order = [x for x in out if x in heads]
     count = [sizes.get(x, 1) for x in order]
-    numbers = torch.arange(prod(count)).reshape(count)
+    numbers = torch.arange(prod(count), dtype=torch.int32).reshape(count)
     for operand, letters in others:
         shape = _shape(operand)
         own = {x: n for x, n in zip(letters, shape, strict=True) if x in heads}
         if any(1 < n != sizes[x] for x, n in own.items()):  # fewer heads, each used several times
-            marks = torch.arange(prod(own.values())).reshape(list(own.values()))
+            marks = torch.arange(prod(own.values()), dtype=torch.int32)
+            marks = marks.reshape(list(own.values()))
             inside = [x for x in letters if x in heads]
         else:
             inside = [x for x in order if x in own]
@@ -151,8 +158,7 @@ def _own(node: Node) -> Iterator[tuple[Node, Tensor]]:
             marks = marks.reshape([own[x] for x in inside])
             marks = marks.permute([inside.index(x) for x in letters if x in heads])
         places = tuple(slice(None) if x in heads else None for x in letters)
-        if prod(shape) <= LARGEST:
-            yield operand, marks[places].expand(shape)
+        yield operand, marks[places].expand(shape)
 
 
 def _terms(node: Node) -> tuple[Terms, str]:

@@ -14,8 +14,9 @@ from torch.fx import Node
 
 UNKNOWN = -1
 
-LARGEST = 2**24
-"""Entries of the largest tensor that is followed one by one."""
+LARGEST, NUMBERED = 2**26, 2**24
+"""Entries of the largest tensor that is marked one by one, and of one whose entries are numbered
+for operators that copy."""
 
 Marks: TypeAlias = Tensor | dict[int, Tensor]
 """Of a result, or of some of several results, shaped as they are."""
@@ -24,6 +25,7 @@ RESHAPED = frozenset(
     "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as "
     "ravel".split()
 )
+COMPLEX = frozenset(("view_as_real", "view_as_complex"))
 MOVED = frozenset(
     "permute transpose t movedim moveaxis swapaxes swapdims mT numpy_T adjoint expand expand_as "
     "broadcast_to repeat repeat_interleave tile cat concat concatenate stack select slice narrow "
@@ -53,7 +55,7 @@ def is_pointwise(target: Any) -> bool:
 
 def passes(node: Node) -> bool:
     """Whether marks go back through an operator."""
-    known = RESHAPED | MOVED | ALONE | {"view_as_real", "view_as_complex"}
+    known = RESHAPED | COMPLEX | MOVED | ALONE
     return node.op == "call_function" and (
         node.target is operator.getitem or name_of(node) in known or is_pointwise(node.target)
     )
@@ -69,15 +71,21 @@ def carried(node: Node, marks: Marks) -> Iterator[tuple[Node, Marks]]:
         for operand in node.all_input_nodes:
             yield from _unmoved(node, operand, marks)
     elif isinstance(marks, Tensor) and isinstance(source, Node):
-        if name in RESHAPED:
-            yield source, marks.reshape(source.meta["val"].shape)
-        elif name == "view_as_real":
-            yield source, marks[..., 0]
-        elif name == "view_as_complex":
-            yield source, marks[..., None].expand(source.meta["val"].shape)
+        if name in RESHAPED | COMPLEX:
+            yield from _reshaped(name, source, marks)
         else:
             for operand in node.all_input_nodes:
                 yield from _narrowed(operand, marks)
+
+
+def _reshaped(name: str, source: Node, marks: Tensor) -> Iterator[tuple[Node, Tensor]]:
+    """Marks of an operand whose entries stay in their order."""
+    if name == "view_as_real":
+        yield source, marks[..., 0]
+    elif name == "view_as_complex":
+        yield source, marks[..., None].expand(source.meta["val"].shape)
+    elif marks.numel() <= LARGEST:
+        yield source, marks.reshape(source.meta["val"].shape)
 
 
 def _narrowed(operand: Node, marks: Tensor) -> Iterator[tuple[Node, Tensor]]:
@@ -96,10 +104,39 @@ def _narrowed(operand: Node, marks: Tensor) -> Iterator[tuple[Node, Tensor]]:
 
 
 def _unmoved(node: Node, operand: Node, marks: Marks) -> Iterator[tuple[Node, Tensor]]:
-    """Marks of an operand whose entries were moved; the operator is executed on their numbers."""
+    """Marks of an operand whose entries were moved.
+
+    The operator is executed: a view of the operand is written through, and of what copies the
+    entries' numbers tell where they went.
+    """
     value = operand.meta.get("val")
     if not isinstance(value, Tensor) or value.numel() > LARGEST:
         return
+    several = marks if isinstance(marks, dict) else {0: marks}
+    if (found := _written(node, operand, several)) is not None:
+        yield operand, found
+    elif value.numel() <= NUMBERED:
+        yield operand, _numbered(node, operand, several)
+
+
+def _written(node: Node, operand: Node, marks: dict[int, Tensor]) -> Tensor | None:
+    """The marks written through views of their operand; None if the operator makes none."""
+    if len(node.all_input_nodes) > 1 or node.args[0] is not operand:
+        return None
+    found = torch.full(operand.meta["val"].shape, UNKNOWN, dtype=torch.int32)
+    views = node.target(found, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    views = views if isinstance(views, list | tuple) else [views]
+    held = found.untyped_storage().data_ptr()
+    if any(0 in v.stride() or v.untyped_storage().data_ptr() != held for v in views):
+        return None
+    for place, one in marks.items():
+        views[place].copy_(one)
+    return found
+
+
+def _numbered(node: Node, operand: Node, marks: dict[int, Tensor]) -> Tensor:
+    """The marks brought to where the numbers of entries say that they come from."""
+    value = operand.meta["val"]
     numbers = torch.arange(value.numel()).reshape(value.shape)
 
     def given(other: Node) -> Any:
@@ -110,10 +147,9 @@ def _unmoved(node: Node, operand: Node, marks: Marks) -> Iterator[tuple[Node, Te
 
     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), given)
     moved = node.target(*args, **kwargs)  # type: ignore[operator]
-    found = torch.full((value.numel(),), UNKNOWN)
-    several = marks if isinstance(marks, dict) else {0: marks}
-    for place, one in several.items():
+    found = torch.full((value.numel(),), UNKNOWN, dtype=torch.int32)
+    for place, one in marks.items():
         where = moved[place] if isinstance(moved, list | tuple) else moved
         own = where >= 0
         found.scatter_reduce_(0, where[own], one[own], "amax")
-    yield operand, found.reshape(value.shape)
+    return found.reshape(value.shape)
