@@ -8,8 +8,9 @@ weights.
 How a level is shared out where one is given for all: `uniform` gives it to each layer. `global` is
 one threshold on what each weight is worth: the error that its removal adds to its layer's
 output, all other weights re-solved, as part of the energy of that output (`obs.saliencies`); of
-layers that cannot be solved for, the part of the sum of squares of their weights. From that come
-the levels of the layers, and only these; which weights go is decided once a layer's turn comes.
+layers that cannot be solved for, the part of the sum of squares of their weights. Each counts as a
+part of what is worth as much or more in its layer, so that no layer vanishes. From that come the
+levels of the layers, and only these; which weights go is decided once a layer's turn comes.
 """
 
 from collections import Counter
@@ -208,7 +209,21 @@ def worth(
         if name not in found:
             square = magnitude(state[name]).float().square()
             found[name] = square / square.sum().clamp(min=torch.finfo(square.dtype).tiny)
-    return {name: found[name] for name in names}
+    return {name: _of_what_is_left(found[name]) for name in names}
+
+
+def _of_what_is_left(worth: Tensor) -> Tensor:
+    """What weights are worth, each as a part of all of its layer that are worth as much or more.
+
+    The sum of single errors is far below the error of removing all: a layer of many outputs would
+    lose everything before others lose anything. So the last weight of a layer is worth 1, and
+    layers of any redundancy compare (LAMP, Lee et al. 2021, arXiv:2010.07611).
+    """
+    values, order = worth.flatten().double().sort()
+    left = values.flip(0).cumsum(0).flip(0).clamp(min=torch.finfo(torch.float64).tiny)
+    scores = torch.empty_like(values)
+    scores[order] = values / left
+    return scores.reshape(worth.shape)
 
 
 def layouts_of(graph: ChannelGraph, model: nn.Module, names: Collection[str]) -> dict[str, Layout]:
