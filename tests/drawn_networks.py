@@ -21,6 +21,7 @@ BUNDLED_SETTINGS: dict[str, tuple[float, int]] = {  # width, image size
     "vgg16": (0.25, 32),
     "mobilenet_v1": (0.5, 16),
     "mobilenet_v2": (0.5, 16),
+    "vit": (0.5, 16),
 }
 
 
@@ -58,19 +59,21 @@ def images(channels: int = 3, size: int = 6, batch: int = 2) -> Tensor:
 
 
 def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Statistics and affine parameters of norms drawn at random, so that nothing cancels."""
+    """Norms, and linear layers that begin with zeros, drawn at random: nothing cancels."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(like: Tensor, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(like.shape, generator=generator)
 
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            with torch.no_grad():
+        with torch.no_grad():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.running_mean.copy_(draw(module.running_mean, -0.5, 0.5))
                 module.running_var.copy_(draw(module.running_var, 0.7, 1.5))
                 module.weight.copy_(draw(module.weight, 0.6, 1.1))
                 module.bias.copy_(draw(module.bias, -0.3, 0.3))
+            if isinstance(module, nn.Linear) and not bool(module.weight.any()):
+                module.weight.copy_(draw(module.weight, -0.2, 0.2))
     return model.eval()
 
 

@@ -21,7 +21,7 @@ class Restrictions:
         ()
     """
 
-    target: str = "channels"
+    target: str = "channels,heads"
     """What can go, with commas: channels, heads (of attention), weights or blocks (zeros); and
     module:function of the graph, which returns one in which more stays."""
     include: tuple[str, ...] = ()

@@ -188,7 +188,7 @@ def check_name(setting: str, name: str, allowed: Sequence[str] = ()) -> None:
 def targets_in(spec: str) -> tuple[tuple[str, ...], str]:
     """What ``--target`` names: words of `TARGETS`, in their order, and a function or nothing.
 
-    A function alone narrows the graph of channels.
+    A function alone narrows the graph of channels and heads.
 
     Raises:
         AmcError: an unknown word, one given twice, or two that exclude each other.
@@ -204,7 +204,7 @@ def targets_in(spec: str) -> tuple[tuple[str, ...], str]:
             "function at most, such as channels,heads"
         )
     named = tuple(word for word in TARGETS if word in words)
-    return named or STRUCTURES[:1], "".join(functions)
+    return named or STRUCTURES, "".join(functions)
 
 
 def metrics_in(spec: str) -> tuple[str, str]:

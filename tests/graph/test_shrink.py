@@ -170,11 +170,12 @@ def test_every_bundled_network_is_tested() -> None:
     assert BUNDLED_SETTINGS.keys() == BUNDLED.keys()
 
 
-def test_only_input_and_output_of_a_bundled_network_are_frozen(
+def test_only_ends_and_what_layer_norm_reads_are_frozen_in_a_bundled_network(
     bundled: tuple[nn.Module, Tensor, amc.ChannelGraph],
 ) -> None:
     _, _, graph = bundled
-    assert sorted(frozen(graph).values()) == ["network input", "network output"]
+    reasons = [why for why in frozen(graph).values() if not why.startswith("layer_norm")]
+    assert sorted(reasons) == ["network input", "network output"]
 
 
 def test_shrunk_bundled_network_equals_the_masked_one(

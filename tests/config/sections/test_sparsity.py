@@ -77,7 +77,10 @@ def test_folders_name_what_becomes_zero() -> None:
     ("settings", "said"),
     [
         ({"sparsity": 0.7}, "--sparsity belongs to --target weights or blocks, not to channels"),
-        ({"metric": "rb"}, "--metric rb: rb chooses weights, --target channels cuts channels"),
+        (
+            {"metric": "rb"},
+            "--metric rb: rb chooses weights, --target channels,heads cuts channels and heads",
+        ),
         ({"metric": "l1,rb"}, "--metric l1,rb: rb chooses weights"),
         ({"metric": "magnitud"}, "'magnitud' is unknown; .*did you mean 'magnitude'"),
         ({"target": "weights", "metric": "l1"}, "l1 chooses channels; for --target weights all"),
